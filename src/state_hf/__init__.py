@@ -1,0 +1,38 @@
+"""The virtual cell in the Hugging Face ecosystem: Arc Institute's STATE as transformers models.
+
+Importing `state_hf` loads nothing heavy: public names are imported when they are first used, and the Auto classes of
+transformers learn of this package's models when they themselves are imported.
+"""
+
+import importlib
+from typing import Any
+
+from state_hf import _registration
+from state_hf._version import __version__
+
+_EXPORTS = {
+    "StateEmbeddingConfig": "state_hf.configuration.state_embedding",
+    "StateEmbeddingModel": "state_hf.modeling.state_embedding",
+    "StateEmbeddingForMaskedExpression": "state_hf.modeling.state_embedding",
+    "CellSentenceTokenizer": "state_hf.tokenization.cell_sentence",
+    "resolve_genes": "state_hf.tokenization.gene_names",
+    "embed": "state_hf.pipelines.embed",
+    "CellEmbeddingPipeline": "state_hf.pipelines.cell_embedding",
+}
+
+__all__ = ["__version__", *sorted(_EXPORTS)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'state_hf' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+_registration.install()

@@ -1,0 +1,53 @@
+"""The `state-hf` command: one file a sub-command, each with `configure(parser)` and `run(arguments)`."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from state_hf._version import __version__
+
+_COMMANDS = {
+    "embed": "embed the cells of .h5ad files with a State Embedding model",
+    "genes": "make the gene alias table of a model folder",
+}
+
+
+def _usage() -> str:
+    width = max(map(len, _COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in _COMMANDS.items())
+    return (
+        "usage: state-hf COMMAND ...\n\nThe virtual cell in the Hugging Face ecosystem.\n\n"
+        f"commands:\n{commands}\n\n'state-hf COMMAND --help' describes one; 'state-hf --version' prints the version."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one sub-command. Returns the exit status: 0, 1 (the work failed), 2 (wrong usage or input), 130 (interrupted)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if arguments[0] == "--version":
+        print(f"state-hf {__version__}")
+        return 0
+    name = arguments[0]
+    if name not in _COMMANDS:
+        print(f"state-hf: there is no command {name!r}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    command = importlib.import_module(f"state_hf.cli.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"state-hf {name}",
+        description=command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.configure(parser)
+    parsed = parser.parse_args(arguments[1:])
+    try:
+        return command.run(parsed) or 0
+    except KeyboardInterrupt:
+        print(f"state-hf {name}: interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        print(f"state-hf {name}: {error}", file=sys.stderr)
+        return 2

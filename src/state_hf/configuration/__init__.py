@@ -1,0 +1,1 @@
+"""Floor 0: what a model is. One strict configuration class a file."""

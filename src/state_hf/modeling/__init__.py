@@ -1,0 +1,1 @@
+"""Floor 2: transformers models, one family a file."""

@@ -1,0 +1,1 @@
+"""Floor 1: from counts to tensors. Gene vocabularies and cell sentences."""
