@@ -23,9 +23,7 @@ def _register_configurations(auto: ModuleType, ours: ModuleType) -> None:
 def _register_tokenizers(auto: ModuleType, ours: ModuleType) -> None:
     from state_hf.configuration.state_embedding import StateEmbeddingConfig
 
-    auto.AutoTokenizer.register(
-        StateEmbeddingConfig, slow_tokenizer_class=ours.CellSentenceTokenizer, exist_ok=True
-    )
+    auto.AutoTokenizer.register(StateEmbeddingConfig, slow_tokenizer_class=ours.CellSentenceTokenizer, exist_ok=True)
 
 
 def _register_models(auto: ModuleType, ours: ModuleType) -> None:
