@@ -17,6 +17,8 @@ from state_hf.tokenization.gene_names import GeneIndex, GeneReport, resolve_gene
 from state_hf.tokenization.input_scale import check_input_type
 
 _FILLS = {"none": _kernels.PAD_FILL, "seeded": _kernels.SEEDED_FILL, "original": _kernels.ORIGINAL_FILL}
+# So many cells' keys stay in the processor's cache between writing, sorting and reading them.
+_CELLS_AT_ONCE = 16
 # What is kept of a dataset to check its scale when it comes in one piece.
 _SCALE_SAMPLE = 1000
 
@@ -130,7 +132,7 @@ class CellSentenceTokenizer(PreTrainedTokenizer):
         ids = np.asarray(input_ids)
         if ids.ndim != 2:
             raise ValueError(f"input_ids has {ids.ndim} dimensions; it has to be (cells, length).")
-        if ids.size and not (0 <= ids.min() and ids.max() < len(self)):
+        if ids.size and (ids.min() < 0 or ids.max() >= len(self)):
             raise ValueError(f"input_ids goes from {ids.min()} to {ids.max()}; the ids go from 0 to {len(self) - 1}.")
         return [self._tokens[cell[cell < len(self.genes)]].tolist() for cell in ids]
 
@@ -156,8 +158,8 @@ class CellSentenceTokenizer(PreTrainedTokenizer):
         what follows; if the dataset has none left to fill with, `[PAD]` does.
 
         Args:
-            cells: (cells, genes) matrix: CSR, CSC or dense, of any integer or float type; or an AnnData, whose genes and
-                scale are then checked too (all of its cells are read: give large files in blocks).
+            cells: (cells, genes) matrix: CSR, CSC or dense, of any integer or float type; or an AnnData, whose genes
+                and scale are then checked too (all of its cells are read: give large files in blocks).
             genes: The columns' genes: a report of `resolve_genes`, or their names (looked up anew in every call). Not
                 for AnnData.
             input_type: Whether the values are `"counts"` or `"log1p"` of normalised counts. A matrix is taken at its
@@ -193,9 +195,17 @@ class CellSentenceTokenizer(PreTrainedTokenizer):
         _check_options(input_type=input_type, fill=fill, seed=seed, length=length, return_tensors=return_tensors)
         report = self._report(cells, genes)
         encoded = self._write(
-            _as_csr(cells), report, is_counts=input_type == "counts", fill=fill, seed=seed, first_cell=first_cell, length=length
+            _as_csr(cells),
+            report,
+            is_counts=input_type == "counts",
+            fill=fill,
+            seed=seed,
+            first_cell=first_cell,
+            length=length,
         )
-        return BatchEncoding(encoded if return_tensors == "np" else {k: torch.from_numpy(v) for k, v in encoded.items()})
+        return BatchEncoding(
+            encoded if return_tensors == "np" else {k: torch.from_numpy(v) for k, v in encoded.items()}
+        )
 
     def _report(self, cells: Any, genes: GeneReport | Sequence[str] | None) -> GeneReport:
         if genes is None:
@@ -203,41 +213,48 @@ class CellSentenceTokenizer(PreTrainedTokenizer):
         report = genes if isinstance(genes, GeneReport) else self.gene_index.report(list(genes), column="index")
         if report.vocabulary_size != len(self.genes):
             raise ValueError(
-                f"The gene report is for a vocabulary of {report.vocabulary_size:,} genes; this one has {len(self.genes):,}."
+                f"The gene report is for a vocabulary of {report.vocabulary_size:,} genes, not of {len(self.genes):,}."
             )
         if cells.shape[1] != len(report.columns):
             raise ValueError(f"The matrix has {cells.shape[1]:,} columns, but genes names {len(report.columns):,}.")
         needed = 4 if self.cls_expression == "gene_3" else 1
         if len(report.genes) < needed:
-            raise ValueError(f"The dataset has {len(report.genes)} genes of the vocabulary; at least {needed} are needed.")
+            raise ValueError(
+                f"The dataset has {len(report.genes)} genes of the vocabulary; at least {needed} are needed."
+            )
         return report
 
     def _write(
-        self, cells: sp.csr_array, report: GeneReport, *, is_counts: bool, fill: str, seed: int, first_cell: int, length: int
+        self,
+        cells: sp.csr_array,
+        report: GeneReport,
+        *,
+        is_counts: bool,
+        fill: str,
+        seed: int,
+        first_cell: int,
+        length: int,
     ) -> dict[str, np.ndarray]:
         cells, expressed = _inspected(cells, report)
         if fill == "none":
             length = min(length, 1 + int(expressed.max(initial=0)))
         shape = (cells.shape[0], length)
         ids, expression, mask = np.empty(shape, np.int64), np.empty(shape, np.float32), np.empty(shape, np.int64)
+        # The original takes [CLS]'s own index for that of a known gene.
         cls_column = np.flatnonzero(report.columns >= 0)[3] if self.cls_expression == "gene_3" else -1
-        write = partial(
-            _kernels.write_sentences,
-            data=cells.data,
-            indices=cells.indices,
-            indptr=cells.indptr,
-            columns=report.columns,
-            genes=report.genes,
-            num_tokens=len(self),
-            cls_column=cls_column,
-            is_counts=is_counts,
-            fill=_FILLS[fill],
-            seed=np.uint64(seed),
-            first_cell=first_cell,
-            ids=ids,
-            expression=expression,
-            mask=mask,
-        )
+        draws = (_FILLS[fill], np.uint64(seed), first_cell)
+
+        def write(start: int, stop: int) -> None:
+            for begin in range(start, stop, _CELLS_AT_ONCE):
+                number = expressed[begin : min(stop, begin + _CELLS_AT_ONCE)]
+                keys, cls_values = np.empty((len(number), number.max()), np.uint64), np.empty(len(number), np.float32)
+                matrix = (cells.data, cells.indices, cells.indptr, report.columns)
+                _kernels.write_rank_keys(begin, *matrix, cls_column, *draws, keys, cls_values)
+                keys.sort(axis=1)
+                vocabulary = (report.genes, len(self), cls_column >= 0)
+                outputs = (ids, expression, mask)
+                _kernels.write_sentences(begin, keys, cls_values, *vocabulary, is_counts, *draws, *outputs)
+
         _over_cells(write, cells.shape[0])
         return {"input_ids": ids, "expression": expression, "attention_mask": mask}
 
@@ -308,10 +325,9 @@ def _as_csr(cells: Any) -> sp.csr_array:
         raise ValueError(f"The expression matrix has {cells.ndim} dimensions; it has to be (cells, genes).")
     if cells.dtype.kind not in "uif":
         raise ValueError(f"The expression matrix is of type {cells.dtype}; it has to hold integers or floats.")
-    cells = sp.csr_array(cells)
+    # What is too large for float32 becomes infinite, which is then refused.
     with np.errstate(over="ignore"):
-        # Too large for float32 becomes infinite, which is then refused.
-        return sp.csr_array((cells.data.astype(np.float32, copy=False), cells.indices, cells.indptr), shape=cells.shape)
+        return sp.csr_array(cells.astype(np.float32, copy=False))
 
 
 def _over_cells(loop: Callable[..., None], number: int) -> None:
@@ -342,7 +358,7 @@ def _inspected(cells: sp.csr_array, report: GeneReport) -> tuple[sp.csr_array, n
         values, genes = cells.data[row], cells.indices[row]
         at = int(np.flatnonzero(~((values >= 0) & (values < np.inf)))[0])
         raise ValueError(
-            f"{invalid.sum():,} values in {np.count_nonzero(invalid):,} of {cells.shape[0]:,} cells are NaN, infinite or "
-            f"negative; the first is {values[at]} of gene {report.names[genes[at]]} in cell {cell}."
+            f"{invalid.sum():,} values in {np.count_nonzero(invalid):,} of {cells.shape[0]:,} cells are NaN, infinite "
+            f"or negative; the first is {values[at]} of gene {report.names[genes[at]]} in cell {cell}."
         )
     return cells, expressed

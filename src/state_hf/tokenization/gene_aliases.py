@@ -88,7 +88,7 @@ class AliasTable:
 def _open_text(path: Path) -> io.TextIOBase:
     with path.open("rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rt", encoding="utf-8") if compressed else path.open(encoding="utf-8")  # type: ignore[return-value]
+    return gzip.open(path, "rt", encoding="utf-8") if compressed else path.open(encoding="utf-8")
 
 
 def _from_hgnc(rows: Iterable[dict[str, str]]) -> Iterator[GeneAlias]:
@@ -111,7 +111,11 @@ def _from_gtf(lines: Iterable[str]) -> Iterator[GeneAlias]:
 
 
 def _from_table(
-    path: Path, rows: Iterable[dict[str, str]], columns: Sequence[str], symbol_column: str | None, alias_column: str | None
+    path: Path,
+    rows: Iterable[dict[str, str]],
+    columns: Sequence[str],
+    symbol_column: str | None,
+    alias_column: str | None,
 ) -> Iterator[GeneAlias]:
     symbol = symbol_column or next((column for column in columns if column.lower() in _SYMBOL_COLUMNS), None)
     others = [column for column in columns if column != symbol]
@@ -156,7 +160,9 @@ def read_gene_aliases(
             else:
                 found = _from_table(path, rows, columns, symbol_column, alias_column)
         else:
-            raise ValueError(f"{path} is neither a GTF nor a tab-separated table with a header; it starts with {first!r}.")
+            raise ValueError(
+                f"{path} is neither a GTF nor a tab-separated table with a header; it starts with {first!r}."
+            )
         aliases = sorted({entry for entry in found if entry.alias and entry.symbol and entry.alias != entry.symbol})
     if not aliases:
         raise ValueError(f"{path} holds no other name of any gene.")

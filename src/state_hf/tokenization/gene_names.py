@@ -28,8 +28,8 @@ class GeneReport:
         column: The column of `var` that the names come from, or `"index"`.
         vocabulary_size: Number of genes in the vocabulary.
         by_symbol: Number of columns matched by a symbol of the vocabulary.
-        by_id: Number of columns matched by an Ensembl id, its version set aside.
-        by_alias: Matched through the alias table: the dataset's name -> the vocabulary's.
+        by_id: Number of columns matched by an Ensembl id, its version set aside, itself or through the alias table.
+        by_alias: Other names matched through the alias table: the dataset's name -> the vocabulary's.
         ambiguous: Not matched, because the alias table gives several genes: the dataset's name -> the vocabulary's.
         duplicates: Not matched, because another column is the same gene: the dataset's name -> the vocabulary's.
             A column with the vocabulary's own name wins over one with an alias, then the first one wins.
@@ -63,7 +63,8 @@ class GeneReport:
         source = "the index of var" if self.column == "index" else f"var[{self.column!r}]"
         lines = [
             f"{len(self.genes):,} of {len(self.columns):,} genes are in the vocabulary of {self.vocabulary_size:,}, "
-            f"looked up by {source}: {self.by_symbol:,} by symbol, {self.by_id:,} by id, {len(self.by_alias):,} by alias"
+            f"looked up by {source}: {self.by_symbol:,} by symbol, {self.by_id:,} by id, "
+            f"{len(self.by_alias):,} by alias"
         ]
         if self.by_alias:
             lines.append("  by alias: " + _shortened([f"{name} = {gene}" for name, gene in self.by_alias.items()]))
@@ -150,7 +151,7 @@ class GeneIndex:
                 taken.add(row)
                 columns[at] = row
         matched = np.flatnonzero(columns >= 0).tolist()
-        ids = sum(own[at] and is_ensembl_id(names[at].strip()) for at in matched)
+        ids = {at for at in matched if is_ensembl_id(names[at].strip())}
         missing = tuple(name for name, rows in zip(names, found, strict=True) if not rows)
         cases = {name: self.differs_in_case(name) for name in missing}
         return GeneReport(
@@ -158,9 +159,9 @@ class GeneIndex:
             names=tuple(names),
             column=column,
             vocabulary_size=len(self.genes),
-            by_symbol=sum(own[at] for at in matched) - ids,
-            by_id=ids,
-            by_alias={names[at]: self.genes[columns[at]] for at in matched if not own[at]},
+            by_symbol=sum(own[at] for at in matched if at not in ids),
+            by_id=len(ids),
+            by_alias={names[at]: self.genes[columns[at]] for at in matched if not (own[at] or at in ids)},
             ambiguous={
                 name: [self.genes[row] for row in rows]
                 for name, rows in zip(names, found, strict=True)
@@ -239,7 +240,8 @@ def _refusal(report: GeneReport, index: GeneIndex, choices: Sequence[str], min_o
     source = f"looked at {', '.join(choices)}; best: {report.column}" if len(choices) > 1 else f"looked at {choices[0]}"
     lines = [
         f"Only {len(report.genes):,} of the dataset's {len(report.columns):,} genes are among the vocabulary's "
-        f"{report.vocabulary_size:,} ({source}): an overlap of {report.overlap:.1%}, and min_overlap is {min_overlap:.0%}.",
+        f"{report.vocabulary_size:,} ({source}). "
+        f"That is an overlap of {report.overlap:.1%}, and min_overlap is {min_overlap:.0%}.",
         f"  the dataset has, for instance:    {_shortened(report.missing)}",
         f"  the vocabulary has, for instance: {_shortened(others)}",
     ]
@@ -248,5 +250,7 @@ def _refusal(report: GeneReport, index: GeneIndex, choices: Sequence[str], min_o
         lines.append(f"  {len(pairs):,} names differ in case only ({_shortened(pairs, 3)}): another species?")
     if any(map(is_ensembl_id, report.missing)) != any(map(is_ensembl_id, others)):
         lines.append("  One side uses Ensembl ids, the other symbols: choose another column with gene_column, or")
-        lines.append("  give the model a table of both with `state-hf genes import FILE --output MODEL/gene_aliases.tsv`.")
+        lines.append(
+            "  give the model a table of both with `state-hf genes import FILE --output MODEL/gene_aliases.tsv`."
+        )
     return "\n".join(lines)

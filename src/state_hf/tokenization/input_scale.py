@@ -1,6 +1,5 @@
 """Whether expression values are counts or log1p of normalised counts: decided once for a dataset, never per cell."""
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -17,14 +16,15 @@ _LARGEST_LOG1P = 35.0
 _LARGEST_LIBRARY = 5_000_000.0
 
 
-def _stored_values(block: Any) -> np.ndarray:
-    return block.data if sp.issparse(block) else np.asarray(block)
+def _stored(block: Any) -> sp.csr_array:
+    # Dense blocks may be of a type that sparse ones cannot be, such as float16.
+    return block.tocsr() if sp.issparse(block) else sp.csr_array(np.asarray(block, dtype=np.float64))
 
 
-def _largest_library(block: Any) -> float:
+def _largest_library(block: sp.csr_array) -> float:
     """The largest number of molecules in a cell, if the values are log1p."""
-    inverse = block.expm1() if sp.issparse(block) else np.expm1(np.asarray(block, dtype=np.float64))
-    return float(np.asarray(inverse.sum(axis=1)).max(initial=0.0))
+    molecules = sp.csr_array((np.expm1(block.data.astype(np.float64)), block.indices, block.indptr), shape=block.shape)
+    return float(molecules.sum(axis=1).max(initial=0.0))
 
 
 def check_input_type(blocks: Any, input_type: Literal["counts", "log1p", "auto"]) -> InputType:
@@ -47,8 +47,8 @@ def check_input_type(blocks: Any, input_type: Literal["counts", "log1p", "auto"]
     if input_type not in ("counts", "log1p", "auto"):
         raise ValueError(f"input_type is {input_type!r}; it has to be 'counts', 'log1p' or 'auto'.")
     whole, largest, library, seen = True, 0.0, 0.0, False
-    for block in [blocks] if hasattr(blocks, "shape") else blocks:
-        values = _stored_values(block)
+    for block in map(_stored, [blocks] if hasattr(blocks, "shape") else blocks):
+        values = block.data
         if values.size == 0:
             continue
         if not np.isfinite(values).all() or values.min() < 0:
