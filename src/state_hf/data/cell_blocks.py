@@ -155,7 +155,7 @@ class CellBlocks:
         return self._rows.read(start, min(stop, self.num_cells))
 
     def sample(self, num_cells: int) -> sparse.csr_matrix:
-        """About `num_cells` cells, (cells, genes): eight runs of cells spread over the data, or all if there are few."""
+        """About `num_cells` cells, (cells, genes): eight runs of them spread over the data; the first ones of a CSC matrix."""
         if num_cells >= self.num_cells or isinstance(self._rows, _CscRows):
             return self.read(0, num_cells)
         length = -(-num_cells // 8)
@@ -172,6 +172,12 @@ class CellBlocks:
         if isinstance(names, h5py.Dataset) and h5py.check_string_dtype(names.dtype):
             names = names.asstr()
         return np.array([str(name) for name in names[start:stop]])
+
+    def slot_names(self) -> set[str]:
+        """The names that are taken in `obsm` and `uns`."""
+        if isinstance(self._source, anndata.AnnData):
+            return {*self._source.obsm, *self._source.uns}
+        return {name for slot in ("obsm", "uns") if slot in self._source for name in self._source[slot]}
 
     def fingerprint(self) -> str:
         """A short text that changes when the data do: sizes and times of the files, or a digest of the matrix."""

@@ -9,21 +9,13 @@ from typing import Any
 
 import numpy as np
 
+_SETTINGS = "settings.json"
+
 
 def different_settings(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The entries of `new` that `old` holds otherwise, in words; empty if there are none."""
     changed = [name for name, value in new.items() if str(old.get(name)) != str(value)]
     return "; ".join(f"{name} was {old.get(name)!r} and is {new[name]!r}" for name in changed)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a small file so that it is there whole or not at all, even after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 class PartialResults:
@@ -48,9 +40,11 @@ class PartialResults:
     @classmethod
     def start(cls, folder: Path, settings: dict[str, Any], *, num_rows: int, block_rows: int) -> "PartialResults":
         """Make a new folder; `settings` is what a later run is compared with."""
-        folder.mkdir()
+        temporary = folder.with_name(f".starting-{folder.name}")
+        temporary.mkdir(exist_ok=True)
         content = {"num_rows": num_rows, "block_rows": block_rows, "settings": settings}
-        write_atomically(folder / "settings.json", json.dumps(content, indent=2).encode())
+        (temporary / _SETTINGS).write_text(json.dumps(content, indent=2))
+        temporary.rename(folder)
         return cls(folder, num_rows, block_rows)
 
     @classmethod
@@ -76,10 +70,9 @@ class PartialResults:
 
     @staticmethod
     def _read(folder: Path) -> dict[str, Any]:
-        # Killed between making the folder and writing the settings, a run leaves a folder with nothing to go on with.
-        if not (folder / "settings.json").exists():
-            raise ValueError(f"{folder} is not the folder of an unfinished run (no settings.json): delete it")
-        return json.loads((folder / "settings.json").read_text())
+        if not (folder / _SETTINGS).exists():
+            raise ValueError(f"{folder} is not the folder of an unfinished run: it has no {_SETTINGS}")
+        return json.loads((folder / _SETTINGS).read_text())
 
     def bounds(self, block: int) -> tuple[int, int]:
         """First row and end of a block."""
