@@ -3,7 +3,7 @@
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import anndata
 import h5py
@@ -15,10 +15,11 @@ _COPY_BYTES = 2**26
 # Slots whose matrices grow with the number of cells, and are therefore copied piece by piece.
 _MATRIX_SLOTS = ("layers", "obsm", "obsp")
 
-Group = h5py.Group | zarr.Group
+# An h5py or a zarr group: mappings of names to arrays and groups, with attributes.
+Group: TypeAlias = Any
 
 
-def open_store(path: Path, mode: str) -> Group:
+def open_store(path: Path, mode: Literal["r", "r+", "w"]) -> Group:
     """Open an .h5ad file or a .zarr store; a new store gets the Zarr format that anndata writes."""
     if is_zarr(path):
         new = {"zarr_format": anndata.settings.zarr_write_format} if mode == "w" else {}

@@ -79,9 +79,12 @@ class _CscRows(_Rows):
             all_rows.append((rows[inside] - start).astype(np.int32))
             all_columns.append((np.searchsorted(self.indptr, inside + first, side="right") - 1).astype(np.int32))
             all_values.append(values[inside])
-        places = (np.concatenate(all_rows), np.concatenate(all_columns)) if all_rows else ([], [])
-        values = np.concatenate(all_values) if all_values else np.zeros(0, dtype=self.data.dtype)
-        self.values = sparse.coo_matrix((values, places), shape=(stop - start, self.shape[1])).tocsr()
+        shape = (stop - start, self.shape[1])
+        if all_values:
+            places = (np.concatenate(all_rows), np.concatenate(all_columns))
+            self.values = sparse.coo_matrix((np.concatenate(all_values), places), shape=shape).tocsr()
+        else:
+            self.values = sparse.csr_matrix(shape, dtype=self.data.dtype)
         self.window = (start, stop)
 
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
@@ -114,14 +117,15 @@ class _ViewRows(_Rows):
 def _rows_of(matrix: Any, name: str) -> _Rows:
     """The reader for a matrix in memory (NumPy, SciPy), a backed one of anndata, or its element in a file."""
     matrix = getattr(matrix, "group", matrix)
-    if sparse.issparse(matrix) and matrix.format in ("csr", "csc"):
-        kind = _CsrRows if matrix.format == "csr" else _CscRows
+    form = getattr(matrix, "format", None)
+    if form in ("csr", "csc"):
+        kind = _CsrRows if form == "csr" else _CscRows
         return kind(matrix.data, matrix.indices, matrix.indptr, matrix.shape)
     if isinstance(matrix, h5py.Group | zarr.Group):
         encoding = matrix.attrs.get("encoding-type")
         if encoding in ("csr_matrix", "csc_matrix"):
             kind = _CsrRows if encoding == "csr_matrix" else _CscRows
-            rows, columns = (int(length) for length in matrix.attrs["shape"])
+            rows, columns = np.asarray(matrix.attrs["shape"]).tolist()
             return kind(matrix["data"], matrix["indices"], matrix["indptr"], (rows, columns))
     elif isinstance(matrix, np.ndarray | h5py.Dataset | zarr.Array) and len(matrix.shape) == 2:
         return _DenseRows(matrix)
@@ -155,7 +159,7 @@ class CellBlocks:
         return self._rows.read(start, min(stop, self.num_cells))
 
     def sample(self, num_cells: int) -> sparse.csr_matrix:
-        """About `num_cells` cells, (cells, genes): eight runs of them spread over the data; the first ones of a CSC matrix."""
+        """About `num_cells` cells, (cells, genes), in eight runs spread over the data; the first of a CSC matrix."""
         if num_cells >= self.num_cells or isinstance(self._rows, _CscRows):
             return self.read(0, num_cells)
         length = -(-num_cells // 8)
@@ -241,7 +245,7 @@ def _blocks_of_object(adata: anndata.AnnData, layer: str | None) -> CellBlocks:
     return CellBlocks(name, place, _rows_of(matrix, f"{place} of {name}"), adata.var, adata)
 
 
-def _open_group(path: Path) -> h5py.File | zarr.Group:
+def _open_group(path: Path) -> Any:
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     if path.is_dir():

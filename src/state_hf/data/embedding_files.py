@@ -64,7 +64,7 @@ def _temporary(path: Path) -> Iterator[Path]:
     temporary.replace(path)
 
 
-def _write_npy(path: Path, shape: tuple[int, int], blocks: Blocks, record: dict[str, Any]) -> None:
+def _write_npy(path: Path, shape: tuple[int, int], blocks: Blocks) -> None:
     header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": shape}
     with path.open("wb") as file:
         np.lib.format.write_array_header_2_0(file, header)
@@ -126,7 +126,7 @@ def write_embedding(
         elif kind == "parquet":
             _write_parquet(temporary, shape, blocks, record, cells, key)
         else:
-            _write_npy(temporary, shape, blocks, record)
+            _write_npy(temporary, shape, blocks)
             _sidecar(path).write_text(json.dumps(record, indent=2) + "\n")
 
 

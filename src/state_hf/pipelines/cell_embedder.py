@@ -1,7 +1,7 @@
 """Runs a State Embedding model over blocks of cells, tokenized in the background, in batches that fit into memory."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -13,10 +13,12 @@ from state_hf.data.read_ahead import read_ahead
 from state_hf.modeling.state_embedding import StateEmbeddingModel
 from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 from state_hf.tokenization.gene_names import GeneReport
+from state_hf.tokenization.input_scale import InputType
 
 logger = logging.get_logger(__name__)
 
-BatchSize = int | Literal["auto"]
+BatchSize: TypeAlias = int | Literal["auto"]
+Fill: TypeAlias = Literal["seeded", "original", "none"]
 
 # Activations that are alive at once, in rows as wide as the encoder: the residual stream, query, key, value, the
 # attended values and the feed-forward block.
@@ -71,7 +73,7 @@ class BatchLimit:
         start = 0
         while start < len(order):
             longest = max(int(lengths[order[start]]), 1)
-            most = max(min(self.cells, int(min(self.tokens // longest, len(order)))), 1)
+            most = max(min(self.cells, int(min(self.tokens / longest, len(order)))), 1)
             left = len(order) - start
             size = -(-left // -(-left // most))
             yield order[start : start + size]
@@ -96,7 +98,7 @@ class CellEmbedder:
         tokenizer: CellSentenceTokenizer,
         *,
         batch_size: BatchSize = "auto",
-        fill: str = "seeded",
+        fill: Fill = "seeded",
         seed: int = 0,
         workers: int = 1,
     ) -> None:
@@ -111,7 +113,7 @@ class CellEmbedder:
         cells: CellBlocks,
         genes: GeneReport,
         *,
-        input_type: str,
+        input_type: InputType,
         ranges: Iterable[tuple[int, int]],
         progress: Callable[[int], Any] = lambda cells: None,
     ) -> Iterator[tuple[int, np.ndarray]]:
@@ -138,11 +140,17 @@ class CellEmbedder:
             start, counts = block
             try:
                 encoding = self.tokenizer.encode_cells(
-                    counts, genes=genes, input_type=input_type, fill=self.fill, seed=self.seed, first_cell=start
+                    counts,
+                    genes,
+                    input_type=input_type,
+                    fill=self.fill,
+                    seed=self.seed,
+                    first_cell=start,
+                    max_length=self.model.config.max_position_embeddings,
                 )
             except ValueError as error:
                 raise ValueError(f"cells {start} to {start + counts.shape[0] - 1} of {cells.name}: {error}") from error
-            return start, {name: torch.as_tensor(value) for name, value in encoding.items()}
+            return start, dict(encoding)
 
         for start, encoding in read_ahead(ranges, read, encode, workers=self.workers):
             embedding = self._embed_block(encoding, progress)

@@ -7,8 +7,8 @@ import anndata
 import numpy as np
 from transformers import Pipeline
 
-from state_hf.pipelines.cell_embedder import CellEmbedder
-from state_hf.pipelines.embedding_task import embed_in_memory, inspect_source
+from state_hf.pipelines.cell_embedder import BatchSize, CellEmbedder, Fill
+from state_hf.pipelines.embedding_task import DeclaredInputType, embed_in_memory, inspect_source
 from state_hf.pipelines.loading import load_model, load_tokenizer
 
 
@@ -29,7 +29,7 @@ class CellEmbeddingPipeline(Pipeline):
         (2638, 2058)
     """
 
-    _load_tokenizer = True
+    _load_tokenizer = True  # type: ignore[assignment]
 
     def _sanitize_parameters(self, **parameters: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return parameters, {}, {}
@@ -42,23 +42,24 @@ class CellEmbeddingPipeline(Pipeline):
         cells_at_once = batch_size or self._batch_size or "auto"
         return super().__call__(inputs, cells_at_once=cells_at_once, **parameters)
 
-    def preprocess(
+    def preprocess(  # type: ignore[override]
         self,
         input_: anndata.AnnData | str | Path,
         *,
-        cells_at_once: int | str = "auto",
+        cells_at_once: BatchSize = "auto",
         layer: str | None = None,
         gene_column: str | None = None,
-        input_type: str = "counts",
-        fill: str = "seeded",
+        input_type: DeclaredInputType = "counts",
+        fill: Fill = "seeded",
         seed: int = 0,
         workers: int = 1,
     ) -> dict[str, Any]:
         """Look up the genes and check the scale of the values; cells are read while they are embedded."""
+        model = load_model(self.model)
         embedder = CellEmbedder(
-            load_model(self.model),
-            load_tokenizer(self.tokenizer, self.model.base_model),
-            batch_size=cells_at_once,  # type: ignore[arg-type]
+            model,
+            load_tokenizer(self.tokenizer, model),  # type: ignore[arg-type]
+            batch_size=cells_at_once,
             fill=fill,
             seed=seed,
             workers=workers,
@@ -69,12 +70,14 @@ class CellEmbeddingPipeline(Pipeline):
             layer=layer,
             gene_column=gene_column,
             input_type=input_type,
-            model={"name": self.model.config.name_or_path, "sha256": ""},
+            model={"name": model.config.name_or_path, "sha256": ""},
             for_file=False,
         )
         return {"task": task, "embedder": embedder}
 
-    def _forward(self, input_tensors: dict[str, Any], **forward_parameters: Any) -> dict[str, np.ndarray]:
+    def _forward(  # type: ignore[override]
+        self, input_tensors: dict[str, Any], **forward_parameters: Any
+    ) -> dict[str, np.ndarray]:
         return {"embedding": embed_in_memory(input_tensors["task"], input_tensors["embedder"])}
 
     def postprocess(self, model_outputs: dict[str, np.ndarray], **postprocess_parameters: Any) -> np.ndarray:

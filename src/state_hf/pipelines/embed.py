@@ -17,9 +17,10 @@ from transformers.utils import logging
 from state_hf.data.cell_blocks import CellBlocks, open_cells
 from state_hf.data.embedding_files import output_format, read_record, write_embedding
 from state_hf.data.partial_results import PartialResults, different_settings
-from state_hf.pipelines.cell_embedder import BatchSize, CellEmbedder
+from state_hf.pipelines.cell_embedder import BatchSize, CellEmbedder, Fill
 from state_hf.pipelines.embedding_task import (
     AnyPath,
+    DeclaredInputType,
     EmbeddingTask,
     embed_in_memory,
     inspect_source,
@@ -55,8 +56,8 @@ def embed(
     tokenizer: AnyPath | CellSentenceTokenizer | None = None,
     layer: str | None = None,
     gene_column: str | None = None,
-    input_type: str = "counts",
-    fill: str = "seeded",
+    input_type: DeclaredInputType = "counts",
+    fill: Fill = "seeded",
     seed: int = 0,
     batch_size: BatchSize = "auto",
     dtype: str | None = None,

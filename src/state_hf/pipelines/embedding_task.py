@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import anndata
 import numpy as np
@@ -14,10 +14,11 @@ from state_hf.data.cell_blocks import CellBlocks, open_cells
 from state_hf.data.embedding_files import FORMATS, output_format
 from state_hf.pipelines.cell_embedder import CellEmbedder
 from state_hf.tokenization.gene_names import GeneReport, resolve_genes
-from state_hf.tokenization.input_scale import check_input_type
+from state_hf.tokenization.input_scale import InputType, check_input_type
 
-AnyPath = str | Path
-Source = anndata.AnnData | Path
+AnyPath: TypeAlias = str | Path
+Source: TypeAlias = anndata.AnnData | Path
+DeclaredInputType: TypeAlias = Literal["counts", "log1p", "auto"]
 
 # A block is what a killed run loses (minutes of a CPU's work, seconds of an accelerator's) and what memory holds.
 _CPU_BLOCK_FLOPS = 3e14
@@ -49,7 +50,7 @@ class EmbeddingTask:
     num_cells: int
     block_cells: int
     genes: GeneReport
-    input_type: str
+    input_type: InputType
     settings: dict[str, Any]
     record: dict[str, Any]
     slot_names: set[str]
@@ -61,8 +62,8 @@ def inspect_source(
     *,
     layer: str | None,
     gene_column: str | None,
-    input_type: str,
-    model: dict[str, str],
+    input_type: DeclaredInputType,
+    model: dict[str, Any],
     for_file: bool,
 ) -> EmbeddingTask:
     """Look at a data set's genes and at a sample of its values, to refuse it before hours go into the ones ahead of it.
@@ -82,7 +83,7 @@ def inspect_source(
     with open_cells(source, layer=layer) as cells:
         try:
             genes = resolve_genes(cells.var, embedder.tokenizer, gene_column=gene_column)
-            found_type = check_input_type(cells.sample(_SCALE_SAMPLE_CELLS), input_type)  # type: ignore[arg-type]
+            found_type = check_input_type(cells.sample(_SCALE_SAMPLE_CELLS), input_type)
         except ValueError as error:
             raise ValueError(f"{cells.matrix_name} of {cells.name}: {error}") from error
         settings = {

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
@@ -57,21 +58,21 @@ def load_tokenizer(
     Raises:
         ValueError: There is none, or its vocabulary is not the model's gene table.
     """
-    if not isinstance(tokenizer, CellSentenceTokenizer):
+    if isinstance(tokenizer, str | Path | None):
         name = str(tokenizer or model.config.name_or_path)
         if not name:
-            raise ValueError(
-                "the model was not loaded from a folder, so its tokenizer has to be passed (tokenizer=...)"
-            )
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        if not isinstance(tokenizer, CellSentenceTokenizer):
-            raise ValueError(f"the tokenizer of {name} is a {type(tokenizer).__name__}, not a CellSentenceTokenizer")
-    if tokenizer.vocab_size != model.config.num_genes:
+            raise ValueError("The model was not loaded from a folder: pass its tokenizer (tokenizer=...).")
+        loaded: Any = AutoTokenizer.from_pretrained(name)
+    else:
+        loaded = tokenizer
+    if not isinstance(loaded, CellSentenceTokenizer):
+        raise ValueError(f"The tokenizer is a {type(loaded).__name__}, not a CellSentenceTokenizer.")
+    if loaded.vocab_size != model.config.num_genes:
         raise ValueError(
-            f"the tokenizer knows {tokenizer.vocab_size:,} genes, but the model's gene table has "
-            f"{model.config.num_genes:,}: they do not belong together"
+            f"The tokenizer knows {loaded.vocab_size:,} genes, but the model's gene table has "
+            f"{model.config.num_genes:,}: they do not belong together."
         )
-    return tokenizer
+    return loaded
 
 
 def model_digest(model: StateEmbeddingModel) -> str:
