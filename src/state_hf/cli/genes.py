@@ -39,9 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     if vocabulary.is_file():
         genes = vocabulary.read_text(encoding="utf-8").split()
         known = {name for entry in aliases for name in (entry.alias, entry.symbol)}
-        print(
-            f"{sum(gene in known for gene in genes):,} of the {len(genes):,} genes in {vocabulary} are among them"
-        )
+        print(f"{sum(gene in known for gene in genes):,} of the {len(genes):,} genes in {vocabulary} are among them")
 
 
 def _summary(aliases: list[GeneAlias]) -> str:

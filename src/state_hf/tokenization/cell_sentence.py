@@ -193,21 +193,21 @@ class CellSentenceTokenizer(PreTrainedTokenizer):
             raise ValueError("layer and gene_column are for AnnData; the cells are a matrix.")
         length = self.model_max_length if max_length is None else max_length
         _check_options(input_type=input_type, fill=fill, seed=seed, length=length, return_tensors=return_tensors)
-        report = self._report(cells, genes)
+        matrix = _as_csr(cells)
         encoded = self._write(
-            _as_csr(cells),
-            report,
+            matrix,
+            self._report(matrix, genes),
             is_counts=input_type == "counts",
             fill=fill,
             seed=seed,
             first_cell=first_cell,
             length=length,
         )
-        return BatchEncoding(
-            encoded if return_tensors == "np" else {k: torch.from_numpy(v) for k, v in encoded.items()}
-        )
+        if return_tensors == "np":
+            return BatchEncoding(encoded)
+        return BatchEncoding({name: torch.from_numpy(array) for name, array in encoded.items()})
 
-    def _report(self, cells: Any, genes: GeneReport | Sequence[str] | None) -> GeneReport:
+    def _report(self, cells: sp.csr_array, genes: GeneReport | Sequence[str] | None) -> GeneReport:
         if genes is None:
             raise ValueError("A matrix does not name its columns: pass genes, a report of resolve_genes or a list.")
         report = genes if isinstance(genes, GeneReport) else self.gene_index.report(list(genes), column="index")
