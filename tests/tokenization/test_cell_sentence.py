@@ -303,6 +303,14 @@ def test_text_becomes_a_sentence(tokenizer):
     assert (len(tokenizer), tokenizer.vocab_size, tokenizer.cls_token_id, tokenizer.pad_token_id) == (8, 6, 6, 7)
 
 
+def test_text_options_of_every_tokenizer(tokenizer):
+    batch = tokenizer("TP53 GAPDH LYZ", return_special_tokens_mask=True, truncation=True, max_length=3)
+    assert batch["input_ids"] == [CLS, 0, 1]
+    assert batch["special_tokens_mask"] == [1, 0, 0]
+    assert tokenizer("TP53", add_special_tokens=False)["input_ids"] == [0]
+    assert tokenizer.convert_tokens_to_ids(["LYZ", "[PAD]"]) == [5, PAD]
+
+
 def test_unknown_genes_in_text_are_named(tokenizer):
     with pytest.raises(ValueError, match=r"no gene 'tp53' among the 6 .* Did you mean TP53\?"):
         tokenizer("tp53")

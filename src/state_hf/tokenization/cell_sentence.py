@@ -103,6 +103,16 @@ class CellSentenceTokenizer(PreTrainedTokenizer):
             raise ValueError("A cell is one sentence: text pairs have no meaning here.")
         return [self.cls_token_id, *token_ids_0]
 
+    def get_special_tokens_mask(
+        self,
+        token_ids_0: list[int],
+        token_ids_1: list[int] | None = None,
+        already_has_special_tokens: bool = False,  # noqa: FBT001, FBT002
+    ) -> list[int]:
+        """1 for every special token of a sentence, 0 for every gene."""
+        ids = token_ids_0 if already_has_special_tokens else self.build_inputs_with_special_tokens(token_ids_0)
+        return [int(token_id >= len(self.genes)) for token_id in ids]
+
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         """Write `genes.txt` and, if there are aliases, `gene_aliases.tsv`. Returns their paths."""
         prefix = f"{filename_prefix}-" if filename_prefix else ""
