@@ -448,7 +448,7 @@ def test_types_that_are_no_expression_are_refused(tokenizer, dtype):
     [
         ({"genes": None}, "does not name its columns"),
         ({"genes": GENES[:5]}, "6 columns, but genes names 5"),
-        ({"genes": ["A", "B", "C", "D", "E", "F"]}, "has 0 genes of the vocabulary"),
+        ({"genes": ["A", "B", "C", "D", "E", "F"]}, "Only 0 of the dataset's 6 genes"),
         ({"genes": numbered(3).gene_index.report(GENES, column="index")}, "vocabulary of 3 genes, not of 6"),
         ({"cells": np.ones(6)}, "has 1 dimensions"),
         ({"input_type": "auto"}, "check_input_type decides for a dataset"),

@@ -8,7 +8,7 @@ import pytest
 
 from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 from state_hf.tokenization.gene_aliases import AliasTable
-from state_hf.tokenization.gene_names import GeneIndex, resolve_genes
+from state_hf.tokenization.gene_names import GeneIndex, GeneReport, resolve_genes
 
 GENES = ["TP53", "GAPDH", "KIAA1468", "LYZ"]
 ALIASES = AliasTable(
@@ -131,6 +131,12 @@ def test_a_small_panel_and_a_large_file_are_both_accepted():
 def test_nothing_at_all_is_refused():
     with pytest.raises(ValueError, match="Only 0 of the dataset's 1"):
         resolve_genes(frame("A"), GENES, min_overlap=0)
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 0], [-1, 4, 0]])
+def test_a_report_that_is_no_mapping_is_refused(rows):
+    with pytest.raises(ValueError, match="at most once, and none above 3"):
+        GeneReport(columns=np.array(rows), names=("A", "B", "C"), column="index", vocabulary_size=4)
 
 
 def test_near_names():

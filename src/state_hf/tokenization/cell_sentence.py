@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizer
@@ -60,6 +61,7 @@ class CellSentenceTokenizer(PreTrainedTokenizer):
         self._rows = {gene: row for row, gene in enumerate(self.genes)}
         # Given here, because the base class would put [PAD] before [CLS].
         special = {"[CLS]": len(self.genes), "[PAD]": len(self.genes) + 1}
+        # The saved ones say the same: the vocabulary alone decides.
         kwargs.pop("added_tokens_decoder", None)
         self._added_tokens_decoder = {
             token_id: AddedToken(token, special=True, normalized=False) for token, token_id in special.items()
@@ -220,7 +222,10 @@ class CellSentenceTokenizer(PreTrainedTokenizer):
     def _report(self, cells: sp.csr_array, genes: GeneReport | Sequence[str] | None) -> GeneReport:
         if genes is None:
             raise ValueError("A matrix does not name its columns: pass genes, a report of resolve_genes or a list.")
-        report = genes if isinstance(genes, GeneReport) else self.gene_index.report(list(genes), column="index")
+        if isinstance(genes, GeneReport):
+            report = genes
+        else:
+            report = resolve_genes(pd.DataFrame(index=list(genes)), self, gene_column="index")
         if report.vocabulary_size != len(self.genes):
             raise ValueError(
                 f"The gene report is for a vocabulary of {report.vocabulary_size:,} genes, not of {len(self.genes):,}."
