@@ -54,7 +54,7 @@ class GeneReport:
         rows = self.columns[self.columns >= 0]
         if len(np.unique(rows)) != len(rows) or rows.max(initial=-1) >= self.vocabulary_size:
             raise ValueError(
-                f"columns has to hold every row of the vocabulary at most once, and none above {self.vocabulary_size - 1}."
+                f"columns may hold every vocabulary row at most once, and none above {self.vocabulary_size - 1}."
             )
 
     @cached_property
