@@ -45,9 +45,9 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
         attention_dropout: Dropout on the attention weights.
         backbone_dropout: Dropout on the embeddings and on the blocks' outputs of a GPT-2 backbone. Llama has none.
         predict_residual: Whether the output is projected from the backbone's output plus the encoded control cell.
-            With `output_space="all"`, the control cell itself is added instead, whatever this says.
+            With `output_space="all"`, the control cell itself is added after the projection, and a bottleneck follows.
         output_space: What is predicted: "gene" (highly variable genes, or an embedding that is decoded to them), "all"
-            (all genes; has a bottleneck at the end) or "embedding".
+            (all genes) or "embedding".
         nonnegative_output: Whether the output ends in a ReLU. By default, unless the features are an embedding.
         feature_key: Where the features come from in an AnnData: "X", a layer, or a key of `obsm`.
         feature_scale: Scale of the features: "counts", "log1p" or "embedding". By default, "log1p" where `feature_key`
@@ -160,6 +160,8 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Derive what was left to be derived."""
+        # First, as it sets the fields that were given by the original's names.
+        super().__post_init__(**kwargs)
         if self.output_dim is None:
             self.output_dim = self.input_dim
         if self.num_perturbations is None:
@@ -174,7 +176,6 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
             self.nonnegative_output = self.feature_scale != "embedding"
         if isinstance(self.state_embedding_config, dict):
             self.state_embedding_config = StateEmbeddingConfig(**self.state_embedding_config)
-        super().__post_init__(**kwargs)
 
     @property
     def num_genes(self) -> int | None:

@@ -24,7 +24,7 @@ from state_hf.configuration.state_transition_vocabulary import StateTransitionVo
 from state_hf.modeling.gene_decoders import NegativeBinomialGeneDecoder, StateEmbeddingGeneDecoder, make_gene_decoder
 from state_hf.modeling.losses import make_set_loss
 from state_hf.modeling.losses.negative_binomial import NegativeBinomialLoss
-from state_hf.modeling.losses.pairwise_distances import cell_weights, without_padding
+from state_hf.modeling.losses.pairwise_distances import cell_weights, precise, without_padding
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -166,8 +166,13 @@ class StateTransitionPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # The backbones' token and position tables, of which sets of cells have none.
-    _keys_to_ignore_on_load_unexpected = [r"backbone\.embed_tokens\.", r"backbone\.w[tp]e\."]  # noqa: RUF012
+    # What an original checkpoint holds and never uses: the backbones' token and position tables, of which sets of
+    # cells have none, and the bottleneck where nothing is added before it.
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
+        r"backbone\.embed_tokens\.",
+        r"backbone\.w[tp]e\.",
+        r"bottleneck\.",
+    ]
     _vocabulary: StateTransitionVocabulary | None = None
 
     @torch.no_grad()
@@ -281,7 +286,7 @@ class StateTransitionModel(StateTransitionPreTrainedModel):
         self.backbone = self._make_backbone(config)
         self.output_projection = StateTransitionMLP(config, width, config.output_dim, config.num_decoder_layers)
         self.bottleneck = None
-        if config.output_space == "all":
+        if config.output_space == "all" and config.predict_residual:
             narrow = config.output_dim // 8
             self.bottleneck = nn.Sequential(
                 nn.Linear(config.output_dim, narrow), ACT2FN[config.hidden_act], nn.Linear(narrow, config.output_dim)
@@ -544,15 +549,17 @@ class StateTransitionForPerturbation(StateTransitionPreTrainedModel):
             if batch_ids is None:
                 raise ValueError("This model classifies the batch (use_batch_token): its loss needs batch_ids.")
             labels = batch_ids[:, 0] if batch_ids.dim() == 2 else batch_ids
-            entropies = F.cross_entropy(result.batch_logits.float(), labels, reduction="none")
+            entropies = F.cross_entropy(precise(result.batch_logits), labels, reduction="none")
             result.batch_loss = _mean_over(entropies, filled)
             losses.append(config.batch_token_weight * result.batch_loss)
         if self.confidence_head is not None:
-            errors = (result.confidence.float() - config.confidence_target_scale * set_losses.detach()).square()
+            errors = (
+                result.confidence.to(set_losses.dtype) - config.confidence_target_scale * set_losses.detach()
+            ).square()
             result.confidence_loss = _mean_over(errors, filled)
             losses.append(config.confidence_weight * result.confidence_loss)
         if config.regularization:
-            changes = (predicted.float() - control.float()).abs().mean(dim=-1)
+            changes = (precise(predicted) - precise(control)).abs().mean(dim=-1)
             weights = cell_weights(predicted, cell_mask)
             result.regularization_loss = _mean_over((changes.masked_fill(weights == 0, 0) * weights).sum(1), filled)
             losses.append(config.regularization * result.regularization_loss)

@@ -115,7 +115,7 @@ class _EnergyDistance(torch.autograd.Function):
                 pulls.append(_pull(within_x, a[block], a[block]) if x_needs_gradient else None)
                 pulls.append(_pull(within_y, b[block], b[block]) if y_needs_gradient else None)
         ctx.save_for_backward(x, y, b, *pulls)
-        return torch.cat(energies).float()
+        return torch.cat(energies).to(a.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]

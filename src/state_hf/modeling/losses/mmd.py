@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from state_hf.modeling.losses.pairwise_distances import cell_weights, squared_norms, weighted_mean, without_padding
+from state_hf.modeling.losses.pairwise_distances import cell_weights, squared_norms, weighted_mean, precise
 
 _CITATION = """
 @article{gretton2012kernel,
@@ -154,7 +154,7 @@ def _squared_distances(
     target_mask: torch.Tensor | None,
 ) -> tuple[list[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
     """Squared distances between the two sets, within the first, and within the second; weights of the cells."""
-    x, y = without_padding(predicted, predicted_mask).float(), without_padding(target, target_mask).float()
+    x, y = precise(predicted, predicted_mask), precise(target, target_mask)
     a, b = cell_weights(predicted, predicted_mask), cell_weights(target, target_mask)
     centre = weighted_mean(y, b).detach()
     x, y = x - centre, y - centre

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from state_hf.modeling.losses.pairwise_distances import cell_weights, without_padding
+from state_hf.modeling.losses.pairwise_distances import cell_weights, precise
 
 
 class MeanSquaredErrorLoss(nn.Module):
@@ -58,7 +58,7 @@ class MeanSquaredErrorLoss(nn.Module):
             )
         masks = [mask.bool() for mask in (predicted_mask, target_mask) if mask is not None]
         paired = torch.stack(masks).all(dim=0) if masks else None
-        errors = without_padding(predicted, paired).float() - without_padding(target, paired).float()
+        errors = precise(predicted, paired) - precise(target, paired)
         return (errors.square().mean(dim=-1) * cell_weights(predicted, paired)).sum(dim=1)
 
     @property

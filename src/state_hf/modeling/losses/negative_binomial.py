@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from state_hf.modeling.losses.pairwise_distances import cell_weights, without_padding
+from state_hf.modeling.losses.pairwise_distances import cell_weights, precise
 
 
 class NegativeBinomialLoss(nn.Module):
@@ -64,9 +64,9 @@ class NegativeBinomialLoss(nn.Module):
                 f"The likelihood compares cell by cell, but there are {tuple(mean.shape)} means and "
                 f"{tuple(counts.shape)} counts."
             )
-        mean = without_padding(mean, mask).float().clamp(min=self.eps)
-        counts = without_padding(counts, mask).float()
-        theta = dispersion.float().clamp(min=self.eps)
+        mean = precise(mean, mask).clamp(min=self.eps)
+        counts = precise(counts, mask)
+        theta = precise(dispersion).clamp(min=self.eps)
         improbability = (
             torch.lgamma(theta)
             + torch.lgamma(counts + 1)

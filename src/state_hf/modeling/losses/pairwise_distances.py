@@ -2,9 +2,20 @@
 
 import torch
 
-# A squared distance below this share of |x|^2 + |y|^2 is rounding of the matrix product: the cells coincide.
-_COINCIDENT = 16 * torch.finfo(torch.float32).eps
+# A squared distance below this share of |x|^2 + |y|^2, in epsilons of their type, is rounding of the matrix product:
+# the cells coincide.
+_COINCIDENT = 16
 _SYMMETRIC_BLOCKS = 4
+
+
+def without_padding(cells: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The cells with padding set to zero, so that not even its NaN is seen."""
+    return cells if mask is None else cells.masked_fill(~mask.bool().unsqueeze(-1), 0)
+
+
+def precise(cells: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    """The cells in float32 at least, with padding set to zero."""
+    return without_padding(cells.to(torch.promote_types(cells.dtype, torch.float32)), mask)
 
 
 def cell_weights(cells: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -15,22 +26,18 @@ def cell_weights(cells: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor
         mask: (sets, cells), True for cells and False for padding; None if all are cells.
 
     Returns:
-        (sets, cells), float32. One over the number of the set's cells, 0 for padding; all 0 for an empty set.
+        (sets, cells). One over the number of the set's cells, 0 for padding; all 0 for an empty set.
     """
+    dtype = torch.promote_types(cells.dtype, torch.float32)
     if mask is None:
-        return torch.full(cells.shape[:2], 1 / cells.shape[1], dtype=torch.float32, device=cells.device)
-    mask = mask.float()
+        return torch.full(cells.shape[:2], 1 / cells.shape[1], dtype=dtype, device=cells.device)
+    mask = mask.to(dtype)
     return mask / mask.sum(dim=1, keepdim=True).clamp(min=1)
 
 
-def without_padding(cells: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """The cells with padding set to zero, so that not even its NaN is seen."""
-    return cells if mask is None else cells.masked_fill(~mask.bool().unsqueeze(-1), 0)
-
-
 def weighted_mean(cells: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """(sets, 1, features), float32. Mean of (sets, n, features) under the weights (sets, n)."""
-    return torch.bmm(weights.unsqueeze(1), cells.float())
+    """(sets, 1, features). Mean of (sets, n, features) under the weights (sets, n), in the weights' type."""
+    return torch.bmm(weights.unsqueeze(1), cells.to(weights.dtype))
 
 
 def squared_norms(x: torch.Tensor) -> torch.Tensor:
@@ -48,7 +55,8 @@ def distances(
     """
     norms = x_squared_norms.unsqueeze(2) + y_squared_norms.unsqueeze(1)
     squared = torch.baddbmm(norms, x, y.mT, alpha=-2)
-    return squared.masked_fill_(squared <= norms.mul_(_COINCIDENT), 0).sqrt_()
+    rounding = norms.mul_(_COINCIDENT * torch.finfo(x.dtype).eps)
+    return squared.masked_fill_(squared <= rounding, 0).sqrt_()
 
 
 def self_distances(x: torch.Tensor, x_squared_norms: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from state_hf.modeling.losses.pairwise_distances import cell_weights, squared_norms, weighted_mean, without_padding
+from state_hf.modeling.losses.pairwise_distances import cell_weights, squared_norms, weighted_mean, precise
 
 # The logarithm of a padding cell's weight; finite, as minus infinity less itself is not a number.
 _NO_WEIGHT = -1e5
@@ -66,7 +66,7 @@ class SinkhornDivergenceLoss(nn.Module):
         predicted_mask: torch.Tensor | None = None,
         target_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        x, y = without_padding(predicted, predicted_mask).float(), without_padding(target, target_mask).float()
+        x, y = precise(predicted, predicted_mask), precise(target, target_mask)
         a, b = cell_weights(predicted, predicted_mask), cell_weights(target, target_mask)
         centre = weighted_mean(y, b).detach()
         # Padding moves to the centre, where it widens no set.
