@@ -88,9 +88,7 @@ def measure(arguments) -> None:
         peer = peer_model(size)
         ours = our_model(size, peer)
         peer.to(device)
-        autocast = (
-            torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
-        )
+        autocast = torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
 
         def run_peer():
             batch = (input_ids, task_ids, None, None, None, padding, None, expression, None)
