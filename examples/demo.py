@@ -1,9 +1,9 @@
 """The product in four minutes on two cores: train a small State Embedding model, embed real cells, and compare.
 
-    make demo                        # 700 blood cells that come with scanpy
-    make demo DATA=cells.h5ad        # your own file
+make demo                        # 700 blood cells that come with scanpy
+make demo DATA=cells.h5ad        # your own file
 
-    python examples/demo.py --data cells.h5ad --label_column cell_type --output_dir demo
+python examples/demo.py --data cells.h5ad --label_column cell_type --output_dir demo
 """
 
 import sys
@@ -41,7 +41,9 @@ class DemoArguments:
     )
     output_dir: str = field(default="demo", metadata={"help": "Folder for the results."})
     max_steps: int = field(default=300, metadata={"help": "Training steps."})
-    training_cells: int = field(default=5000, metadata={"help": "Cells to train on, at most; the rest is embedded too."})
+    training_cells: int = field(
+        default=5000, metadata={"help": "Cells to train on, at most; the rest is embedded too."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of everything."})
 
 
@@ -102,7 +104,9 @@ def read_cells(arguments: DemoArguments) -> tuple[Path, str]:
     wanted = [arguments.label_column] if arguments.label_column else LABEL_COLUMNS
     found = [column for column in wanted if column in columns]
     if not found:
-        sys.exit(f"{path} has no column {' or '.join(wanted)} in obs; it has: {', '.join(columns)}. Use --label_column.")
+        sys.exit(
+            f"{path} has no column {' or '.join(wanted)} in obs; it has: {', '.join(columns)}. Use --label_column."
+        )
     return path, found[0]
 
 
@@ -227,7 +231,9 @@ def main() -> None:
     table.to_csv(folder / "comparison.csv")
     draw(embedded, label_column, folder / "umap.png")
     print(f"\n{embedded.n_obs:,} cells, cell types from obs[{label_column!r}]:\n\n{table.round(3).to_string()}\n")
-    print(f"Look at {folder / 'umap.png'} and {folder / 'comparison.csv'}; the embedding is in {embedded_path}, ", end="")
+    print(
+        f"Look at {folder / 'umap.png'} and {folder / 'comparison.csv'}; the embedding is in {embedded_path}, ", end=""
+    )
     print("obsm['X_state'].")
 
 
