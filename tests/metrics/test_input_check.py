@@ -152,6 +152,7 @@ def test_values_are_summarised_alike_whatever_the_storage(layout, backed, tmp_pa
         matrix = read_h5ad(tmp_path / "x.h5ad", backed="r").X
     summary = summarize_values(matrix)
     assert (summary.minimum, summary.maximum, summary.largest_fraction) == (-2, 5, 0.25)
+    assert summary.nonzero == 9  # the infinite one is not counted
     assert (summary.non_finite, summary.negative, summary.fractional) == (1, 1, 1)
     assert summary.first_non_finite == (3, 2, np.inf)
     assert summary.first_negative == (1, 1, -2)

@@ -19,6 +19,7 @@ class ValueSummary:
         minimum, maximum: Smallest and largest finite value; implicit zeros count. 0 for an empty matrix.
         largest_fraction: Largest distance of a finite value to the nearest integer (0 to 0.5).
         totals: Sum of the finite values of each cell, shape (cells,), float64.
+        nonzero: Number of values that are not zero.
         non_finite, negative, fractional: Number of values that are NaN or infinite, below zero, or not an integer.
         first_non_finite, first_negative, first_fractional: (cell, gene, value) of the first such value met, or None.
     """
@@ -27,6 +28,7 @@ class ValueSummary:
     maximum: float
     largest_fraction: float
     totals: np.ndarray
+    nonzero: int = 0
     non_finite: int = 0
     negative: int = 0
     fractional: int = 0
@@ -62,6 +64,7 @@ def summarize_values(matrix: Any, *, integer_tolerance: float = 1e-6) -> ValueSu
             block = _note_non_finite(summary, block, first_row, first_column)
             _note_fractional(summary, block, first_row, first_column, integer_tolerance)
         values = _stored(block)
+        summary.nonzero += int(np.count_nonzero(values))
         low, high = float(values.min()), float(values.max())
         summary.minimum, summary.maximum = min(summary.minimum, low), max(summary.maximum, high)
         if low < 0:
