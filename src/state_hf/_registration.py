@@ -1,7 +1,7 @@
 """Registers the models with transformers' Auto classes, without importing transformers (and torch) before it is needed.
 
-Each registrar runs as soon as the transformers module that it writes to has been imported: at once if it already is,
-otherwise right after its first import.
+A registration joins a module of transformers and one of ours. It is made when both have been imported, and the import
+of the first brings the second.
 """
 
 import importlib.util
@@ -12,86 +12,108 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+_Register = Callable[[ModuleType, ModuleType], None]
 
-def _register_configurations(module: ModuleType) -> None:
+
+def _register_configurations(auto: ModuleType, ours: ModuleType) -> None:
+    config = ours.StateEmbeddingConfig
+    auto.AutoConfig.register(config.model_type, config, exist_ok=True)
+
+
+def _register_tokenizers(auto: ModuleType, ours: ModuleType) -> None:
     from state_hf.configuration.state_embedding import StateEmbeddingConfig
 
-    module.AutoConfig.register(StateEmbeddingConfig.model_type, StateEmbeddingConfig, exist_ok=True)
+    auto.AutoTokenizer.register(StateEmbeddingConfig, slow_tokenizer_class=ours.CellSentenceTokenizer, exist_ok=True)
 
 
-def _register_tokenizers(module: ModuleType) -> None:
-    from state_hf.configuration.state_embedding import StateEmbeddingConfig
-    from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
-
-    module.AutoTokenizer.register(StateEmbeddingConfig, slow_tokenizer_class=CellSentenceTokenizer, exist_ok=True)
-
-
-def _register_models(module: ModuleType) -> None:
-    from state_hf.configuration.state_embedding import StateEmbeddingConfig
-    from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression, StateEmbeddingModel
-
-    module.AutoModel.register(StateEmbeddingConfig, StateEmbeddingModel, exist_ok=True)
-    module.AutoModelForPreTraining.register(StateEmbeddingConfig, StateEmbeddingForMaskedExpression, exist_ok=True)
+def _register_models(auto: ModuleType, ours: ModuleType) -> None:
+    config = ours.StateEmbeddingConfig
+    auto.AutoModel.register(config, ours.StateEmbeddingModel, exist_ok=True)
+    auto.AutoModelForPreTraining.register(config, ours.StateEmbeddingForMaskedExpression, exist_ok=True)
 
 
-def _register_pipelines(module: ModuleType) -> None:
+def _register_pipelines(pipelines: ModuleType, ours: ModuleType) -> None:
     from transformers import AutoModel
 
-    from state_hf.pipelines.cell_embedding import CellEmbeddingPipeline
-
-    module.PIPELINE_REGISTRY.register_pipeline(
-        "cell-embedding", pipeline_class=CellEmbeddingPipeline, pt_model=AutoModel, type="multimodal"
+    pipelines.PIPELINE_REGISTRY.register_pipeline(
+        "cell-embedding", pipeline_class=ours.CellEmbeddingPipeline, pt_model=AutoModel, type="multimodal"
     )
 
 
-_REGISTRARS: dict[str, Callable[[ModuleType], None]] = {
-    "transformers.models.auto.configuration_auto": _register_configurations,
-    "transformers.models.auto.tokenization_auto": _register_tokenizers,
-    "transformers.models.auto.modeling_auto": _register_models,
-    "transformers.pipelines": _register_pipelines,
-}
+_REGISTRATIONS: tuple[tuple[str, str, _Register], ...] = (
+    (
+        "transformers.models.auto.configuration_auto",
+        "state_hf.configuration.state_embedding",
+        _register_configurations,
+    ),
+    (
+        "transformers.models.auto.tokenization_auto",
+        "state_hf.tokenization.cell_sentence",
+        _register_tokenizers,
+    ),
+    (
+        "transformers.models.auto.modeling_auto",
+        "state_hf.modeling.state_embedding",
+        _register_models,
+    ),
+    (
+        "transformers.pipelines",
+        "state_hf.pipelines.cell_embedding",
+        _register_pipelines,
+    ),
+)
 
 
-class _RegisteringLoader(Loader):
-    """Runs the wrapped loader, then the registrar."""
+class _AnnouncingLoader(Loader):
+    """Runs the wrapped loader, then says that the module is complete."""
 
-    def __init__(self, loader: Loader, register: Callable[[ModuleType], None]) -> None:
+    def __init__(self, loader: Loader, announce: Callable[[str], None]) -> None:
         self.loader = loader
-        self.register = register
+        self.announce = announce
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self.loader.exec_module(module)
-        self.register(module)
+        self.announce(module.__name__)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
 
 
 class _RegisterOnImport(MetaPathFinder):
-    """Finds the four transformers modules once each and attaches their registrar to the import."""
+    """Watches the first import of every module of `_REGISTRATIONS`."""
 
     def __init__(self) -> None:
-        self.pending = dict(_REGISTRARS)
+        self.awaited = {name for host, ours, _ in _REGISTRATIONS for name in (host, ours)}
+        self.complete: set[str] = set()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        register = self.pending.pop(fullname, None)
-        if register is None:
+        if fullname not in self.awaited:
             return None
+        self.awaited.remove(fullname)
         spec = importlib.util.find_spec(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _RegisteringLoader(spec.loader, register)
+            spec.loader = _AnnouncingLoader(spec.loader, self.on_complete)
         return spec
+
+    def on_complete(self, name: str) -> None:
+        self.complete.add(name)
+        for host, ours, register in _REGISTRATIONS:
+            if name == host and ours not in sys.modules:
+                importlib.import_module(ours)
+            elif name in (host, ours) and {host, ours} <= self.complete:
+                register(sys.modules[host], sys.modules[ours])
 
 
 def install() -> None:
     """Register now what transformers has already imported, and the rest when it is imported."""
     finder = _RegisterOnImport()
     sys.meta_path.insert(0, finder)
-    for name in list(finder.pending):
+    for name in sorted(finder.awaited):
         if name in sys.modules:
-            finder.pending.pop(name)(sys.modules[name])
+            finder.awaited.remove(name)
+            finder.on_complete(name)

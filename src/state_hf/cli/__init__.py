@@ -25,7 +25,7 @@ def _usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one sub-command. Returns the exit status: 0, 1 (the work failed), 2 (wrong usage or input), 130 (interrupted)."""
+    """Run one sub-command. Returns the exit status: 0, 2 (wrong usage or input), or 130 (interrupted)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())

@@ -1,0 +1,52 @@
+"""Makes a saved checkpoint tell transformers where its classes are."""
+
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+_MODULE = "state_hf_classes"
+
+_SOURCE = '''\
+"""This checkpoint's classes live in the package state-hf. This file only finds them."""
+
+try:
+    from state_hf import {names}
+except ImportError as error:
+    raise ImportError(
+        "This checkpoint needs the package state-hf. Install it with `pip install state-hf`."
+    ) from error
+'''
+
+
+def write_class_finder(directory: str | os.PathLike[str]) -> None:
+    """Write into a checkpoint the file that its `auto_map` points to."""
+    names = ", ".join(
+        ("CellSentenceTokenizer", "StateEmbeddingConfig", "StateEmbeddingForMaskedExpression", "StateEmbeddingModel")
+    )
+    Path(directory, f"{_MODULE}.py").write_text(_SOURCE.format(names=names), encoding="utf-8")
+
+
+def auto_map_of(auto_classes: dict[str, str]) -> dict[str, str]:
+    """The `auto_map` of a checkpoint from {Auto class: class}."""
+    return {auto_class: f"{_MODULE}.{name}" for auto_class, name in auto_classes.items()}
+
+
+class PortableConfigMixin:
+    """Saves, with the configuration, an `auto_map` to the installed state-hf.
+
+    `AutoModel.from_pretrained(..., trust_remote_code=True)` then works without `import state_hf` where the package is
+    installed, and says what to install where it is not. No code of the package is copied into a checkpoint.
+    """
+
+    auto_classes: ClassVar[dict[str, str]] = {}
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:  # noqa: FBT001, FBT002 - transformers' signature
+        """Save the configuration as `config.json`. See `PreTrainedConfig.save_pretrained`."""
+        self.auto_map = auto_map_of(self.auto_classes)
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        write_class_finder(save_directory)
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)  # type: ignore[misc]
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Do nothing: `auto_map` already names the class, and its code is not to be copied into checkpoints."""
