@@ -106,7 +106,7 @@ def test_sizes_are_estimated():
 def test_a_full_disk_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
     plan = plan_submission(prediction(), GENES)
     plan.uncompressed_bytes = 10**18
-    with pytest.raises(OSError, match="takes about 1000000000.0 GB of disk"):
+    with pytest.raises(OSError, match=r"takes about 1000000000\.0 GB of disk"):
         write_submission(plan, tmp_path / "a.prep.vcc")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,7 +1,7 @@
 """Make the submission file of the Virtual Cell Challenge 2025, or check that of 2026.
 
-  state-hf prep predictions.h5ad --genes gene_names.csv
-  state-hf prep predictions.h5ad --genes gene_names.csv --rules 2026
+state-hf prep predictions.h5ad --genes gene_names.csv
+state-hf prep predictions.h5ad --genes gene_names.csv --rules 2026
 """
 
 import argparse
@@ -32,7 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="2025 writes a .prep.vcc file of log-normalised values; 2026 checks raw counts (default: 2025)",
     )
     parser.add_argument("--output", type=Path, help="file to write (default: the input's name with .prep.vcc)")
-    parser.add_argument("--pert-col", default="target_gene", help="obs column of the perturbations (default: target_gene)")
+    parser.add_argument(
+        "--pert-col", default="target_gene", help="obs column of the perturbations (default: target_gene)"
+    )
     parser.add_argument("--control", default="non-targeting", help="label of the controls (default: non-targeting)")
     parser.add_argument("--context-col", help="obs column of the cell types, if the file shall have one (2025)")
     parser.add_argument("--keep-scale", action="store_true", help="write integers as they are: no normalisation (2025)")
@@ -88,9 +90,9 @@ def _write(prediction: AnnData, genes: list[str], arguments: argparse.Namespace)
     print(f"wrote {output} ({_size(output.stat().st_size)}), read back and checked")
 
 
-def _size(count: int) -> str:
+def _size(count: float) -> str:
     for unit in ("B", "kB", "MB"):
-        if count < 1000:
+        if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} GB"

@@ -1,12 +1,12 @@
 """Submission files of the Virtual Cell Challenge: the 2025 archive is written, the 2026 counts file is checked."""
 
 import csv
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anndata
 import h5py
@@ -16,7 +16,13 @@ from anndata import AnnData
 from scipy import sparse
 from transformers.utils.logging import tqdm
 
-from state_hf.metrics.input_check import INTEGER_TOLERANCE, LOGNORM_LIMIT, gene_differences, problem_list, value_problems
+from state_hf.metrics.input_check import (
+    INTEGER_TOLERANCE,
+    LOGNORM_LIMIT,
+    gene_differences,
+    problem_list,
+    value_problems,
+)
 from state_hf.metrics.near_names import listed, near_matches
 from state_hf.metrics.value_check import ValueSummary, summarize_values
 from state_hf.pipelines.vcc_archive import compressed_size, pack
@@ -37,7 +43,7 @@ class SubmissionPlan:
         genes: The expected genes, in order.
         labels: One row a cell: the label columns of the file.
         reorder: Whether the genes have to be brought into order.
-        median_total: Library size that the counts are normalised to before log1p, or None where values stay as they are.
+        median_total: Library size that counts are normalised to before log1p, or None where values stay as they are.
         totals: Total counts of each cell.
         nonzero: Number of values that are stored.
         uncompressed_bytes, compressed_bytes: Size of the .h5ad inside the archive, and an estimate of the archive's.
@@ -58,7 +64,7 @@ def read_gene_list(path: str | Path) -> list[str]:
     """The first column of a CSV file without a header, as the challenge hands out its gene list."""
     with Path(path).open(newline="", encoding="utf-8") as lines:
         genes = [row[0].strip() for row in csv.reader(lines) if row and row[0].strip()]
-    repeated = sorted({gene for gene, count in pd.Series(genes).value_counts().items() if count > 1})
+    repeated = sorted({gene for gene in genes if genes.count(gene) > 1}) if len(set(genes)) < len(genes) else []
     if not genes or repeated:
         raise ValueError(f"{path} lists {'no gene' if not genes else f'genes more than once: {listed(repeated)}'}")
     return genes
@@ -102,7 +108,9 @@ def plan_submission(
     summary = summarize_values(prediction.X, integer_tolerance=INTEGER_TOLERANCE["lognorm"])
     problems += value_problems(summary, prediction, "lognorm", "prediction")
     if keep_scale and not summary.fractional and summary.maximum >= LOGNORM_LIMIT:
-        problems.append(f"the values shall stay as they are, but the largest, {summary.maximum:g}, is no log-normalised one")
+        problems.append(
+            f"the values shall stay as they are, but the largest, {summary.maximum:g}, is no log-normalised one"
+        )
     if problems:
         raise ValueError(problem_list("The prediction breaks the rules of the 2025 submission", problems))
     columns = {"target_gene": pert_col} | ({"celltype": context_col} if context_col else {})
@@ -150,7 +158,7 @@ def write_submission(plan: SubmissionPlan, output: str | Path) -> Path:
         _write_h5ad(plan, h5ad)
         _check_h5ad(plan, h5ad)
         pack(h5ad, Path(folder, output.name))
-        os.replace(Path(folder, output.name), output)
+        Path(folder, output.name).replace(output)
     return output
 
 
@@ -211,10 +219,10 @@ def _median_total(summary: ValueSummary) -> float:
 
 def _blocks(plan: SubmissionPlan) -> Iterator[sparse.csr_matrix]:
     """The cells in blocks, as they stand in the file: genes in order, normalised, float32, sorted, no stored zeros."""
-    matrix = plan.prediction.X
+    matrix: Any = plan.prediction.X
     if getattr(matrix, "format", None) == "csc":
         # Rows of a column-major file would each read the whole file.
-        matrix = (matrix if sparse.issparse(matrix) else matrix.to_memory()).tocsr()
+        matrix = sparse.csr_matrix(matrix.to_memory() if hasattr(matrix, "to_memory") else matrix)
     order = plan.prediction.var_names.get_indexer(plan.genes) if plan.reorder else None
     step = max(1, _BLOCK_VALUES // len(plan.genes))
     for start in range(0, plan.prediction.n_obs, step):

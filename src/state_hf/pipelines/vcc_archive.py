@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import shutil
 import tarfile
 import tempfile
@@ -41,7 +40,7 @@ def pack(h5ad: Path, archive: Path) -> None:
         with opened(draft) as stream, h5ad.open("rb") as source:
             if _digest(stream) != _digest(source):
                 raise OSError(f"{archive} did not read back as it was written; the disk may be full or failing.")
-        os.replace(draft, archive)
+        draft.replace(archive)
 
 
 def unpack(archive: Path, h5ad: Path) -> None:
@@ -59,7 +58,7 @@ def unpack(archive: Path, h5ad: Path) -> None:
     try:
         with opened(archive) as stream, draft.open("wb") as target:
             shutil.copyfileobj(stream, target, _CHUNK)
-        os.replace(draft, h5ad)
+        draft.replace(h5ad)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -67,11 +66,9 @@ def unpack(archive: Path, h5ad: Path) -> None:
 @contextmanager
 def opened(archive: Path) -> Iterator[IO[bytes]]:
     """The decompressed .h5ad of an archive as a stream of bytes, once its watermark has been checked."""
-    try:
-        tar = tarfile.open(archive, "r:")
-    except tarfile.ReadError as error:
-        raise ValueError(f"{archive} is not a .vcc archive (a tar): {error}") from error
-    with tar:
+    if not tarfile.is_tarfile(archive):
+        raise ValueError(f"{archive} is not a .vcc archive: it is no tar file")
+    with tarfile.open(archive, "r:") as tar:
         names = tar.getnames()
         if sorted(names) != [H5AD_MEMBER, WATERMARK_MEMBER]:
             raise ValueError(f"{archive} holds {names} instead of {H5AD_MEMBER} and {WATERMARK_MEMBER}")
