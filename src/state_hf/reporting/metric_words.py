@@ -3,10 +3,12 @@
 MEASURES = {
     "mean_absolute_error": "Mean absolute difference of predicted and real expression over genes.",
     "mean_squared_error": "Mean squared difference of predicted and real expression over genes.",
-    "effect_correlation": "Pearson correlation of predicted and real effects over genes.",
+    "pearson": "Pearson correlation of predicted and real effects over genes.",
     "unbiased_capped_error": "Squared error of the mean profiles without its noise, over the size of the real effects.",
     "discrimination": "Whether a predicted effect lies closer to its own real effect than to those of the others.",
+    "discrimination_rank": "How many real perturbations lie closer to the prediction than the right one.",
     "energy_distance_correlation": "Correlation, over perturbations, of predicted and real distances from control.",
+    "most_significant_overlap": "Share of the real DE genes that are among the most significant predicted.",
     "overlap": "Share of the strongest real DE genes that are among the strongest predicted.",
     "precision": "Share of the strongest predicted DE genes that are among the strongest real.",
     "significant_count_correlation": "Rank correlation, over perturbations, of the numbers of DE genes.",
