@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import anndata
+import h5py
 from anndata import AnnData
 
 from state_hf.pipelines.submission import (
@@ -44,6 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Check, and for 2025 write, the submission."""
     if not arguments.prediction.is_file():
         raise FileNotFoundError(f"there is no file {arguments.prediction}")
+    if not h5py.is_hdf5(arguments.prediction):
+        raise ValueError(f"{arguments.prediction} is no .h5ad file")
     genes = read_gene_list(arguments.genes)
     expected = GENES_2025 if arguments.rules == "2025" else GENES_2026
     if len(genes) != expected:
