@@ -245,7 +245,7 @@ class StateEmbeddingDatasetClassifier(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.output_dim, config.hidden_size)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(0.1)
+        self.dropout = nn.Dropout(config.classifier_dropout)
         self.projection = nn.Linear(config.hidden_size, config.num_datasets)
 
     def forward(self, dataset_hidden: torch.Tensor) -> torch.Tensor:
