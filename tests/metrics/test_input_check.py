@@ -63,11 +63,12 @@ def test_genes_in_another_order_are_told_how_to_be_reordered():
     assert "prediction[:, reference.var_names]" in found[0]
 
 
-def test_labels_of_another_type_are_near_matches():
-    reference = screen(labels=["non-targeting", "non-targeting", "7", "7", "8"])
-    prediction = screen(labels=pd.Series(["non-targeting", "non-targeting", 7, 7, 8], dtype=object).to_numpy())
-    found = problems(prediction, reference)
-    assert "'7', '8'; the prediction has 7 which may be '7', 8 which may be '8'" in found[0]
+def test_labels_are_compared_as_text_whatever_their_type():
+    reference = screen(labels=["0", "0", "7", "7", "8"])
+    check(screen(labels=np.array([0, 0, 7, 7, 8])), reference, control="0")
+    found = problems(screen(labels=np.array([0.0, 0.0, 7.0, 7.0, 8.0])), reference, control="0")
+    assert found[0].endswith("in obs['target_gene']; the prediction has '0.0' which may be '0'")
+    assert "'7', '8'; the prediction has '7.0' which may be '7', '8.0' which may be '8'" in found[1]
 
 
 def test_declared_perturbation_without_cells():

@@ -52,7 +52,7 @@ def check_inputs(
         reference: Measured cells, likewise.
         scale: What the profile reads. `"counts"`: non-negative integers. `"lognorm"`: log1p-normalised values in
             [0, 15), or integer counts (which the profile normalises itself).
-        pert_col: Column of `obs` with the perturbation labels.
+        pert_col: Column of `obs` with the perturbation labels: strings, categories or numbers, compared as text.
         control: Label of the control cells.
         context_col: Column of `obs` with the contexts (cell types) that are scored apart from each other.
         control_in_prediction: Whether the profile takes the prediction's own control cells.
@@ -223,26 +223,23 @@ def _context_problems(
     sides: dict[str, AnnData], pert_col: str, control: str, context_col: str, *, control_in_prediction: bool
 ) -> list[str]:
     pairs = {
-        side: {(_plain(c), _plain(p)) for c, p in zip(adata.obs[context_col], adata.obs[pert_col], strict=True)}
+        side: set(zip(adata.obs[context_col].astype(str), adata.obs[pert_col].astype(str), strict=True))
         for side, adata in sides.items()
     }
+    reference_pairs = pairs["reference"]
     if not control_in_prediction:
         pairs = {side: {pair for pair in found if pair[1] != control} for side, found in pairs.items()}
     problems = []
     for side, other in (("prediction", "reference"), ("reference", "prediction")):
-        absent = sorted(pairs[other] - pairs[side], key=str)
+        absent = sorted(pairs[other] - pairs[side])
         if absent:
             names = [f"{label} in {context}" for context, label in absent]
             problems.append(
                 f"{counted(len(names), 'perturbation')} of the {other} missing from the {side} in their context "
                 f"(obs[{context_col!r}]): {listed(names)}"
             )
-    contexts = sorted({context for context, _ in pairs["reference"]}, key=str)
-    without = [
-        c
-        for c in contexts
-        if not ((sides["reference"].obs[context_col] == c) & (sides["reference"].obs[pert_col] == control)).any()
-    ]
+    contexts = sorted({context for context, _ in pairs["reference"]})
+    without = [context for context in contexts if (context, control) not in reference_pairs]
     if without:
         problems.append(f"no control cells {control!r} of the reference in context {listed(without)}")
     return problems
@@ -264,16 +261,12 @@ def _warn_of_duplicate_cells(adata: AnnData, side: str) -> None:
         )
 
 
-def _labels(column: pd.Series) -> list[Hashable]:
-    return [_plain(label) for label in pd.unique(column.dropna())]
+def _labels(column: pd.Series) -> list[str]:
+    return list(dict.fromkeys(map(str, column.dropna().unique())))
 
 
-def _categories(column: pd.Series) -> list[Hashable]:
-    return [_plain(label) for label in column.cat.categories] if hasattr(column, "cat") else []
-
-
-def _plain(label: Hashable) -> Hashable:
-    return label.item() if isinstance(label, np.generic) else label
+def _categories(column: pd.Series) -> list[str]:
+    return [str(label) for label in column.cat.categories] if hasattr(column, "cat") else []
 
 
 def _hint(matches: dict[Hashable, Hashable], prefix: str, relation: str, *, limit: int = 3) -> str:
