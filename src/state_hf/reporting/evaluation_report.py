@@ -14,7 +14,7 @@ from state_hf.metrics.profiles import Metric
 from state_hf.metrics.result import EvaluationResult
 from state_hf.reporting import evaluation_charts as charts
 from state_hf.reporting.markup import Child, append, element, number, to_html
-from state_hf.reporting.metric_words import aim, measure
+from state_hf.reporting.metric_words import QUANTITIES, SIZES, aim, measure
 
 _EFFECT_UNITS = {
     "lognorm": "change of mean log1p expression",
@@ -77,9 +77,9 @@ def _opening(result: EvaluationResult) -> Iterator[Child]:
             element("span", f"overall score: {scale}"),
             class_="hero",
         )
-    if result.summary:
-        tiles = [_tile(_words(name), number(float(value))) for name, value in result.summary.items()]
-        yield element("div", *tiles, class_="tiles")
+    numbers = {name: result.settings[name] for name in SIZES if name in result.settings} | dict(result.summary)
+    tiles = [_tile(QUANTITIES.get(name, _words(name)), number(float(value))) for name, value in numbers.items()]
+    yield element("div", *tiles, class_="tiles")
     if result.problems:
         rows = [(metric, name, why) for metric, reasons in result.problems.items() for name, why in reasons.items()]
         table = pd.DataFrame(rows, columns=["metric", "perturbation", "reason"]).set_index("metric")
@@ -123,7 +123,8 @@ def _metric_values(result: EvaluationResult, metric: Metric) -> dict[str, float]
     if result.scores is None:
         return {"prediction": _at(result.aggregate, metric.name, "mean")}
     columns = [name for name in ("prediction", "baseline", "replicate", "ceiling") if name in result.scores]
-    return {name: _at(result.scores, metric.name, name) for name in columns}
+    values = {name: _at(result.scores, metric.name, name) for name in columns}
+    return {name: value for name, value in values.items() if name == "prediction" or np.isfinite(value)}
 
 
 def _contexts(result: EvaluationResult) -> Iterator[Child]:

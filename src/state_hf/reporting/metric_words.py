@@ -1,4 +1,4 @@
-"""What each metric function measures, in one sentence for a reader."""
+"""What metrics and diagnostics mean, in words for a reader."""
 
 MEASURES = {
     "mean_absolute_error": "Mean absolute difference of predicted and real expression over genes.",
@@ -23,6 +23,21 @@ MEASURES = {
     "precision_recall_auc": "Area under the precision-recall curve for finding the real DE genes.",
     "roc_auc": "Area under the ROC curve for finding the real DE genes.",
     "clustering_agreement": "Agreement of the clusters of perturbations found in prediction and reality.",
+}
+
+SIZES = ("n_perturbations", "n_genes", "n_cells_prediction", "n_cells_reference")
+"""The settings that say how much was compared."""
+
+QUANTITIES = {
+    "n_perturbations": "perturbations",
+    "n_genes": "genes",
+    "n_cells_prediction": "predicted cells",
+    "n_cells_reference": "measured cells",
+    "share_nearly_identical_predictions": "share of predictions that are nearly identical (0 is right)",
+    "median_effect_size_ratio": "predicted over real effect size, median (1 is right)",
+    "median_variance_ratio": "predicted over real variance of cells, median (1 is right)",
+    "de_genes_prediction": "DE genes called in the prediction",
+    "de_genes_reference": "DE genes called in the measured cells",
 }
 
 
