@@ -126,7 +126,9 @@ def _rank_groups_torch(
     negatives.index_add_(0, gene[is_negative], torch.ones_like(gene[is_negative]))
 
     target = group < n_groups
-    runs, copies = torch.unique((gene[target] * n_groups + group[target]) * n_distinct + rank[target], return_counts=True)
+    runs, copies = torch.unique(
+        (gene[target] * n_groups + group[target]) * n_distinct + rank[target], return_counts=True
+    )
     run_slot, run_rank = runs // n_distinct, runs % n_distinct
     run_gene, run_group = run_slot // n_groups, run_slot % n_groups
     weight = torch.as_tensor(weights, device=device)

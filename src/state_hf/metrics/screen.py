@@ -102,9 +102,7 @@ class Screen:
         own = [replace(block, codes=np.where(block.codes == code, np.int32(-1), block.codes)) for block in self.blocks]
         return replace(self, blocks=(*own, *control_blocks))
 
-    def columns(
-        self, mode: int, scales: Sequence[np.ndarray]
-    ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    def columns(self, mode: int, scales: Sequence[np.ndarray]) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
         """Walk the genes in ranges, with the non-zero values of every (gene, group) side by side.
 
         Args:
