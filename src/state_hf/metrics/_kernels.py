@@ -264,3 +264,101 @@ def rank_groups(bits, wide, starts, n_cells, weights, twice_u, ties):
         twice_u[gene, :] = 0
         ties[gene, :] = 0
         _sweep(keys, groups, positive_key, zeros, weights, twice_u[gene], ties[gene])
+
+
+@kernel(parallel=True)
+def add_sparse_rows(indptr, indices, data, codes, n_parts, sums):
+    """Add each row to sums[group]. Threads own ranges of genes, so none share a cell."""
+    n_genes = sums.shape[1]
+    for part in numba.prange(n_parts):
+        first, last = n_genes * part // n_parts, n_genes * (part + 1) // n_parts
+        for row in range(len(codes)):
+            group = codes[row]
+            if group < 0:
+                continue
+            stop = indptr[row + 1]
+            k = lower_bound(indices, indptr[row], stop, first)
+            while k < stop and indices[k] < last:
+                sums[group, indices[k]] += data[k]
+                k += 1
+
+
+@kernel(parallel=True)
+def add_dense_rows(matrix, codes, n_parts, sums):
+    """As `add_sparse_rows`, for a dense block."""
+    n_genes = sums.shape[1]
+    for part in numba.prange(n_parts):
+        first, last = n_genes * part // n_parts, n_genes * (part + 1) // n_parts
+        for row in range(len(codes)):
+            group = codes[row]
+            if group < 0:
+                continue
+            for gene in range(first, last):
+                sums[group, gene] += matrix[row, gene]
+
+
+@kernel(parallel=True)
+def leave_one_out_sparse(indptr, indices, data, codes, share, slope, shrink, n_parts, first_moment, second_moment):
+    """Correct the leave-one-out moments of unexpressed cells for the values that a block holds.
+
+    Leaving cell i out of its group moves gene g's log profile by log1p(-t) - log1p(-e), with e = `share` of the group's
+    counts that the cell holds, t = (e + slope[group] * count) * shrink[group, gene]. The moments come in as if every
+    count were 0; each stored count replaces its cell's term.
+    """
+    n_genes = first_moment.shape[1]
+    for part in numba.prange(n_parts):
+        first, last = n_genes * part // n_parts, n_genes * (part + 1) // n_parts
+        for row in range(len(codes)):
+            group = codes[row]
+            if group < 0 or share[row] >= 1.0:
+                continue
+            rest = np.log1p(-share[row])
+            stop = indptr[row + 1]
+            k = lower_bound(indices, indptr[row], stop, first)
+            while k < stop and indices[k] < last:
+                gene = indices[k]
+                without = np.log1p(-share[row] * shrink[group, gene]) - rest
+                shifted = np.log1p(-(share[row] + slope[group] * data[k]) * shrink[group, gene]) - rest
+                first_moment[group, gene] += shifted - without
+                second_moment[group, gene] += shifted * shifted - without * without
+                k += 1
+
+
+@kernel(parallel=True)
+def centred_sparse_rows(indptr, indices, data, rows, scale, mode, centre, dense):
+    """Write rows of a block, transformed and minus `centre`, into a dense tile."""
+    for position in numba.prange(len(rows)):
+        row = rows[position]
+        for gene in range(len(centre)):
+            dense[position, gene] = -centre[gene]
+        for k in range(indptr[row], indptr[row + 1]):
+            dense[position, indices[k]] = _transform(data[k], scale[row], mode) - centre[indices[k]]
+
+
+@kernel(parallel=True)
+def centred_dense_rows(matrix, rows, scale, mode, centre, dense):
+    """As `centred_sparse_rows`, for a dense block."""
+    for position in numba.prange(len(rows)):
+        row = rows[position]
+        for gene in range(len(centre)):
+            dense[position, gene] = _transform(matrix[row, gene], scale[row], mode) - centre[gene]
+
+
+@kernel(parallel=True, fastmath=True)
+def minkowski_distances(left, right, left_out, squared, distances):
+    """Sum over genes of |x - y| or (x - y)^2 for every pair of rows, without each left row's left-out gene."""
+    for row in numba.prange(left.shape[0]):
+        for other in range(right.shape[0]):
+            total = 0.0
+            if squared:
+                for gene in range(left.shape[1]):
+                    difference = left[row, gene] - right[other, gene]
+                    total += difference * difference
+            else:
+                for gene in range(left.shape[1]):
+                    total += abs(left[row, gene] - right[other, gene])
+            gene = left_out[row]
+            if gene >= 0:
+                difference = left[row, gene] - right[other, gene]
+                total -= difference * difference if squared else abs(difference)
+            distances[row, other] = total

@@ -1,9 +1,14 @@
 """Differential expression of every perturbation against control, kept as arrays and shown as a long table."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from state_hf.metrics.multiple_testing import benjamini_hochberg
+from state_hf.metrics.rank_test import GeneStatistics, mann_whitney_p_values
 
 
 @dataclass(frozen=True)
@@ -13,6 +18,7 @@ class DifferentialExpression:
     Args:
         perturbations: Labels (P).
         genes: Names of the genes tested (G), the order of the columns below.
+        tested: Their positions among all genes of the screen (G).
         target_mean: Mean expression of each perturbation's cells in count space (P x G).
         reference_mean: Mean expression of the control cells in count space (G).
         target_cells: Cells of each perturbation (P).
@@ -26,6 +32,7 @@ class DifferentialExpression:
 
     perturbations: np.ndarray
     genes: np.ndarray
+    tested: np.ndarray
     target_mean: np.ndarray
     reference_mean: np.ndarray
     target_cells: np.ndarray
@@ -40,6 +47,21 @@ class DifferentialExpression:
     def significant(self) -> np.ndarray:
         """Whether each gene is called, P x G."""
         return self.fdr < self.significance
+
+    def over(self, tested: np.ndarray, genes: np.ndarray) -> "DifferentialExpression":
+        """This table over other genes (positions among all genes, and names); genes that it did not test are NaN."""
+        if np.array_equal(tested, self.tested):
+            return self
+        place = np.searchsorted(tested, self.tested)
+        known = np.isin(self.tested, tested)
+
+        def spread(values: np.ndarray) -> np.ndarray:
+            wide = np.full((*values.shape[:-1], len(tested)), np.nan)
+            wide[..., place[known]] = values[..., known]
+            return wide
+
+        columns = ("target_mean", "reference_mean", "log2_fold_change", "p_value", "statistic", "fdr")
+        return replace(self, tested=tested, genes=genes, **{name: spread(getattr(self, name)) for name in columns})
 
     def to_frame(self) -> pd.DataFrame:
         """The long table: one row a (perturbation, gene), labels as categoricals."""
@@ -68,3 +90,46 @@ class DifferentialExpression:
                 "fdr": self.fdr.ravel(),
             }
         )
+
+
+def differential_expression(
+    statistics: GeneStatistics, perturbations: np.ndarray, genes: np.ndarray, settings: Mapping[str, Any]
+) -> DifferentialExpression:
+    """Turn ranks and sums into the DE table of a profile.
+
+    Args:
+        statistics: Of the values that the profile ranks.
+        perturbations: Labels.
+        genes: Names of all genes.
+        settings: The profile's `differential_expression` settings. Fold changes compare means in count space:
+            `geometric` is expm1(mean(lognorm)), `arithmetic` the mean; epsilon is added to both, and 0/0 is no change.
+    """
+    means = np.expm1(statistics.means) if settings["means"] == "geometric" else statistics.means
+    minimum = settings["min_control_cpm"]
+    tested = np.arange(len(genes)) if minimum is None else np.flatnonzero(means[-1] > minimum)
+    means, epsilon = means[:, tested], settings["epsilon"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fold_change = np.log2((means[:-1] + epsilon) / (means[-1] + epsilon))
+    fold_change[np.isnan(fold_change)] = 0.0
+    n_target, n_control = statistics.n_cells[:-1], int(statistics.n_cells[-1])
+    p_values = mann_whitney_p_values(
+        statistics.statistic[:, tested],
+        statistics.ties[:, tested],
+        n_target,
+        n_control,
+        continuity=settings["continuity_correction"],
+    )
+    return DifferentialExpression(
+        perturbations=perturbations,
+        genes=genes[tested],
+        tested=tested,
+        target_mean=means[:-1],
+        reference_mean=means[-1],
+        target_cells=n_target,
+        reference_cells=n_control,
+        log2_fold_change=fold_change,
+        p_value=p_values,
+        statistic=statistics.statistic[:, tested],
+        fdr=benjamini_hochberg(p_values),
+        significance=settings["significance"],
+    )
