@@ -1,7 +1,8 @@
 """Copies of AnnData files and stores with one embedding more, made without loading them."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -9,7 +10,7 @@ import anndata
 import h5py
 import numpy as np
 import zarr
-from anndata.io import read_elem, write_elem
+from anndata.io import read_elem, write_elem, write_h5ad, write_zarr
 
 _COPY_BYTES = 2**26
 # Slots whose matrices grow with the number of cells, and are therefore copied piece by piece.
@@ -19,25 +20,24 @@ _MATRIX_SLOTS = ("layers", "obsm", "obsp")
 Group: TypeAlias = Any
 
 
-def open_store(path: Path, mode: Literal["r", "r+", "w"]) -> Group:
+@contextmanager
+def open_store(path: Path, mode: Literal["r", "r+", "w"]) -> Iterator[Group]:
     """Open an .h5ad file or a .zarr store; a new store gets the Zarr format that anndata writes."""
-    if is_zarr(path):
-        new = {"zarr_format": anndata.settings.zarr_write_format} if mode == "w" else {}
-        return zarr.open_group(path, mode=mode, use_consolidated=False, **new)
-    return h5py.File(path, mode)
+    if not is_zarr(path):
+        with h5py.File(path, mode) as file:
+            yield file
+        return
+    new = {"zarr_format": anndata.settings.zarr_write_format} if mode == "w" else {}
+    store = zarr.open_group(path, mode=mode, use_consolidated=False, **new)
+    yield store
+    if mode != "r":
+        # Readers look at the consolidated metadata alone, where new members are to be listed.
+        zarr.consolidate_metadata(store.store)
 
 
 def is_zarr(path: Path) -> bool:
     """Whether a path is a Zarr store, or is to become one."""
     return path.suffix == ".zarr" or path.is_dir()
-
-
-def close_store(store: Group) -> None:
-    """Close an HDF5 file, or make a Zarr store's new members known to readers of its consolidated metadata."""
-    if isinstance(store, h5py.File):
-        store.close()
-    elif isinstance(store, zarr.Group):
-        zarr.consolidate_metadata(store.store)
 
 
 def _copy_array(source: Any, target: Group, name: str) -> None:
@@ -51,7 +51,7 @@ def _copy_array(source: Any, target: Group, name: str) -> None:
     step = max(_COPY_BYTES // row_bytes, 1)
     for start in range(0, shape[0], step):
         copy[start : start + step] = source[start : start + step]
-    copy.attrs.update({name: value for name, value in source.attrs.items() if name != "_FillValue"})
+    copy.attrs.update(dict(source.attrs))
 
 
 def _copy_element(source: Group, target: Group, name: str) -> None:
@@ -70,18 +70,16 @@ def _copy_element(source: Group, target: Group, name: str) -> None:
 
 def _convert(source_path: Path, target_path: Path) -> None:
     """Write an .h5ad file as a .zarr store, or the reverse; big matrices go piece by piece."""
-    source, target = open_store(source_path, "r"), open_store(target_path, "w")
-    target.attrs.update({key: str(value) for key, value in source.attrs.items()})
-    for slot in source:
-        if slot in (*_MATRIX_SLOTS, "raw"):
-            group = target.create_group(slot)
-            group.attrs.update({key: str(value) for key, value in source[slot].attrs.items()})
-            for name in source[slot]:
-                _copy_element(source[slot], group, name)
-        else:
-            _copy_element(source, target, slot)
-    close_store(source)
-    close_store(target)
+    with open_store(source_path, "r") as source, open_store(target_path, "w") as target:
+        target.attrs.update({key: str(value) for key, value in source.attrs.items()})
+        for slot in source:
+            if slot in (*_MATRIX_SLOTS, "raw"):
+                group = target.create_group(slot)
+                group.attrs.update({key: str(value) for key, value in source[slot].attrs.items()})
+                for name in source[slot]:
+                    _copy_element(source[slot], group, name)
+            else:
+                _copy_element(source, target, slot)
 
 
 def copy_store(source: Path | anndata.AnnData, target: Path) -> None:
@@ -92,10 +90,9 @@ def copy_store(source: Path | anndata.AnnData, target: Path) -> None:
         target: The copy's path, ending in .h5ad or .zarr.
     """
     if isinstance(source, anndata.AnnData):
-        if is_zarr(target):
-            source.write_zarr(target)
-        else:
-            source.write_h5ad(target)
+        # Unlike the object's own methods, these leave its strings and the file that backs it alone.
+        write = write_zarr if is_zarr(target) else write_h5ad
+        write(target, source, convert_strings_to_categoricals=False)
     elif is_zarr(source) != is_zarr(target):
         _convert(source, target)
     elif is_zarr(source):
@@ -116,21 +113,16 @@ def add_embedding(
         blocks: First cell and rows (cells, dimensions) of every block.
         record: Nested dictionaries of strings, numbers and arrays.
     """
-    store = open_store(path, "r+")
-    try:
+    with open_store(path, "r+") as store:
         for slot in ("obsm", "uns"):
             if slot not in store:
                 write_elem(store, slot, {})
             if key in store[slot]:
                 del store[slot][key]
         chunks = (max(1, min(shape[0], 2**20 // (4 * shape[1]))), shape[1])
-        if isinstance(store, h5py.Group):
-            embedding = store["obsm"].create_dataset(key, shape=shape, dtype=np.float32, chunks=chunks)
-        else:
-            embedding = store["obsm"].create_array(key, shape=shape, dtype=np.float32, chunks=chunks)
+        create = store["obsm"].create_array if is_zarr(path) else store["obsm"].create_dataset
+        embedding = create(key, shape=shape, dtype=np.float32, chunks=chunks)
         embedding.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         for start, rows in blocks:
             embedding[start : start + len(rows)] = rows
         write_elem(store["uns"], key, record)
-    finally:
-        close_store(store)

@@ -247,7 +247,7 @@ def _blocks_of_object(adata: anndata.AnnData, layer: str | None) -> CellBlocks:
 
 def _open_group(path: Path) -> Any:
     if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
+        raise FileNotFoundError(f"There is no file {path}.")
     if path.is_dir():
         if not any((path / marker).exists() for marker in (".zgroup", "zarr.json")):
             raise ValueError(f"{path} is a folder, but not a Zarr store")

@@ -142,8 +142,5 @@ def read_record(path: Path, key: str) -> dict[str, Any]:
         return json.loads(_sidecar(path).read_text()) if _sidecar(path).exists() else {}
     if kind == "parquet":
         return json.loads((pq.read_schema(path).metadata or {}).get(_PARQUET_METADATA, b"{}"))
-    store = open_store(path, "r")
-    record = read_elem(store[f"uns/{key}"]) if f"uns/{key}" in store else {}
-    if kind == "h5ad":
-        store.close()
-    return record
+    with open_store(path, "r") as store:
+        return read_elem(store[f"uns/{key}"]) if f"uns/{key}" in store else {}

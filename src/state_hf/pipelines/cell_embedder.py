@@ -149,7 +149,7 @@ class CellEmbedder:
                     max_length=self.model.config.max_position_embeddings,
                 )
             except ValueError as error:
-                raise ValueError(f"cells {start} to {start + counts.shape[0] - 1} of {cells.name}: {error}") from error
+                raise ValueError(f"Cells {start} to {start + counts.shape[0] - 1} of {cells.name}: {error}") from error
             return start, dict(encoding)
 
         for start, encoding in read_ahead(ranges, read, encode, workers=self.workers):
@@ -202,7 +202,7 @@ class CellEmbedder:
         if len(broken):
             names = cells.cell_names(start, start + len(embedding))[broken[:5]]
             raise ValueError(
-                f"the model's output is not finite for {len(broken)} of the cells {start} to "
+                f"The model's output is not finite for {len(broken)} of the cells {start} to "
                 f"{start + len(embedding) - 1} of {cells.name}, among them {', '.join(map(repr, map(str, names)))}: "
-                "check the weights for NaN, and try dtype='float32' if they run in float16"
+                "check the weights for NaN, and try dtype='float32' if they run in float16."
             )

@@ -132,6 +132,7 @@ def embed(
             input_type=input_type,
             model=identity,
             for_file=output is not None,
+            processes=processes.count,
         )
         tasks.append(task)
         if processes.is_main:

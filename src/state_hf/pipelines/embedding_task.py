@@ -1,6 +1,7 @@
 """What is found out about a data set before its cells are embedded, and where their embedding goes."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,13 @@ AnyPath: TypeAlias = str | Path
 Source: TypeAlias = anndata.AnnData | Path
 DeclaredInputType: TypeAlias = Literal["counts", "log1p", "auto"]
 
-# A block is what a killed run loses (minutes of a CPU's work, seconds of an accelerator's) and what memory holds.
+# A block is what a killed run loses (minutes of a CPU's work, seconds of an accelerator's) and what memory holds. There
+# are several, so that one is tokenized while another is embedded, unless they would become smaller than a good batch.
 _CPU_BLOCK_FLOPS = 3e14
 _ACCELERATOR_BLOCK_FLOPS = 3e15
 _BLOCK_BYTES = 2**26
+_BLOCKS_PER_PROCESS = 16
+_MIN_BLOCK_CELLS = 128
 _SCALE_SAMPLE_CELLS = 2048
 
 
@@ -65,6 +69,7 @@ def inspect_source(
     input_type: DeclaredInputType,
     model: dict[str, Any],
     for_file: bool,
+    processes: int = 1,
 ) -> EmbeddingTask:
     """Look at a data set's genes and at a sample of its values, to refuse it before hours go into the ones ahead of it.
 
@@ -76,6 +81,7 @@ def inspect_source(
         input_type: "counts", "log1p" or "auto".
         model: `name` and `sha256` of the model.
         for_file: Whether the embedding goes to a file, so that the run may have to be continued.
+        processes: How many share its cells.
 
     Raises:
         ValueError: The data set cannot be read, too few of its genes are known, or its values contradict `input_type`.
@@ -103,7 +109,7 @@ def inspect_source(
             name=cells.name,
             layer=layer,
             num_cells=cells.num_cells,
-            block_cells=_block_cells(cells, embedder),
+            block_cells=_block_cells(cells, embedder, processes),
             genes=genes,
             input_type=found_type,
             settings=settings,
@@ -119,14 +125,15 @@ def inspect_source(
         )
 
 
-def _block_cells(cells: CellBlocks, embedder: CellEmbedder) -> int:
+def _block_cells(cells: CellBlocks, embedder: CellEmbedder, processes: int) -> int:
     length = embedder.model.config.max_position_embeddings
     flops_per_cell = 2 * length * sum(weight.numel() for weight in embedder.model.encoder.parameters())
     on_cpu = embedder.model.device.type == "cpu"
     by_work = (_CPU_BLOCK_FLOPS if on_cpu else _ACCELERATOR_BLOCK_FLOPS) / flops_per_cell
     # A token is an id and a mask of eight bytes each, and a scalar of four.
     by_memory = _BLOCK_BYTES / (cells.bytes_per_cell + 20 * length + 4 * embedder.model.config.embedding_dim)
-    return int(max(min(by_work, by_memory, cells.num_cells), 1))
+    by_number = max(cells.num_cells / (_BLOCKS_PER_PROCESS * processes), _MIN_BLOCK_CELLS)
+    return math.ceil(min(by_work, by_memory, by_number, cells.num_cells / processes))
 
 
 def embed_in_memory(

@@ -20,6 +20,7 @@ _LOW_24 = np.uint64(0xFFFFFF)
 
 # A gene's place among ties is 24 bits of the sort key.
 MAX_GENES = 1 << 24
+# Any odd numbers that mix well: odd ones can be divided by again, modulo 2**24.
 _ROUND_MULTIPLIERS = (0xB352D5, 0x6C8B35, 0x9E24D3)
 _MULTIPLY = np.array(_ROUND_MULTIPLIERS, np.uint64)
 _DIVIDE = np.array([pow(multiplier, -1, MAX_GENES) for multiplier in _ROUND_MULTIPLIERS], np.uint64)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 import torch
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizer
@@ -60,6 +61,7 @@ class CellSentenceTokenizer(PreTrainedTokenizer):
         self._rows = {gene: row for row, gene in enumerate(self.genes)}
         # Given here, because the base class would put [PAD] before [CLS].
         special = {"[CLS]": len(self.genes), "[PAD]": len(self.genes) + 1}
+        # The saved ones say the same: the vocabulary alone decides.
         kwargs.pop("added_tokens_decoder", None)
         self._added_tokens_decoder = {
             token_id: AddedToken(token, special=True, normalized=False) for token, token_id in special.items()
@@ -102,6 +104,16 @@ class CellSentenceTokenizer(PreTrainedTokenizer):
         if token_ids_1 is not None:
             raise ValueError("A cell is one sentence: text pairs have no meaning here.")
         return [self.cls_token_id, *token_ids_0]
+
+    def get_special_tokens_mask(
+        self,
+        token_ids_0: list[int],
+        token_ids_1: list[int] | None = None,
+        already_has_special_tokens: bool = False,  # noqa: FBT001, FBT002
+    ) -> list[int]:
+        """1 for every special token of a sentence, 0 for every gene."""
+        ids = token_ids_0 if already_has_special_tokens else self.build_inputs_with_special_tokens(token_ids_0)
+        return [int(token_id >= len(self.genes)) for token_id in ids]
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         """Write `genes.txt` and, if there are aliases, `gene_aliases.tsv`. Returns their paths."""
@@ -193,24 +205,27 @@ class CellSentenceTokenizer(PreTrainedTokenizer):
             raise ValueError("layer and gene_column are for AnnData; the cells are a matrix.")
         length = self.model_max_length if max_length is None else max_length
         _check_options(input_type=input_type, fill=fill, seed=seed, length=length, return_tensors=return_tensors)
-        report = self._report(cells, genes)
+        matrix = _as_csr(cells)
         encoded = self._write(
-            _as_csr(cells),
-            report,
+            matrix,
+            self._report(matrix, genes),
             is_counts=input_type == "counts",
             fill=fill,
             seed=seed,
             first_cell=first_cell,
             length=length,
         )
-        return BatchEncoding(
-            encoded if return_tensors == "np" else {k: torch.from_numpy(v) for k, v in encoded.items()}
-        )
+        if return_tensors == "np":
+            return BatchEncoding(encoded)
+        return BatchEncoding({name: torch.from_numpy(array) for name, array in encoded.items()})
 
-    def _report(self, cells: Any, genes: GeneReport | Sequence[str] | None) -> GeneReport:
+    def _report(self, cells: sp.csr_array, genes: GeneReport | Sequence[str] | None) -> GeneReport:
         if genes is None:
             raise ValueError("A matrix does not name its columns: pass genes, a report of resolve_genes or a list.")
-        report = genes if isinstance(genes, GeneReport) else self.gene_index.report(list(genes), column="index")
+        if isinstance(genes, GeneReport):
+            report = genes
+        else:
+            report = resolve_genes(pd.DataFrame(index=list(genes)), self, gene_column="index")
         if report.vocabulary_size != len(self.genes):
             raise ValueError(
                 f"The gene report is for a vocabulary of {report.vocabulary_size:,} genes, not of {len(self.genes):,}."

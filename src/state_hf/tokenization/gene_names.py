@@ -49,6 +49,14 @@ class GeneReport:
     missing: tuple[str, ...] = ()
     near: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        # The kernels index by these rows without a check of their own.
+        rows = self.columns[self.columns >= 0]
+        if len(np.unique(rows)) != len(rows) or rows.max(initial=-1) >= self.vocabulary_size:
+            raise ValueError(
+                f"columns may hold every vocabulary row at most once, and none above {self.vocabulary_size - 1}."
+            )
+
     @cached_property
     def genes(self) -> np.ndarray:
         """The vocabulary rows that the dataset has, ascending: (matched,) int64."""

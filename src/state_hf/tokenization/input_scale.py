@@ -18,7 +18,8 @@ _LARGEST_LIBRARY = 5_000_000.0
 
 def _stored(block: Any) -> sp.csr_array:
     # Dense blocks may be of a type that sparse ones cannot be, such as float16.
-    return block.tocsr() if sp.issparse(block) else sp.csr_array(np.asarray(block, dtype=np.float64))
+    matrix: Any = block if sp.issparse(block) else np.asarray(block, dtype=np.float64)
+    return sp.csr_array(matrix)
 
 
 def _largest_library(block: sp.csr_array) -> float:
