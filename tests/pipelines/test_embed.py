@@ -67,9 +67,7 @@ def test_result_depends_on_neither_batches_nor_workers(
 ):
     options = {"fill": fill, "seed": 3, "device": "cpu"}
     reference = embed(make_cells(90), tiny_model, **options).obsm["X_state"]
-    output = embed(
-        h5ad, tiny_model, output=tmp_path / "out.npy", batch_size=batch_size, workers=workers, **options
-    )
+    output = embed(h5ad, tiny_model, output=tmp_path / "out.npy", batch_size=batch_size, workers=workers, **options)
     np.testing.assert_allclose(np.load(output), reference, atol=1e-5)
 
 

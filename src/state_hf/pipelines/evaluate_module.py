@@ -15,10 +15,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from state_hf.metrics.input_check import gene_differences
 from state_hf.metrics.profiles import Profile, load_profile
 from state_hf.metrics.result import EvaluationResult
-from state_hf.metrics.screen import ScreenBuilder
+from state_hf.pipelines.cell_collector import CellCollector
 from state_hf.pipelines.evaluate import evaluate_predictions
 
 Cells: TypeAlias = AnnData | str | Path | np.ndarray | sparse.spmatrix | sparse.sparray
@@ -68,6 +67,7 @@ class ScreenMetric(evaluate.Metric, ABC):
         config_name: Name of the evaluation profile, `vcc2025` if not given.
         pert_col: Column of `obs` with the perturbation labels.
         control: Label of the control cells.
+        context_col: Column of `obs` with contexts (cell types) that are scored apart from each other.
         **options: Those of `evaluate.EvaluationModule`.
     """
 
@@ -80,15 +80,15 @@ class ScreenMetric(evaluate.Metric, ABC):
         *,
         pert_col: str = "target_gene",
         control: str = "non-targeting",
+        context_col: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(config_name=config_name or "vcc2025", **options)
         if self.num_process != 1:
             raise ValueError("this metric gathers all cells in one process: load it with num_process=1")
-        self.pert_col, self.control = pert_col, control
+        self.pert_col, self.control, self.context_col = pert_col, control, context_col
         self.result: EvaluationResult | None = None
-        self._builders: dict[str, ScreenBuilder] = {}
-        self._n_added = 0
+        self._added: dict[str, CellCollector] = {}
 
     @abstractmethod
     def _info(self) -> evaluate.MetricInfo:
@@ -126,28 +126,27 @@ class ScreenMetric(evaluate.Metric, ABC):
         seed: int = 0,
     ) -> dict[str, float]:
         """Score predicted against measured cells."""
-        pert_col, control = pert_col or self.pert_col, control or self.control
-        given = {
-            "predictions": _screen(predictions, prediction_labels, genes, pert_col),
-            "references": _screen(references, reference_labels, genes, pert_col),
+        pert_col, context_col = pert_col or self.pert_col, context_col or self.context_col
+        if self._added and (pert_col, context_col) != (self.pert_col, self.context_col):
+            raise ValueError(
+                "cells were added with the columns of load: give pert_col and context_col to evaluate.load"
+            )
+        sides: dict[str, Any] = {
+            "predictions": _cells(predictions, prediction_labels, genes, pert_col),
+            "references": _cells(references, reference_labels, genes, pert_col),
         }
-        if self._builders and (pert_col, control) != (self.pert_col, self.control):
-            raise ValueError("cells were added with the labels of load: give pert_col and control to evaluate.load")
-        if self._builders and context_col is not None:
-            raise ValueError("cells that were added by add_batch have no contexts: give compute whole screens")
-        for side, screen in given.items():
-            if (screen is None) == (side not in self._builders):
-                missing = "there are no" if screen is None else "add_batch already got"
+        for side, cells in sides.items():
+            if (cells is None) == (side not in self._added):
+                missing = "there are no" if cells is None else "add_batch already got"
                 raise ValueError(f"{missing} {side}: give them either to add_batch or to compute")
-        built = {side: builder.build() for side, builder in self._builders.items()}
-        self._builders, self._n_added = {}, 0
-        sides: dict[str, Any] = {**given, **built}
+        sides |= {side: collector.build() for side, collector in self._added.items()}
+        self._added = {}
         self.result = evaluate_predictions(
             sides["predictions"],
             sides["references"],
             self._profile(profile or self.config_name),
             pert_col=pert_col,
-            control=control,
+            control=control or self.control,
             context_col=context_col,
             baseline=baseline,
             replicate=replicate,
@@ -171,30 +170,18 @@ class ScreenMetric(evaluate.Metric, ABC):
             ("predictions", predictions, prediction_labels),
             ("references", references, reference_labels),
         ):
-            block = _screen(cells, labels, genes, self.pert_col)
-            if block is None:
-                continue
-            if isinstance(block, str | Path):
-                block = anndata.read_h5ad(block)
-            if self.pert_col not in block.obs:
-                raise ValueError(f"a block of the {side} has no obs column {self.pert_col!r}")
-            builder = self._builders.get(side) or ScreenBuilder(list(block.var_names), self.control, compact=True)
-            differences = gene_differences(
-                block.var_names, builder.genes, f"new block of the {side}", "the first block"
-            )
-            if differences or list(block.var_names) != list(builder.genes):
-                reasons = "; ".join(differences) or "they stand in another order"
-                raise ValueError(f"the blocks of the {side} must have the same genes: {reasons}")
-            builder.add(block.X, block.obs[self.pert_col].to_numpy())
-            self._builders[side] = builder
-            self._n_added += block.n_obs
+            block = _cells(cells, labels, genes, self.pert_col)
+            if block is not None:
+                columns = [self.pert_col] if self.context_col is None else [self.pert_col, self.context_col]
+                collector = self._added.setdefault(side, CellCollector(columns, side))
+                collector.add(block if isinstance(block, AnnData) else anndata.read_h5ad(block))
 
     def add(self, *, prediction: Cells | None = None, reference: Cells | None = None, **labels: Any) -> None:
         """Add cells as `add_batch` does; a single cell is a block of one row."""
         self.add_batch(predictions=prediction, references=reference, **labels)
 
     def __len__(self) -> int:
-        return self._n_added
+        return sum(collector.n_cells for collector in self._added.values())
 
     def _profile(self, name: str) -> Profile:
         profile = load_profile(name)
@@ -207,7 +194,7 @@ class ScreenMetric(evaluate.Metric, ABC):
         return replace(profile, name=f"{name} ({self.name.replace('_', ' ')})", digest=digest, metrics=metrics)
 
 
-def _screen(
+def _cells(
     cells: Cells | None, labels: Sequence[str] | None, genes: Sequence[str] | None, pert_col: str
 ) -> AnnData | str | Path | None:
     """What `evaluate_predictions` takes; a matrix with its labels becomes an AnnData that shares its values."""
