@@ -12,6 +12,7 @@ from anndata import AnnData
 
 from state_hf.metrics.baselines import constant_screen, mean_profile, resampled_screen
 from state_hf.metrics.evaluation import evaluate_summaries
+from state_hf.metrics.input_check import check_inputs
 from state_hf.metrics.profiles import Profile, load_profile
 from state_hf.metrics.replicate import ceiling, replicate_values
 from state_hf.metrics.result import EvaluationResult
@@ -19,7 +20,7 @@ from state_hf.metrics.scoring import score_table
 from state_hf.metrics.screen import CellBlock, Screen
 from state_hf.metrics.summary import ScreenSummary, check_counts, summarise
 from state_hf.pipelines.evaluation_cache import content_key, load_summary, load_values, store_summary, store_values
-from state_hf.pipelines.reading import labels_of, open_cells, read_screens
+from state_hf.pipelines.reading import open_cells, read_screens
 
 
 def evaluate_predictions(
@@ -90,36 +91,22 @@ def check_pair(
     context_col: str | None,
     profile: Profile,
 ) -> None:
-    """Refuse a prediction whose genes or labels are not the reference's.
+    """Refuse a prediction that cannot be scored against the reference, with all reasons at once.
 
     Raises:
-        ValueError: If they are not.
+        ValueError: If there are any.
     """
-    if list(prediction.var_names) != list(reference.var_names):
-        missing = reference.var_names.difference(prediction.var_names)
-        extra = prediction.var_names.difference(reference.var_names)
-        raise ValueError(
-            f"the genes differ: {len(missing)} of the reference are missing from the prediction {list(missing[:5])}, "
-            f"{len(extra)} are not in the reference {list(extra[:5])}; the same genes must also be in the same order"
-        )
-    if not reference.var_names.is_unique:
-        raise ValueError("gene names are not unique; make them so, for example with AnnData.var_names_make_unique()")
-    columns = [pert_col] if context_col is None else [context_col, pert_col]
-    sides = [
-        set(zip(*(labels_of(cells, column) for column in columns), strict=True)) for cells in (prediction, reference)
-    ]
-    if profile.settings["control_source"] == "reference":
-        sides[0] |= {group for group in sides[1] if group[-1] == control}
-    if sides[0] != sides[1]:
-        only = [sorted(" / ".join(group) for group in left - right) for left, right in (sides, sides[::-1])]
-        raise ValueError(
-            f"the labels in obs differ: {len(only[0])} only in the prediction {only[0][:5]}, "
-            f"{len(only[1])} only in the reference {only[1][:5]}"
-        )
-    for context in {group[:-1] for group in sides[1]}:
-        if (*context, control) not in sides[1]:
-            where = f" in context {context[0]!r}" if context else ""
-            raise ValueError(f"no cell is labelled {control!r} (the control) in obs[{pert_col!r}]{where}")
+    expression = profile.settings["expression"]
+    check_inputs(
+        prediction,
+        reference,
+        "counts" if expression["space"] == "bulk_lognorm" else "lognorm",
+        pert_col=pert_col,
+        control=control,
+        context_col=context_col,
+        control_in_prediction=profile.settings["control_source"] == "own",
+        max_counts_per_cell=expression["max_counts_per_cell"],
+    )
 
 
 @dataclass(frozen=True)
