@@ -5,10 +5,12 @@ state-hf evaluate predicted.h5ad measured.h5ad --profile vcc2026 --baseline mean
 """
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 
+from state_hf.metrics.input_check import counted
 from state_hf.metrics.profiles import profile_names
 from state_hf.metrics.result import EvaluationResult
 from state_hf.pipelines.evaluate import evaluate_predictions
@@ -72,9 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
     if result.summary:
         print("\ndiagnostics\n")
         print(_aligned(pd.DataFrame({"value": dict(result.summary)})))
-    missing = sum(map(len, result.problems.values()))
-    if missing:
-        print(f"\n{missing} values are missing; the reasons are in evaluation.json and in the report")
+    if result.problems:
+        print("\nwithout a value\n")
+        print("\n".join(_missing(result)))
     done = [f"{len(result.per_perturbation):,} perturbations scored"]
     if arguments.output is not None:
         done.append(f"{len(result.save(arguments.output))} files in {arguments.output}")
@@ -86,9 +88,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _values(result: EvaluationResult) -> pd.DataFrame:
     """One row a metric: the scores where there are any, else the values."""
-    if result.scores is not None:
-        return result.scores
-    return result.aggregate[["mean"]].rename(columns={"mean": "prediction"})
+    values = result.aggregate[["mean"]].rename(columns={"mean": "prediction"})
+    if result.scores is None:
+        return values
+    unscored = values.loc[~values.index.isin(result.scores.index)]
+    return pd.concat([unscored, result.scores])[list(result.scores.columns)]
+
+
+def _missing(result: EvaluationResult) -> list[str]:
+    """A line for each metric and reason, with the number of perturbations."""
+    return [
+        f"{metric}, {counted(count, 'perturbation')}: {reason}"
+        for metric, reasons in result.problems.items()
+        for reason, count in Counter(reasons.values()).items()
+    ]
 
 
 def _last_column(result: EvaluationResult) -> str:

@@ -37,10 +37,10 @@ def metric_bars(name: str, values: dict[str, float], best: float | None) -> Elem
 def score_bars(scores: pd.Series, *, toward: str) -> ElementTree.Element:
     """The scaled scores of all metrics, 0 = baseline."""
     finite = scores[np.isfinite(scores)]
-    rows = [(shortened(str(name), 15), float(value), "score") for name, value in scores.items()]
+    rows = [(shortened(str(name), 52), float(value), "score") for name, value in scores.items()]
     low, high = float(finite.min()) if len(finite) else 0.0, max(1.0, float(finite.max())) if len(finite) else 1.0
     # One metric far below the baseline would otherwise squeeze all the others to nothing.
-    return bars(f"Score of each metric: 0 = baseline, 1 = {toward}", rows, max(low, -1.0), high)
+    return bars(f"Score of each metric: 0 = baseline, 1 = {toward}", rows, max(low, -1.0), high, names_above=True)
 
 
 def ranking(values: pd.Series, label: str, *, ascending: bool) -> ElementTree.Element:

@@ -107,7 +107,8 @@ def _scores(result: EvaluationResult) -> Iterator[Child]:
         if metric.name not in result.aggregate.index:
             continue
         values = _metric_values(result, metric)
-        score = "" if result.scores is None else f"score {number(_at(result.scores, metric.name, 'score'))}"
+        scored = result.scores is not None and metric.name in result.scores.index
+        score = f"score {number(_at(result.scores, metric.name, 'score'))}" if scored else ""
         figures.append(
             element(
                 "figure",
@@ -120,7 +121,7 @@ def _scores(result: EvaluationResult) -> Iterator[Child]:
 
 
 def _metric_values(result: EvaluationResult, metric: Metric) -> dict[str, float]:
-    if result.scores is None:
+    if result.scores is None or metric.name not in result.scores.index:
         return {"prediction": _at(result.aggregate, metric.name, "mean")}
     columns = [name for name in ("prediction", "baseline", "replicate", "ceiling") if name in result.scores]
     values = {name: _at(result.scores, metric.name, name) for name in columns}
@@ -174,7 +175,7 @@ def _perturbations(result: EvaluationResult) -> Iterator[Child]:
             charts.ranking(result.per_perturbation[metric.name], metric.name, ascending=metric.best == 0),
             element("figcaption", measure(metric.function)),
         )
-        for metric in ranked[:3]
+        for metric in _telling_metrics(ranked)
     ]
     yield element("div", *figures, class_="plots")
     yield element(
@@ -182,6 +183,12 @@ def _perturbations(result: EvaluationResult) -> Iterator[Child]:
         element("summary", f"All {len(result.per_perturbation):,} perturbations, best first on average"),
         _table(result.per_perturbation.loc[_average_order(result)], "perturbation"),
     )
+
+
+def _telling_metrics(ranked: list[Metric]) -> list[Metric]:
+    """Three metrics of different kinds, errors last: an error is smallest where nothing happens."""
+    kinds = {metric.function: metric for metric in reversed(ranked)}
+    return sorted((metric for metric in ranked if kinds[metric.function] is metric), key=lambda m: m.best == 0)[:3]
 
 
 def _effects(result: EvaluationResult) -> Iterator[Child]:
@@ -328,8 +335,8 @@ def _table(table: pd.DataFrame, index: str) -> ElementTree.Element:
     return element("div", element("table", element("thead", head), element("tbody", *rows)), class_="scroll")
 
 
-def _at(table: pd.DataFrame, row: str, column: str) -> float:
-    return float(table[column].to_dict()[row])
+def _at(table: pd.DataFrame | None, row: str, column: str) -> float:
+    return np.nan if table is None else float(table[column].to_dict()[row])
 
 
 def _cell(value: Any) -> str:

@@ -154,18 +154,22 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def bars(description: str, rows: Sequence[tuple[str, float, str]], low: float, high: float) -> ElementTree.Element:
-    """Horizontal bars from zero, each with its name at the left and its value at the right.
+def bars(
+    description: str, rows: Sequence[tuple[str, float, str]], low: float, high: float, *, names_above: bool = False
+) -> ElementTree.Element:
+    """Horizontal bars from zero, each with its name at the left or above, and its value at the right.
 
     Args:
         description: What the bars show, for screen readers.
         rows: Name, value and CSS class of each bar; NaN draws no bar.
         low, high: Ends of the scale that the bars share; zero lies between them.
+        names_above: Whether names, which are long then, stand above their bars.
 
     Returns:
         The SVG element.
     """
-    left, right, row_height = 84, 56, 20
+    left, right = 6 if names_above else 84, 56
+    row_height, gap = (36, 15) if names_above else (20, 0)
     width = WIDTH - left - right
     axis = Axis(min(low, 0.0), max(high, 0.0))
     zero = left + float(axis.place(0.0)) * width
@@ -173,8 +177,9 @@ def bars(description: str, rows: Sequence[tuple[str, float, str]], low: float, h
     svg = element("svg", element("title", description), viewBox=f"0 0 {WIDTH} {height}", role="img", class_="plot")
     svg.append(element("line", x1=zero, x2=zero, y1=0, y2=height, class_="zero"))
     for index, (name, value, class_) in enumerate(rows):
-        top = index * row_height + 4
-        svg.append(element("text", name, x=left - 6, y=top + 11.5, text_anchor="end", class_="tick"))
+        top = index * row_height + 4 + gap
+        place = {"x": 0, "y": top - 4} if names_above else {"x": left - 6, "y": top + 11.5, "text_anchor": "end"}
+        svg.append(element("text", name, class_="tick", **place))
         svg.append(element("text", number(value), x=WIDTH - 4, y=top + 11.5, text_anchor="end", class_="value"))
         if math.isfinite(value):
             end = left + float(axis.place(value)) * width
