@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -32,7 +34,7 @@ def gathered(*blocks):
 )
 def test_blocks_give_back_the_whole(x, cuts, layout):
     edges = [0, *sorted(cuts), 7]
-    whole = gathered(*[block(layout(x[a:b])) for a, b in zip(edges, edges[1:], strict=False)])
+    whole = gathered(*[block(layout(x[a:b])) for a, b in pairwise(edges)])
     values = whole.X.toarray() if sparse.issparse(whole.X) else whole.X
     np.testing.assert_array_equal(values, x)
 

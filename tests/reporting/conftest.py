@@ -79,6 +79,7 @@ def _made_up_de(effects: np.ndarray, labels: np.ndarray, genes: np.ndarray) -> D
     return DifferentialExpression(
         perturbations=labels,
         genes=genes,
+        tested=np.arange(len(genes)),
         target_mean=np.exp(effects),
         reference_mean=np.ones(len(genes)),
         target_cells=np.full(len(labels), 50),

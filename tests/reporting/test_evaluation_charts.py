@@ -64,6 +64,7 @@ def de(fold_changes, significant):
     return DifferentialExpression(
         perturbations=np.array(["p"], dtype=object),
         genes=np.array(list("abcde"), dtype=object),
+        tested=np.arange(5),
         target_mean=np.ones(shape),
         reference_mean=np.ones(shape[1]),
         target_cells=np.array([3]),

@@ -14,8 +14,8 @@ from state_hf.metrics.input_check import gene_differences
 class CellCollector:
     """One side of an evaluation, gathered block by block.
 
-    Counts below 65,536 take two bytes, other values four, or eight where they come as float64; sparse blocks take two to
-    four more for each value's gene. Blocks are kept dense where more than half of the first one is not zero.
+    Counts below 65,536 take two bytes, other values four, or eight where they come as float64; sparse blocks take two
+    or four more for each value's gene. Blocks are kept dense where more than half of the first one is not zero.
 
     Args:
         columns: The columns of `obs` that are kept.
@@ -86,7 +86,7 @@ def _stacked(blocks: list[Any]) -> sparse.csr_matrix:
     nonzero = sum(len(block.data) for block in blocks)
     index_dtype = np.int32 if nonzero < 2**31 else np.int64
     data: Any = np.empty(nonzero, dtype=np.result_type(*(block.dtype for block in blocks)))
-    indices = np.empty(nonzero, dtype=index_dtype)
+    indices: Any = np.empty(nonzero, dtype=index_dtype)
     indptr = np.zeros(shape[0] + 1, dtype=index_dtype)
     row = start = 0
     blocks.reverse()

@@ -178,8 +178,8 @@ def bars(
     svg.append(element("line", x1=zero, x2=zero, y1=0, y2=height, class_="zero"))
     for index, (name, value, class_) in enumerate(rows):
         top = index * row_height + 4 + gap
-        place = {"x": 0, "y": top - 4} if names_above else {"x": left - 6, "y": top + 11.5, "text_anchor": "end"}
-        svg.append(element("text", name, class_="tick", **place))
+        place = {"x": left + 3, "y": top - 4} if names_above else {"x": left - 6, "y": top + 11.5, "text_anchor": "end"}
+        svg.append(element("text", name, class_="tick label", **place))
         svg.append(element("text", number(value), x=WIDTH - 4, y=top + 11.5, text_anchor="end", class_="value"))
         if math.isfinite(value):
             end = left + float(axis.place(value)) * width
