@@ -42,7 +42,7 @@ def test_checks_the_submission_of_2026(files, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["missing.h5ad", "--genes", "genes.csv"], "state-hf prep: there is no file missing.h5ad"),
+        (["missing.h5ad", "--genes", "genes.csv"], "state-hf prep: there is no file 'missing.h5ad'"),
         (["p.h5ad", "--genes", "missing.csv"], "missing.csv"),
         (["genes.csv", "--genes", "genes.csv"], "genes.csv is no .h5ad file"),
         (["p.h5ad", "--genes", "genes.csv", "--pert-col", "x"], "no obs column 'x' (columns: 'target_gene')"),

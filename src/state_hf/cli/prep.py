@@ -8,10 +8,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import anndata
-import h5py
 from anndata import AnnData
 
+from state_hf.pipelines.reading import open_cells
 from state_hf.pipelines.submission import (
     GENES_2025,
     GENES_2026,
@@ -43,15 +42,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check, and for 2025 write, the submission."""
-    if not arguments.prediction.is_file():
-        raise FileNotFoundError(f"there is no file {arguments.prediction}")
-    if not h5py.is_hdf5(arguments.prediction):
-        raise ValueError(f"{arguments.prediction} is no .h5ad file")
     genes = read_gene_list(arguments.genes)
     expected = GENES_2025 if arguments.rules == "2025" else GENES_2026
     if len(genes) != expected:
         print(f"warning: {arguments.genes} lists {len(genes):,} genes, the challenge has {expected:,}", file=sys.stderr)
-    prediction = anndata.read_h5ad(arguments.prediction, backed="r")
+    prediction = open_cells(arguments.prediction)
     try:
         if arguments.rules == "2026":
             _check(prediction, genes, arguments)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -19,11 +20,14 @@ def open_cells(cells: AnnData | str | Path) -> AnnData:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        ValueError: If it is no .h5ad file.
     """
     if isinstance(cells, AnnData):
         return cells
     if not Path(cells).is_file():
         raise FileNotFoundError(f"there is no file {str(cells)!r}")
+    if not h5py.is_hdf5(cells):
+        raise ValueError(f"{cells} is no .h5ad file")
     return anndata.read_h5ad(cells, backed="r")
 
 
