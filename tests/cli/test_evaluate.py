@@ -77,7 +77,10 @@ def test_contexts_are_listed(files, capsys):
         (["predicted.h5ad", "missing.h5ad"], "there is no file missing.h5ad"),
         (["predicted.h5ad", "measured.h5ad", "--profile", "vcc2027"], "there is no evaluation profile 'vcc2027'"),
         (["predicted.h5ad", "measured.h5ad", "--baseline", "median"], "--baseline is mean, control or a file"),
-        (["predicted.h5ad", "measured.h5ad", "--report", "report.pdf"], "--report names an .html file, not 'report.pdf'"),
+        (
+            ["predicted.h5ad", "measured.h5ad", "--report", "report.pdf"],
+            "--report names an .html file, not 'report.pdf'",
+        ),
         (["predicted.h5ad", "measured.h5ad", "--pert-col", "gene"], "the prediction has no obs column 'gene'"),
         (["predicted.h5ad", "measured.h5ad", "--control", "NT"], "the control 'NT' is no label of the reference"),
         (["predicted.h5ad", "measured.h5ad", "--context-col", "cell"], "the reference has no obs column 'cell'"),

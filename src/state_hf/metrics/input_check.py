@@ -1,6 +1,6 @@
 """Everything that keeps a prediction from being scored, found before the work starts and listed at once."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -146,7 +146,7 @@ def gene_differences(found: Iterable[str], expected: Iterable[str], side: str, e
     extra = sorted(set(found) - set(expected))
     problems = []
     if missing:
-        hint = _hint(near_matches(missing, extra), f"the {side} has", "which may be")
+        hint = _hint(near_matches(missing, extra))
         problems.append(
             f"{counted(len(missing), 'gene')} of {expected_by} missing from the {side}: {listed(missing)}{hint}"
         )
@@ -197,7 +197,9 @@ def _label_problems(
             if unlabelled:
                 problems.append(f"the {side} has {counted(unlabelled, 'cell')} without a label in obs[{column!r}]")
         if control not in labels[side] and (side == "reference" or control_in_prediction):
-            hint = _hint(near_matches([control], labels[side]), f"the {side} has", "which may be")
+            hint = _hint(near_matches([control], labels[side]))
+            if not hint and labels[side]:
+                hint = f"; its most frequent label is {str(adata.obs[pert_col].value_counts().index[0])!r}"
             problems.append(f"the control {control!r} is no label of the {side} in obs[{pert_col!r}]{hint}")
     for side, other in (("prediction", "reference"), ("reference", "prediction")):
         absent = [label for label in labels[other] if label not in labels[side] and label != control]
@@ -206,7 +208,8 @@ def _label_problems(
             continue
         declared = set(_categories(sides[side].obs[pert_col]))
         empty = [label for label in absent if label in declared]
-        hint = _hint(near_matches(absent, extra), f"the {side} has", "which may be")
+        # The other direction would only repeat the pairs.
+        hint = _hint(near_matches(absent, extra)) if side == "prediction" else ""
         if empty:
             hint += f"; {listed(empty)} declared there without a cell"
         problems.append(
@@ -269,12 +272,12 @@ def _categories(column: pd.Series) -> list[str]:
     return [str(label) for label in column.cat.categories] if hasattr(column, "cat") else []
 
 
-def _hint(matches: dict[Hashable, Hashable], prefix: str, relation: str, *, limit: int = 3) -> str:
+def _hint(matches: Mapping[str, str], *, limit: int = 3) -> str:
     if not matches:
         return ""
-    pairs = ", ".join(f"{near!r} {relation} {name!r}" for name, near in list(matches.items())[:limit])
+    pairs = ", ".join(f"{near!r} for {name!r}" for name, near in list(matches.items())[:limit])
     more = f" and {len(matches) - limit} more" if len(matches) > limit else ""
-    return f"; {prefix} {pairs}{more}"
+    return f"; perhaps it has {pairs}{more}"
 
 
 def _source(adata: AnnData) -> str:

@@ -1,9 +1,8 @@
-"""Guess what a name that is not found was meant to be: another case, stray spaces, another type, a version suffix."""
+"""Guess what a name that is not found was meant to be: another case, stray spaces, 7.0 for 7, a version suffix."""
 
 import difflib
 import re
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 _VERSION_SUFFIX = re.compile(r"^(ens[a-z]*\d{6,})\.\d+$")
 # Fuzzy matching costs the product of the two lists; the normalised forms alone are compared beyond these many names.
@@ -11,15 +10,15 @@ _MAX_FUZZY_NAMES = 20
 _MAX_FUZZY_CANDIDATES = 5000
 
 
-def normalized_name(name: Any) -> str:
-    """The name without what people change by accident: case, spaces, `_` for `-`, the type, an Ensembl version."""
-    text = re.sub(r"[\s_-]+", "-", str(name).strip()).casefold()
+def normalized_name(name: str) -> str:
+    """The name without what people change by accident: case, spaces, `_` for `-`, an Ensembl version."""
+    text = re.sub(r"[\s_-]+", "-", name.strip()).casefold()
     if re.fullmatch(r"-?\d+\.0", text):  # an integer label that went through a float column
         text = text[:-2]
     return _VERSION_SUFFIX.sub(r"\1", text)
 
 
-def near_matches(names: Iterable[Hashable], candidates: Iterable[Hashable]) -> dict[Hashable, Hashable]:
+def near_matches(names: Iterable[str], candidates: Iterable[str]) -> dict[str, str]:
     """For each name that has one, the candidate that it most likely stands for.
 
     Args:
@@ -39,7 +38,7 @@ def near_matches(names: Iterable[Hashable], candidates: Iterable[Hashable]) -> d
     return matches
 
 
-def listed(names: Sequence[Hashable], *, limit: int = 8) -> str:
+def listed(names: Sequence[str], *, limit: int = 8) -> str:
     """The names for a sentence, shortened: `'A', 'B' and 3 more`."""
     shown = ", ".join(repr(name) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
