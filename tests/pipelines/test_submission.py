@@ -81,7 +81,7 @@ def test_every_broken_rule_is_named_at_once():
     text = str(caught.value)
     assert "(6 problems)" in text
     for part in (
-        "2 genes of the gene list missing from the prediction: 'B', 'C'; the prediction has 'b' which may be 'B'",
+        "2 genes of the gene list missing from the prediction: 'B', 'C'; perhaps it has 'b' for 'B'",
         "2 genes of the prediction not in the gene list: 'D', 'b'",
         "1 cells without a label in obs['target_gene']",
         "no cell has the control label 'non-targeting'",

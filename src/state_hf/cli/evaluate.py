@@ -66,6 +66,11 @@ def run(arguments: argparse.Namespace) -> int:
         cache_dir=arguments.cache_dir,
         seed=arguments.seed,
     )
+    done = [f"{len(result.per_perturbation):,} perturbations scored"]
+    if arguments.output is not None:
+        done.append(f"{len(result.save(arguments.output))} files in {arguments.output}")
+    if arguments.report is not None:
+        done.append(f"report {write_evaluation_report(result, arguments.report)}")
     print(f"profile {result.profile.name} (digest {result.profile.digest[:12]})\n")
     print(_aligned(_values(result)))
     if result.contexts:
@@ -77,11 +82,6 @@ def run(arguments: argparse.Namespace) -> int:
     if result.problems:
         print("\nwithout a value\n")
         print("\n".join(_missing(result)))
-    done = [f"{len(result.per_perturbation):,} perturbations scored"]
-    if arguments.output is not None:
-        done.append(f"{len(result.save(arguments.output))} files in {arguments.output}")
-    if arguments.report is not None:
-        done.append(f"report {write_evaluation_report(result, arguments.report)}")
     print(f"\n{', '.join(done)}")
     return 0
 

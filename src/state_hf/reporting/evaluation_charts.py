@@ -48,7 +48,7 @@ def ranking(values: pd.Series, label: str, *, ascending: bool) -> ElementTree.El
 
     Args:
         values: Perturbation -> value.
-        label: Name of the metric, for the axis.
+        label: Name of the metric.
         ascending: Whether a lower value is better.
     """
     ordered = values[np.isfinite(values)].sort_values(ascending=ascending, kind="stable")
@@ -62,7 +62,7 @@ def ranking(values: pd.Series, label: str, *, ascending: bool) -> ElementTree.El
     direction = "lower" if ascending else "higher"
     plot = Plot(
         f"Perturbations ranked by {label}",
-        Axis(min(low, 0.0), high if ascending else max(high, 1.0), f"{label} ({direction} is better)"),
+        Axis(min(low, 0.0), high if ascending else max(high, 1.0), f"{direction} is better"),
         Axis(last + 0.7, -0.7, ticks=[]),
         height=(last + 1.4) * row_height + 48,
         left=104,
@@ -121,12 +121,16 @@ def volcano_pair(
     """The volcano plots of one perturbation, real and predicted, on the same axes."""
     tables = {"real": _de_columns(real, perturbation), "predicted": _de_columns(predicted, perturbation)}
     both = tables["real"].join(tables["predicted"], lsuffix="_real", rsuffix="_predicted", how="outer")
-    changes = both[["change_real", "change_predicted"]].to_numpy(float)
-    finite = np.abs(changes[np.isfinite(changes)])
-    x_limit = max(1.0, float(np.quantile(finite, 0.999))) if finite.size else 1.0
+    called = {side: both[f"called_{side}"].fillna(False).to_numpy(bool) for side in tables}
+    telling = called["real"] | called["predicted"]
+    changes = np.abs(
+        both.loc[telling if telling.any() else ~telling, ["change_real", "change_predicted"]].to_numpy(float)
+    )
+    finite = changes[np.isfinite(changes)]
+    # Fold changes against a mean of zero are huge or infinite: the axis is left to the others.
+    x_limit = max(1.0, 1.15 * float(np.quantile(finite, 0.97))) if finite.size else 1.0
     heights = both[["height_real", "height_predicted"]].to_numpy(float)
     y_limit = float(np.clip(np.nanmax(heights, initial=2.0), 2.0, _MAX_LOG_P)) * 1.05
-    called = {side: both[f"called_{side}"].fillna(False).to_numpy(bool) for side in tables}
     threshold = -np.log10(real.significance)
     plots = []
     for side in ("real", "predicted"):
@@ -158,15 +162,15 @@ def discrimination_heat(distances: pd.DataFrame) -> ElementTree.Element:
     ranks = rankdata(distances.to_numpy(float), axis=1, nan_policy="omit")
     closeness = 1 - (ranks - 1) / max(size - 1, 1)
     names = [shortened(str(name), 8) for name in distances.index]
-    few = size <= 24
+    few = size <= 26
     places = np.arange(size) + 0.5
     plot = Plot(
         "Rank of each real perturbation by its distance to each prediction; a good prediction has a yellow diagonal",
         Axis(0, size, "" if few else "real perturbation", ticks=[]),
         Axis(size, 0, "predicted perturbation", ticks=places.tolist() if few else [], names=names if few else []),
-        height=372 if few else 348,
+        height=372 if few else 366,
         left=72 if few else 30,
-        bottom=86 if few else 20,
+        bottom=86 if few else 38,
     )
     plot.image(heat_image(_block_means(closeness, _MAX_HEAT)))
     if few:

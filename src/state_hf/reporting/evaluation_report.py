@@ -83,7 +83,7 @@ def _opening(result: EvaluationResult) -> Iterator[Child]:
     if result.problems:
         rows = [(metric, name, why) for metric, reasons in result.problems.items() for name, why in reasons.items()]
         table = pd.DataFrame(rows, columns=["metric", "perturbation", "reason"]).set_index("metric")
-        summary = element("summary", f"{len(rows):,} values are missing", class_="problems")
+        summary = element("summary", f"{len(rows):,} values are missing, and why")
         yield element("details", summary, _table(table, "metric"))
 
 
@@ -112,7 +112,7 @@ def _scores(result: EvaluationResult) -> Iterator[Child]:
         figures.append(
             element(
                 "figure",
-                element("div", element("h3", metric.name), element("b", score), class_="metric"),
+                element("div", element("h3", *_breakable(metric.name)), element("b", score), class_="metric"),
                 charts.metric_bars(metric.name, values, metric.best),
                 element("figcaption", f"{measure(metric.function)} ({aim(metric.best)})".strip()),
             )
@@ -171,7 +171,7 @@ def _perturbations(result: EvaluationResult) -> Iterator[Child]:
     figures = [
         element(
             "figure",
-            element("h3", metric.name),
+            element("h3", *_breakable(metric.name)),
             charts.ranking(result.per_perturbation[metric.name], metric.name, ascending=metric.best == 0),
             element("figcaption", measure(metric.function)),
         )
@@ -345,6 +345,12 @@ def _cell(value: Any) -> str:
         if isinstance(value, int | float | np.number) and not isinstance(value, bool)
         else str(value)
     )
+
+
+def _breakable(name: str) -> list[Child]:
+    """A metric's name that may be broken after its underscores."""
+    first, *rest = name.split("_")
+    return [first, *[child for part in rest for child in ("_", element("wbr"), part)]]
 
 
 def _tile(name: str, value: str) -> ElementTree.Element:
