@@ -100,12 +100,14 @@ def count_dense(matrix, codes, n_parts, counts):
 
 
 @kernel()
-def _transform(value, scale, mode):
+def _transform(count, scale, row, mode):
+    """A value of a row, transformed in the precision of the scales."""
+    value = scale.dtype.type(count)
     if mode == 0:
         return value
     if mode == 1:
-        return value / scale
-    return np.log1p(value / scale)
+        return value / scale[row]
+    return np.log1p(value / scale[row])
 
 
 @kernel(parallel=True)
@@ -123,7 +125,7 @@ def gather_sparse(indptr, indices, data, codes, scale, mode, first, last, n_part
             while k < stop and indices[k] < end:
                 if data[k] != 0:
                     gene = indices[k] - first
-                    values[cursor[gene, group]] = _transform(data[k], scale[row], mode)
+                    values[cursor[gene, group]] = _transform(data[k], scale, row, mode)
                     cursor[gene, group] += 1
                 k += 1
 
@@ -140,7 +142,7 @@ def gather_dense(matrix, codes, scale, mode, first, last, n_parts, cursor, value
                 continue
             for gene in range(start, end):
                 if matrix[row, gene] != 0:
-                    values[cursor[gene - first, group]] = _transform(matrix[row, gene], scale[row], mode)
+                    values[cursor[gene - first, group]] = _transform(matrix[row, gene], scale, row, mode)
                     cursor[gene - first, group] += 1
 
 
@@ -157,6 +159,13 @@ def sum_groups(values, starts, sums, squares):
                 square += value * value
             sums[group, gene] = total
             squares[group, gene] = square
+
+
+@kernel(parallel=True)
+def log1p_in_place(values):
+    """Replace every value by log1p of it."""
+    for k in numba.prange(len(values)):
+        values[k] = np.log1p(values[k])
 
 
 @kernel()
@@ -332,7 +341,7 @@ def centred_sparse_rows(indptr, indices, data, rows, scale, mode, centre, dense)
         for gene in range(len(centre)):
             dense[position, gene] = -centre[gene]
         for k in range(indptr[row], indptr[row + 1]):
-            dense[position, indices[k]] = _transform(data[k], scale[row], mode) - centre[indices[k]]
+            dense[position, indices[k]] = _transform(data[k], scale, row, mode) - centre[indices[k]]
 
 
 @kernel(parallel=True)
@@ -341,7 +350,7 @@ def centred_dense_rows(matrix, rows, scale, mode, centre, dense):
     for position in numba.prange(len(rows)):
         row = rows[position]
         for gene in range(len(centre)):
-            dense[position, gene] = _transform(matrix[row, gene], scale[row], mode) - centre[gene]
+            dense[position, gene] = _transform(matrix[row, gene], scale, row, mode) - centre[gene]
 
 
 @kernel(parallel=True, fastmath=True)

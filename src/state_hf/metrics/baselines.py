@@ -42,6 +42,7 @@ def constant_screen(reference: Screen, profile: np.ndarray, expression: Mapping[
     # A fraction of 1 marks the values as log-normalised, whatever they happen to be.
     return replace(
         reference,
+        dtype=np.dtype(np.float64),
         blocks=(perturbed, *controls),
         copies=reference.n_cells[:-1],
         smallest=0.0,

@@ -36,7 +36,12 @@ class GeneStatistics:
 
 
 def gene_statistics(
-    screen: Screen, *, mode: int = 0, scales: Sequence[np.ndarray] | None = None, device: str | None = None
+    screen: Screen,
+    *,
+    mode: int = 0,
+    scales: Sequence[np.ndarray] | None = None,
+    rank_logs: bool = False,
+    device: str | None = None,
 ) -> GeneStatistics:
     """Rank and sum every gene of a screen, a bounded range of genes at a time.
 
@@ -46,7 +51,9 @@ def gene_statistics(
     Args:
         screen: The cells.
         mode: 0 values as they are, 1 divided by the scale of their row, 2 log1p of that.
-        scales: For each block of the screen, the scale of its rows; None for mode 0.
+        scales: For each block of the screen, the scale of its rows; their dtype is that of the values. None for mode 0.
+        rank_logs: Rank log1p of the values, which sums do not see. The order stays, but values that differ only by
+            rounding become ties.
         device: A torch device to rank on; None ranks on the CPU with numba.
     """
     n_perturbations, n_genes = len(screen.perturbations), len(screen.genes)
@@ -56,13 +63,15 @@ def gene_statistics(
     sums = np.empty((n_perturbations + 1, n_genes))
     squares = np.zeros(n_perturbations + 1)
     if scales is None:
-        scales = [np.ones(len(block.codes)) for block in screen.blocks]
+        scales = [np.ones(len(block.codes), dtype=screen.dtype) for block in screen.blocks]
     for genes, values, starts in screen.columns(mode, scales):
         width = genes.stop - genes.start
         range_sums, range_squares = np.empty((2, n_perturbations + 1, width))
         _kernels.sum_groups(values, starts, range_sums, range_squares)
         sums[:, genes] = range_sums
         squares += range_squares.sum(axis=1)
+        if rank_logs:
+            _kernels.log1p_in_place(values)
         if device is None:
             range_u, range_ties = np.empty((2, width, n_perturbations), dtype=np.int64)
             wide = values.dtype == np.float64

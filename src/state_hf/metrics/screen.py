@@ -62,6 +62,7 @@ class Screen:
         smallest: Smallest value (0 or below).
         largest: Largest value.
         largest_fraction: Largest fractional part; 0 in counts.
+        dtype: Precision in which to transform values: float64 if they came so, else float32.
     """
 
     genes: np.ndarray
@@ -72,6 +73,7 @@ class Screen:
     smallest: float
     largest: float
     largest_fraction: float
+    dtype: np.dtype
 
     @property
     def n_cells(self) -> np.ndarray:
@@ -107,7 +109,7 @@ class Screen:
 
         Args:
             mode: 0 values as they are, 1 divided by the row's scale, 2 log1p of that.
-            scales: For each block, the scale of its rows.
+            scales: For each block, the scale of its rows; their dtype is that of the values.
 
         Yields:
             The range of genes; the values, written afresh each time; starts[gene, group] of each slice of them, with
@@ -117,13 +119,12 @@ class Screen:
         counts = np.zeros((len(self.genes), n_groups), dtype=np.int32)
         for block in self.blocks:
             block.count(counts)
-        single = mode == 0 and all(block.matrix.dtype == np.float32 for block in self.blocks)
         for first, last in _gene_ranges(counts.sum(axis=1, dtype=np.int64)):
             starts = np.zeros((last - first, n_groups + 1), dtype=np.int64)
             ends = np.cumsum(counts[first:last].ravel(), dtype=np.int64).reshape(last - first, n_groups)
             starts[:, 1:] = ends
             starts[1:, 0] = ends[:-1, -1]
-            values = np.empty(ends[-1, -1], dtype=np.float32 if single else np.float64)
+            values = np.empty(ends[-1, -1], dtype=scales[0].dtype)
             cursor = starts[:, :-1].copy()
             for block, scale in zip(self.blocks, scales, strict=True):
                 block.gather(scale, mode, (first, last), cursor, values)
@@ -157,6 +158,7 @@ class ScreenBuilder:
         self._matrices: list[tuple[sp.csr_matrix | np.ndarray, np.ndarray]] = []
         self._labels: list[np.ndarray] = []
         self._extremes = np.zeros(3)
+        self._dtype = np.dtype(np.float32)
 
     def add(self, matrix: sp.sparray | sp.spmatrix | np.ndarray, labels: Sequence[str] | np.ndarray) -> None:
         """Add cells.
@@ -174,6 +176,8 @@ class ScreenBuilder:
                 f"it must be {(len(labels), len(self.genes))}"
             )
         rows = _as_rows(matrix)
+        if rows.dtype == np.float64:
+            self._dtype = np.dtype(np.float64)
         library, low, high, fraction, bad = _scan(rows)
         if bad:
             raise ValueError(f"{bad} values are NaN or infinite; expression values must be finite")
@@ -199,9 +203,8 @@ class ScreenBuilder:
         )
         copies = np.ones(len(perturbations), dtype=np.int64)
         low, high, fraction = (float(value) for value in self._extremes)
-        return Screen(
-            self.genes, np.array(perturbations, dtype=object), self.control, blocks, copies, low, high, fraction
-        )
+        labels = np.array(perturbations, dtype=object)
+        return Screen(self.genes, labels, self.control, blocks, copies, low, high, fraction, self._dtype)
 
 
 def _as_rows(matrix: sp.sparray | sp.spmatrix | np.ndarray) -> sp.csr_matrix | np.ndarray:

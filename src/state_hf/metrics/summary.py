@@ -82,7 +82,8 @@ def _summarise_lognorm(screen: Screen, profile: Profile, device: str | None) -> 
 def _summarise_counts(screen: Screen, profile: Profile, device: str | None) -> ScreenSummary:
     expression, de = profile.settings["expression"], profile.settings["differential_expression"]
     scales = [_safe(block.library) / de["target_sum"] for block in screen.blocks]
-    statistics = gene_statistics(screen, mode=DIVIDED, scales=scales, device=device)
+    # Equal ratios of counts to totals can differ by rounding; cell-eval2 ranks logs, in which they are ties again.
+    statistics = gene_statistics(screen, mode=DIVIDED, scales=scales, rank_logs=True, device=device)
     table = differential_expression(statistics, screen.perturbations, screen.genes, de)
     sums = block_sums(screen.blocks, len(screen.perturbations) + 1, len(screen.genes))
     noise = jackknife_noise(screen.blocks, sums, expression["bulk_target_sum"])
@@ -106,14 +107,17 @@ def lognorm_transform(screen: Screen, expression: Mapping[str, Any]) -> tuple[in
         )
     if screen.largest_fraction <= expression["integer_tolerance"]:
         library = screen.library
-        target = float(np.median(library[library > 0])) if (library > 0).any() else 1.0
-        return LOG_NORMALISED, [_safe(block.library) / target for block in screen.blocks]
+        target = np.median(library[library > 0]) if (library > 0).any() else 1.0
+        # In the input's precision throughout, as scanpy does: rounding decides which values are ties.
+        return LOG_NORMALISED, [
+            _safe(block.library).astype(screen.dtype) / screen.dtype.type(target) for block in screen.blocks
+        ]
     if screen.largest >= expression["max_value"]:
         raise ValueError(
             f"values have fractions, so they should be log-normalised, but the largest is {screen.largest:g}; "
             f"log-normalised values lie in [0, {expression['max_value']:g}). Give raw counts or log1p-normalised values"
         )
-    return AS_IS, [np.ones(len(block.codes)) for block in screen.blocks]
+    return AS_IS, [np.ones(len(block.codes), dtype=screen.dtype) for block in screen.blocks]
 
 
 def check_counts(screen: Screen, expression: Mapping[str, Any]) -> None:
