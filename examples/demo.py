@@ -1,9 +1,9 @@
 """The product in four minutes on two cores: train a small State Embedding model, embed real cells, and compare.
 
-    make demo                        # 700 blood cells that come with scanpy
-    make demo DATA=cells.h5ad        # your own file
+make demo                        # 700 blood cells that come with scanpy
+make demo DATA=cells.h5ad        # your own file
 
-    python examples/demo.py --data cells.h5ad --label_column cell_type --output_dir demo
+python examples/demo.py --data cells.h5ad --label_column cell_type --output_dir demo
 """
 
 import sys
@@ -40,8 +40,10 @@ class DemoArguments:
         default=None, metadata={"help": "Column of obs that holds cell types. Default: the first usual name found."}
     )
     output_dir: str = field(default="demo", metadata={"help": "Folder for the results."})
-    max_steps: int = field(default=300, metadata={"help": "Training steps."})
-    training_cells: int = field(default=5000, metadata={"help": "Cells to train on, at most; the rest is embedded too."})
+    max_steps: int = field(default=1600, metadata={"help": "Training steps."})
+    training_cells: int = field(
+        default=5000, metadata={"help": "Cells to train on, at most; the rest is embedded too."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of everything."})
 
 
@@ -102,7 +104,9 @@ def read_cells(arguments: DemoArguments) -> tuple[Path, str]:
     wanted = [arguments.label_column] if arguments.label_column else LABEL_COLUMNS
     found = [column for column in wanted if column in columns]
     if not found:
-        sys.exit(f"{path} has no column {' or '.join(wanted)} in obs; it has: {', '.join(columns)}. Use --label_column.")
+        sys.exit(
+            f"{path} has no column {' or '.join(wanted)} in obs; it has: {', '.join(columns)}. Use --label_column."
+        )
     return path, found[0]
 
 
@@ -112,11 +116,11 @@ def small_model(genes: int) -> StateEmbeddingForMaskedExpression:
         StateEmbeddingConfig(
             num_genes=genes,
             gene_embedding_dim=64,
-            hidden_size=96,
-            num_hidden_layers=3,
+            hidden_size=64,
+            num_hidden_layers=2,
             num_attention_heads=4,
-            intermediate_size=192,
-            output_dim=64,
+            intermediate_size=128,
+            output_dim=32,
             count_encoder_dim=64,
             max_position_embeddings=256,
             use_dataset_token=False,
@@ -141,18 +145,19 @@ def train(path: Path, folder: Path, arguments: DemoArguments) -> None:
         TrainingArguments(
             output_dir=str(folder / "training"),
             max_steps=arguments.max_steps,
-            per_device_train_batch_size=48,
+            per_device_train_batch_size=32,
             learning_rate=2e-3,
             warmup_steps=30,
             lr_scheduler_type="cosine",
-            logging_steps=25,
+            logging_steps=200,
             save_strategy="no",
+            dataloader_pin_memory=False,
             report_to="none",
             remove_unused_columns=False,
             seed=arguments.seed,
         ),
         train_dataset=Sentences(matrix, tokenizer, is_counts=is_counts),
-        data_collator=MaskedExpression(seen=96, targets=128, seed=arguments.seed),
+        data_collator=MaskedExpression(seen=64, targets=96, seed=arguments.seed),
     )
     trainer.train()
     model.save_pretrained(folder / "model")
@@ -227,7 +232,9 @@ def main() -> None:
     table.to_csv(folder / "comparison.csv")
     draw(embedded, label_column, folder / "umap.png")
     print(f"\n{embedded.n_obs:,} cells, cell types from obs[{label_column!r}]:\n\n{table.round(3).to_string()}\n")
-    print(f"Look at {folder / 'umap.png'} and {folder / 'comparison.csv'}; the embedding is in {embedded_path}, ", end="")
+    print(
+        f"Look at {folder / 'umap.png'} and {folder / 'comparison.csv'}; the embedding is in {embedded_path}, ", end=""
+    )
     print("obsm['X_state'].")
 
 

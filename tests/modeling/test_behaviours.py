@@ -33,7 +33,7 @@ def test_a_saved_model_is_the_same_model(case, tmp_path):
 
 
 def test_a_sharded_model_is_the_same_model(case, tmp_path):
-    model, inputs = case
+    model, _ = case
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     assert_close(type(model).from_pretrained(tmp_path).state_dict(), model.state_dict(), rtol=0, atol=0)
