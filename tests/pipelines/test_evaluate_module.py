@@ -222,3 +222,29 @@ def test_values_are_saved(received, tmp_path):
 def test_one_process():
     with pytest.raises(ValueError, match="num_process=1"):
         load(num_process=2, process_id=0, experiment_id="x")
+
+
+def strong_cells(seed):
+    """Two knock-downs that the engine can tell from control."""
+    adata = cells(seed, np.repeat(["non-targeting", "A", "B"], 20))
+    adata.X = np.random.default_rng(seed).poisson(20, size=adata.shape).astype(np.float32)
+    for gene, label in enumerate(["A", "B"]):
+        rows = np.flatnonzero(adata.obs["target_gene"] == label)
+        adata.X[rows, gene] //= 8
+        adata.X[rows, gene + 2] *= 3
+    return adata
+
+
+def test_blocks_wholes_and_families_score_alike():
+    prediction, reference = strong_cells(0), strong_cells(1)
+    whole = load().compute(predictions=prediction, references=reference, baseline="mean")
+    assert whole["pds"] == 1
+    module = load()
+    for start in range(0, prediction.n_obs, 7):
+        module.add_batch(predictions=prediction[start : start + 7])
+    assert module.compute(references=reference, baseline="mean") == pytest.approx(whole, rel=1e-12)
+    assert list(module.result.per_perturbation.index) == ["A", "B"]
+    families = evaluate.combine([load(name) for name in metric_names() if name != "virtual_cell_challenge"])
+    assert families.compute(predictions=prediction, references=reference) == pytest.approx(
+        {name: whole[name] for name in ("mae", "pds", "des")}, rel=1e-12
+    )
