@@ -17,6 +17,10 @@ _EXPORTS = {
     "CellSentenceTokenizer": "state_hf.tokenization.cell_sentence",
     "resolve_genes": "state_hf.tokenization.gene_names",
     "embed": "state_hf.pipelines.embed",
+    "evaluate_predictions": "state_hf.pipelines.evaluate",
+    "metric_path": "state_hf.metrics.modules",
+    "write_evaluation_report": "state_hf.reporting.evaluation_report",
+    "load_profile": "state_hf.metrics.profiles",
     "CellEmbeddingPipeline": "state_hf.pipelines.cell_embedding",
 }
 
