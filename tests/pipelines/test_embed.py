@@ -176,8 +176,12 @@ def test_interrupted_run_goes_on(tiny_model, h5ad, interrupted, expected, monkey
     assert computed[0] == 4
     np.testing.assert_allclose(anndata.read_h5ad(interrupted).obsm["X_state"], expected, atol=1e-5)
     assert not interrupted.with_name("out.h5ad.partial").exists()
-    # Once more: nothing is left to do.
+    # Once more: nothing is left to do but to clear away what a kill at the very end would leave.
+    interrupted.with_name("out.h5ad.partial").mkdir()
+    changed = interrupted.stat().st_mtime_ns
     embed(h5ad, tiny_model, output=interrupted, resume=True, device="cpu")
+    assert interrupted.stat().st_mtime_ns == changed
+    assert not interrupted.with_name("out.h5ad.partial").exists()
 
 
 def test_interrupted_run_is_not_mixed_with_another(tiny_model, h5ad, adata, interrupted):
