@@ -7,7 +7,7 @@ from scipy import sparse
 
 from state_hf.data.cell_rows import CellRows
 
-SLOTS = ("X", "layers/dense", "layers/doubles", "obsm/X_pca", "raw/X")
+SLOTS = ("X", "layers/dense", "layers/doubles", "layers/halves", "layers/swapped", "obsm/X_pca", "raw/X")
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +16,9 @@ def adata(screen):
     adata.raw = adata
     adata.layers["dense"] = adata.X.toarray()
     adata.layers["doubles"] = adata.X.astype(np.float64)
+    halves, swapped = adata.X.copy(), adata.X.copy()
+    halves.data, swapped.data = halves.data.astype(np.float16), swapped.data.astype(">f4")
+    adata.layers["halves"], adata.layers["swapped"] = halves, swapped
     adata.layers["columns"] = adata.X.tocsc()
     adata.uns["X_pca"] = {"var_names": [f"axis_{number}" for number in range(7)]}
     return adata
@@ -34,7 +37,7 @@ def whole(adata, slot):
     group, _, name = slot.partition("/")
     matrix = {"X": adata.X, "raw": adata.raw.X}.get(group)
     matrix = getattr(adata, group)[name] if matrix is None else matrix
-    return matrix.toarray() if sparse.issparse(matrix) else matrix
+    return matrix.astype(np.float32).toarray() if sparse.issparse(matrix) else matrix
 
 
 @pytest.mark.parametrize("slot", SLOTS)

@@ -107,6 +107,13 @@ def test_one_file_in_two_datasets(screen_file):
         open_screens({"one": screen_file, "two": str(screen_file)})
 
 
+def test_a_backed_object(screen_file):
+    backed = anndata.read_h5ad(screen_file, backed="r")
+    with pytest.raises(ValueError, match=r"backed by .*screen\.h5ad: give the file's path instead"):
+        open_screens(backed)
+    backed.file.close()
+
+
 def test_files_that_are_not_there_or_not_anndata(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file"):
         open_screens(tmp_path / "none.h5ad")

@@ -172,6 +172,9 @@ def _as_mapping(sources: Sources | Mapping[str, Sources]) -> dict[str, list[Sour
     listed: dict[str, list[Source]] = {}
     for dataset, entry in sources.items():
         entries = [entry] if isinstance(entry, str | Path | anndata.AnnData) else list(entry)
+        for item in entries:
+            if isinstance(item, anndata.AnnData) and item.isbacked:
+                raise ValueError(f"an AnnData object backed by {item.filename}: give the file's path instead")
         listed[dataset] = [item if isinstance(item, anndata.AnnData) else Path(item) for item in entries]
         if not listed[dataset]:
             raise ValueError(f"dataset {dataset!r} has no files")
