@@ -48,10 +48,10 @@ def files(tmp_path_factory):
     cells.write_h5ad(folder / "cells.h5ad")
     screen = generate_screen(
         num_cell_types=1,
-        num_perturbations=4,
-        num_genes=300,
+        num_perturbations=12,
+        num_genes=600,
         cells_per_perturbation=200,
-        controls=400,
+        controls=600,
         depth=10_000,
         seed=0,
     )
