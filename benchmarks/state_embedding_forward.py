@@ -63,9 +63,8 @@ def our_model(size: dict, peer):
 
     from state_hf import StateEmbeddingConfig, StateEmbeddingModel
 
-    shape = {k: v for k, v in size.items()}
     with tempfile.TemporaryDirectory() as folder:
-        StateEmbeddingConfig(token_dim=TOKEN_DIM, num_genes=GENES, pad_length=LENGTH, **shape).save_pretrained(folder)
+        StateEmbeddingConfig(token_dim=TOKEN_DIM, num_genes=GENES, pad_length=LENGTH, **size).save_pretrained(folder)
         weights = {name: value.contiguous().clone() for name, value in peer.state_dict().items()}
         save_file(weights, Path(folder, "model.safetensors"), metadata={"format": "pt"})
         return StateEmbeddingModel.from_pretrained(folder)

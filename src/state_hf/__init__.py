@@ -20,7 +20,15 @@ _EXPORTS = {
     "StateTransitionForPerturbation": "state_hf.modeling.state_transition",
     "CellSentenceTokenizer": "state_hf.tokenization.cell_sentence",
     "resolve_genes": "state_hf.tokenization.gene_names",
+    "PerturbationDataset": "state_hf.data.perturbation_dataset",
+    "PerturbationSplit": "state_hf.data.splits",
+    "generate_screen": "state_hf.data.synthetic_screen",
+    "open_screens": "state_hf.data.perturbation_screens",
     "embed": "state_hf.pipelines.embed",
+    "evaluate_predictions": "state_hf.pipelines.evaluate",
+    "metric_path": "state_hf.metrics.modules",
+    "write_evaluation_report": "state_hf.reporting.evaluation_report",
+    "load_profile": "state_hf.metrics.profiles",
     "CellEmbeddingPipeline": "state_hf.pipelines.cell_embedding",
 }
 

@@ -9,7 +9,10 @@ from state_hf._version import __version__
 
 _COMMANDS = {
     "embed": "embed the cells of .h5ad files with a State Embedding model",
+    "preprocess": "normalise counts, choose variable genes, check knock-downs",
     "genes": "make the gene alias table of a model folder",
+    "evaluate": "score a prediction against measured cells",
+    "prep": "make or check a submission file of the Virtual Cell Challenge",
 }
 
 
