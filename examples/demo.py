@@ -40,11 +40,7 @@ class DemoArguments:
         default=None, metadata={"help": "Column of obs that holds cell types. Default: the first usual name found."}
     )
     output_dir: str = field(default="demo", metadata={"help": "Folder for the results."})
-<<<<<<< HEAD
-    max_steps: int = field(default=300, metadata={"help": "Training steps."})
-=======
     max_steps: int = field(default=1600, metadata={"help": "Training steps."})
->>>>>>> main
     training_cells: int = field(
         default=5000, metadata={"help": "Cells to train on, at most; the rest is embedded too."}
     )
