@@ -58,9 +58,11 @@ def lognorm_control(screen: Screen, expression: Mapping[str, Any]) -> tuple[Cell
     for block, scale in zip(screen.blocks, scales, strict=True):
         rows = np.flatnonzero(block.codes == len(screen.perturbations))
         matrix = block.matrix[rows]
-        if mode != AS_IS and isinstance(matrix, np.ndarray):
+        if mode == AS_IS:
+            pass
+        elif isinstance(matrix, np.ndarray):
             matrix = np.log1p(matrix / scale[rows, None])
-        elif mode != AS_IS:
+        else:
             per_value = np.repeat(scale[rows], np.diff(matrix.indptr))
             matrix = sp.csr_matrix((np.log1p(matrix.data / per_value), matrix.indices, matrix.indptr), matrix.shape)
         control.append(CellBlock(matrix, block.codes[rows], block.library[rows]))

@@ -1,6 +1,7 @@
 """Energy distances between groups of cells."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -60,7 +61,7 @@ class _Tiles:
         codes = np.concatenate([block.codes for block in screen.blocks])
         order = np.argsort(codes, kind="stable")
         bounds = np.searchsorted(codes[order], np.arange(len(screen.perturbations) + 2))
-        self.rows = [order[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+        self.rows = [order[start:stop] for start, stop in pairwise(bounds)]
         self.block_starts = np.cumsum([0] + [len(block.codes) for block in screen.blocks])
 
     def n_rows(self, group: int) -> int:

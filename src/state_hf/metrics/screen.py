@@ -1,4 +1,4 @@
-"""The cells of one side of an evaluation: sparse or dense blocks of rows, each row with the code of its perturbation."""
+"""The cells of one side of an evaluation: blocks of rows, each row with the code of its perturbation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ class CellBlock:
 
     Args:
         matrix: Canonical CSR matrix or 2-D array, rows x genes.
-        codes: Group of each row (int32): a perturbation's position, the number of perturbations for control, -1 to skip.
+        codes: Group of each row (int32): the perturbation's position, one past the last for control, -1 to skip it.
         library: Sum of each row.
     """
 
@@ -158,13 +158,13 @@ class ScreenBuilder:
         self._matrices: list[tuple[sp.csr_matrix | np.ndarray, np.ndarray]] = []
         self._labels: list[np.ndarray] = []
         self._extremes = np.zeros(3)
-        self._dtype = np.dtype(np.float32)
+        self._dtype: np.dtype = np.dtype(np.float32)
 
-    def add(self, matrix: sp.sparray | sp.spmatrix | np.ndarray, labels: Sequence[str] | np.ndarray) -> None:
+    def add(self, matrix: sp.csr_matrix | np.ndarray, labels: Sequence[str] | np.ndarray) -> None:
         """Add cells.
 
         Args:
-            matrix: Cells x genes, sparse or dense.
+            matrix: Cells x genes, dense or sparse in any format.
             labels: The perturbation of each cell.
 
         Raises:
@@ -207,7 +207,7 @@ class ScreenBuilder:
         return Screen(self.genes, labels, self.control, blocks, copies, low, high, fraction, self._dtype)
 
 
-def _as_rows(matrix: sp.sparray | sp.spmatrix | np.ndarray) -> sp.csr_matrix | np.ndarray:
+def _as_rows(matrix: sp.csr_matrix | np.ndarray) -> sp.csr_matrix | np.ndarray:
     if not sp.issparse(matrix):
         array = np.asarray(matrix)
         return np.ascontiguousarray(array.astype(np.float32) if array.dtype == np.float16 else array)
