@@ -37,6 +37,7 @@ class StateEmbeddingConfig(PortableConfigMixin, PreTrainedConfig):
         hidden_act: Activation of the feed-forward blocks.
         hidden_dropout_prob: Dropout on the output of each block.
         attention_dropout: Dropout on the attention weights.
+        classifier_dropout: Dropout before the last layer of the dataset classifier.
         layer_norm_eps: Epsilon of the layer norms.
         initializer_range: Standard deviation of the initial weights.
 
@@ -81,6 +82,7 @@ class StateEmbeddingConfig(PortableConfigMixin, PreTrainedConfig):
     hidden_act: str = "gelu"
     hidden_dropout_prob: float = 0.1
     attention_dropout: float = 0.0
+    classifier_dropout: float = 0.1
     layer_norm_eps: float = 1e-5
     initializer_range: float = 0.02
 

@@ -245,7 +245,7 @@ class StateEmbeddingDatasetClassifier(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.output_dim, config.hidden_size)
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(0.1)
+        self.dropout = nn.Dropout(config.classifier_dropout)
         self.projection = nn.Linear(config.hidden_size, config.num_datasets)
 
     def forward(self, dataset_hidden: torch.Tensor) -> torch.Tensor:
@@ -259,6 +259,7 @@ class StateEmbeddingPreTrainedModel(PreTrainedModel):
     config_class = StateEmbeddingConfig
     base_model_prefix = "state_embedding"
     main_input_name = "input_ids"
+    _input_embed_layer = "gene_table"
     supports_gradient_checkpointing = True
     _no_split_modules = ["StateEmbeddingLayer"]  # noqa: RUF012 - transformers' convention
     _supports_sdpa = True
@@ -286,8 +287,9 @@ class StateEmbeddingPreTrainedModel(PreTrainedModel):
 
         A checkpoint without a gene table loads with a warning: it takes `inputs_embeds`, and refuses gene ids.
         """
-        model, loading_info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        base: StateEmbeddingModel = model.base_model
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, loading_info = loaded
+        base = model.base_model
         base.has_gene_table = not any(key.endswith("gene_table.weight") for key in loading_info["missing_keys"])
         if not base.has_gene_table:
             logger.warning(
@@ -336,14 +338,6 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
         )
         self._gene_features_cache: tuple[Any, torch.Tensor] | None = None
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The gene table."""
-        return self.gene_table
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """Replace the gene table."""
-        self.gene_table = value
 
     def train(self, mode: bool = True) -> "StateEmbeddingModel":  # noqa: FBT001, FBT002 - torch's signature
         """Switch between training and evaluation."""
@@ -416,12 +410,12 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
         """
         if input_ids is not None and input_ids.is_floating_point():
             input_ids, inputs_embeds = None, input_ids
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Give either input_ids or inputs_embeds.")
-        if input_ids is not None:
+        if input_ids is not None and inputs_embeds is None:
             hidden_states = self._embed_sentence(input_ids)
-        else:
+        elif inputs_embeds is not None and input_ids is None:
             hidden_states = self.gene_encoder(inputs_embeds.to(self.cls_token.dtype))
+        else:
+            raise ValueError("Give either input_ids or inputs_embeds.")
         hidden_states = hidden_states * math.sqrt(self.config.hidden_size)
         if expression is not None:
             hidden_states = self._add_expression(hidden_states, expression)
@@ -544,10 +538,6 @@ class StateEmbeddingForMaskedExpression(StateEmbeddingPreTrainedModel):
         Raises:
             ValueError: If labels come without `target_ids`, or `dataset_labels` for a model without a dataset token.
         """
-        if labels is not None and target_ids is None:
-            raise ValueError("labels need target_ids: which genes they are the expression of.")
-        if dataset_labels is not None and self.dataset_classifier is None:
-            raise ValueError("dataset_labels were given, but the model has no dataset token (use_dataset_token=False).")
         encoded = self.state_embedding(
             input_ids, attention_mask, expression, inputs_embeds, output_genes=False, return_dict=True, **kwargs
         )
@@ -562,11 +552,15 @@ class StateEmbeddingForMaskedExpression(StateEmbeddingPreTrainedModel):
                 dataset_embedding=encoded.dataset_embedding,
             )
         if labels is not None:
+            if predicted is None:
+                raise ValueError("labels need target_ids: which genes they are the expression of.")
             known = labels != -100
             expression_loss = F.mse_loss(predicted[known].float(), labels[known].float())
         if self.dataset_classifier is not None:
             dataset_logits = self.dataset_classifier(encoded.dataset_hidden)
         if dataset_labels is not None:
+            if dataset_logits is None:
+                raise ValueError("dataset_labels were given, but the model has no dataset token (use_dataset_token).")
             dataset_loss = F.cross_entropy(dataset_logits.float(), dataset_labels)
         losses = [loss for loss in (expression_loss, dataset_loss) if loss is not None]
         return StateEmbeddingForMaskedExpressionOutput(

@@ -1,0 +1,28 @@
+# make demo   train a small State Embedding model and embed real cells (DATA=cells.h5ad LABELS=cell_type: your own)
+# make test   lint, types, and the whole test suite
+# Each sets up its own environment in .venv on first use. PYTHON names the interpreter that makes it.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+.PHONY: demo test clean
+
+demo: .venv/installed
+	$(BIN)/python examples/demo.py $(if $(DATA),--data "$(DATA)") $(if $(LABELS),--label_column "$(LABELS)")
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+clean:
+	rm -rf .venv demo
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(0 if ok else "state-hf needs Python 3.11 to 3.13, but $(PYTHON) is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q torch
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	@touch $@

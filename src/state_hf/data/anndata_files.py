@@ -1,0 +1,128 @@
+"""Copies of AnnData files and stores with one embedding more, made without loading them."""
+
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import anndata
+import h5py
+import numpy as np
+import zarr
+from anndata.io import read_elem, write_elem, write_h5ad, write_zarr
+
+_COPY_BYTES = 2**26
+# Slots whose matrices grow with the number of cells, and are therefore copied piece by piece.
+_MATRIX_SLOTS = ("layers", "obsm", "obsp")
+
+# An h5py or a zarr group: mappings of names to arrays and groups, with attributes.
+Group: TypeAlias = Any
+
+
+@contextmanager
+def open_store(path: Path, mode: Literal["r", "r+", "w"]) -> Iterator[Group]:
+    """Open an .h5ad file or a .zarr store; a new store gets the Zarr format that anndata writes."""
+    if not is_zarr(path):
+        with h5py.File(path, mode) as file:
+            yield file
+        return
+    new = {"zarr_format": anndata.settings.zarr_write_format} if mode == "w" else {}
+    store = zarr.open_group(path, mode=mode, use_consolidated=False, **new)
+    yield store
+    if mode != "r":
+        # Readers look at the consolidated metadata alone, where new members are to be listed.
+        zarr.consolidate_metadata(store.store)
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a path is a Zarr store, or is to become one."""
+    return path.suffix == ".zarr" or path.is_dir()
+
+
+def _copy_array(source: Any, target: Group, name: str) -> None:
+    """Copy a numeric array row by row; the target's library chooses chunks and compression."""
+    shape = tuple(source.shape)
+    if isinstance(target, h5py.Group):
+        copy = target.create_dataset(name, shape=shape, dtype=source.dtype, chunks=True if 0 not in shape else None)
+    else:
+        copy = target.create_array(name, shape=shape, dtype=source.dtype)
+    row_bytes = max(source.dtype.itemsize * int(np.prod(shape[1:])), 1)
+    step = max(_COPY_BYTES // row_bytes, 1)
+    for start in range(0, shape[0], step):
+        copy[start : start + step] = source[start : start + step]
+    copy.attrs.update(dict(source.attrs))
+
+
+def _copy_element(source: Group, target: Group, name: str) -> None:
+    element = source[name]
+    encoding = element.attrs.get("encoding-type")
+    if encoding in ("csr_matrix", "csc_matrix"):
+        copy = target.create_group(name)
+        copy.attrs.update({key: np.asarray(value).tolist() for key, value in element.attrs.items()})
+        for part in ("data", "indices", "indptr"):
+            _copy_array(element[part], copy, part)
+    elif encoding == "array" and element.ndim > 1:
+        _copy_array(element, target, name)
+    else:
+        write_elem(target, name, read_elem(element))
+
+
+def _convert(source_path: Path, target_path: Path) -> None:
+    """Write an .h5ad file as a .zarr store, or the reverse; big matrices go piece by piece."""
+    with open_store(source_path, "r") as source, open_store(target_path, "w") as target:
+        target.attrs.update({key: str(value) for key, value in source.attrs.items()})
+        for slot in source:
+            if slot in (*_MATRIX_SLOTS, "raw"):
+                group = target.create_group(slot)
+                group.attrs.update({key: str(value) for key, value in source[slot].attrs.items()})
+                for name in source[slot]:
+                    _copy_element(source[slot], group, name)
+            else:
+                _copy_element(source, target, slot)
+
+
+def copy_store(source: Path | anndata.AnnData, target: Path) -> None:
+    """Copy a data set to a new .h5ad file or .zarr store, as it is.
+
+    Args:
+        source: An .h5ad file, a .zarr store, or an AnnData object (whose content in memory is what is written).
+        target: The copy's path, ending in .h5ad or .zarr.
+    """
+    if isinstance(source, anndata.AnnData):
+        # Unlike the object's own methods, these leave its strings and the file that backs it alone.
+        write = write_zarr if is_zarr(target) else write_h5ad
+        write(target, source, convert_strings_to_categoricals=False)
+    elif is_zarr(source) != is_zarr(target):
+        _convert(source, target)
+    elif is_zarr(source):
+        shutil.copytree(source, target)
+    else:
+        shutil.copyfile(source, target)
+
+
+def add_embedding(
+    path: Path, key: str, shape: tuple[int, int], blocks: Iterable[tuple[int, np.ndarray]], record: dict[str, Any]
+) -> None:
+    """Write an embedding to `obsm[key]` of a file or store, and how it was made to `uns[key]`.
+
+    Args:
+        path: An .h5ad file or .zarr store, changed in place.
+        key: Name of the slot; what had this name is replaced.
+        shape: (cells, dimensions).
+        blocks: First cell and rows (cells, dimensions) of every block.
+        record: Nested dictionaries of strings, numbers and arrays.
+    """
+    with open_store(path, "r+") as store:
+        for slot in ("obsm", "uns"):
+            if slot not in store:
+                write_elem(store, slot, {})
+            if key in store[slot]:
+                del store[slot][key]
+        chunks = (max(1, min(shape[0], 2**20 // (4 * shape[1]))), shape[1])
+        create = store["obsm"].create_array if is_zarr(path) else store["obsm"].create_dataset
+        embedding = create(key, shape=shape, dtype=np.float32, chunks=chunks)
+        embedding.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        for start, rows in blocks:
+            embedding[start : start + len(rows)] = rows
+        write_elem(store["uns"], key, record)

@@ -1,0 +1,86 @@
+"""Loads a State Embedding model and its tokenizer for inference, checked against each other."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+
+from state_hf.modeling.state_embedding import StateEmbeddingModel
+from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def load_model(
+    model: str | Path | PreTrainedModel, *, dtype: str | None = None, device: torch.device | None = None
+) -> StateEmbeddingModel:
+    """Load a model for inference.
+
+    Args:
+        model: A folder, a hub id, or a loaded model (with or without heads), which stays as and where it is.
+        dtype: One of `DTYPES`. Default: the checkpoint's; float32 on the CPU, which is slow in most others.
+        device: Where the model goes. Default: it stays on the CPU.
+
+    Raises:
+        ValueError: Not a State Embedding model, one without a gene table, or a dtype that does not fit.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}")
+    if isinstance(model, PreTrainedModel):
+        loaded = model.base_model
+        name = model.config.name_or_path or type(model).__name__
+        if dtype is not None and loaded.dtype != getattr(torch, dtype):
+            raise ValueError(f"the model {name} is loaded as {loaded.dtype}: convert it with model.to(torch.{dtype})")
+    else:
+        name = str(model)
+        on_cpu = device is None or device.type == "cpu"
+        loaded = AutoModel.from_pretrained(name, dtype=dtype or ("float32" if on_cpu else "auto"))
+        loaded = loaded.to(device or "cpu").eval()
+    if not isinstance(loaded, StateEmbeddingModel):
+        raise ValueError(f"{name} is a {type(loaded).__name__}, not a State Embedding model")
+    if not loaded.has_gene_table:
+        raise ValueError(f"{name} has no gene table, so it cannot embed cells: add `gene_table.weight` to it")
+    return loaded
+
+
+def load_tokenizer(
+    tokenizer: str | Path | CellSentenceTokenizer | None, model: StateEmbeddingModel
+) -> CellSentenceTokenizer:
+    """Load the tokenizer of a model.
+
+    Args:
+        tokenizer: A folder, a hub id, or a loaded tokenizer. Default: the one beside the model's weights.
+        model: The model that it has to fit.
+
+    Raises:
+        ValueError: There is none, or its vocabulary is not the model's gene table.
+    """
+    if isinstance(tokenizer, str | Path | None):
+        name = str(tokenizer or model.config.name_or_path)
+        if not name:
+            raise ValueError("The model was not loaded from a folder: pass its tokenizer (tokenizer=...).")
+        loaded: Any = AutoTokenizer.from_pretrained(name)
+    else:
+        loaded = tokenizer
+    if not isinstance(loaded, CellSentenceTokenizer):
+        raise ValueError(f"The tokenizer is a {type(loaded).__name__}, not a CellSentenceTokenizer.")
+    if loaded.vocab_size != model.config.num_genes:
+        raise ValueError(
+            f"The tokenizer knows {loaded.vocab_size:,} genes, but the model's gene table has "
+            f"{model.config.num_genes:,}: they do not belong together."
+        )
+    return loaded
+
+
+def model_digest(model: StateEmbeddingModel) -> str:
+    """SHA-256 of a model's configuration and weights, whatever folder or device they are in."""
+    ignored = ("_name_or_path", "transformers_version", "auto_map", "architectures", "dtype")
+    config = {name: value for name, value in model.config.to_dict().items() if name not in ignored}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,264 @@
+"""Which gene of the vocabulary each column of a dataset is."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from state_hf.tokenization.gene_aliases import AliasTable, is_ensembl_id, without_version
+
+
+def _shortened(names: Sequence[str], limit: int = 5) -> str:
+    shown = ", ".join(names[:limit])
+    return f"{shown}, ... ({len(names):,} in all)" if len(names) > limit else shown
+
+
+@dataclass(frozen=True)
+class GeneReport:
+    """How a dataset's columns map to the genes of a vocabulary. `print(report)` says it in words.
+
+    Attributes:
+        columns: (dataset genes,) int64, for every column of the dataset its row in the vocabulary, or -1. No row
+            occurs twice.
+        names: The name of every column of the dataset, as it was looked up.
+        column: The column of `var` that the names come from, or `"index"`.
+        vocabulary_size: Number of genes in the vocabulary.
+        by_symbol: Number of columns matched by a symbol of the vocabulary.
+        by_id: Number of columns matched by an Ensembl id, its version set aside, itself or through the alias table.
+        by_alias: Other names matched through the alias table: the dataset's name -> the vocabulary's.
+        ambiguous: Not matched, because the alias table gives several genes: the dataset's name -> the vocabulary's.
+        duplicates: Not matched, because another column is the same gene: the dataset's name -> the vocabulary's.
+            A column with the vocabulary's own name wins over one with an alias, then the first one wins.
+        missing: Names that the vocabulary does not have.
+        near: Missing names that differ from one of the vocabulary in upper and lower case only -> that one.
+    """
+
+    columns: np.ndarray
+    names: tuple[str, ...]
+    column: str
+    vocabulary_size: int
+    by_symbol: int = 0
+    by_id: int = 0
+    by_alias: dict[str, str] = field(default_factory=dict)
+    ambiguous: dict[str, list[str]] = field(default_factory=dict)
+    duplicates: dict[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    near: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # The kernels index by these rows without a check of their own.
+        rows = self.columns[self.columns >= 0]
+        if len(np.unique(rows)) != len(rows) or rows.max(initial=-1) >= self.vocabulary_size:
+            raise ValueError(
+                f"columns may hold every vocabulary row at most once, and none above {self.vocabulary_size - 1}."
+            )
+
+    @cached_property
+    def genes(self) -> np.ndarray:
+        """The vocabulary rows that the dataset has, ascending: (matched,) int64."""
+        return np.sort(self.columns[self.columns >= 0])
+
+    @property
+    def overlap(self) -> float:
+        """Matched genes over those that could match: the smaller of the dataset and the vocabulary. In [0, 1]."""
+        return len(self.genes) / max(1, min(len(self.columns), self.vocabulary_size))
+
+    def __str__(self) -> str:
+        source = "the index of var" if self.column == "index" else f"var[{self.column!r}]"
+        lines = [
+            f"{len(self.genes):,} of {len(self.columns):,} genes are in the vocabulary of {self.vocabulary_size:,}, "
+            f"looked up by {source}: {self.by_symbol:,} by symbol, {self.by_id:,} by id, "
+            f"{len(self.by_alias):,} by alias"
+        ]
+        if self.by_alias:
+            lines.append("  by alias: " + _shortened([f"{name} = {gene}" for name, gene in self.by_alias.items()]))
+        if self.ambiguous:
+            cases = [f"{name} ({' or '.join(genes)})" for name, genes in self.ambiguous.items()]
+            lines.append("  ambiguous, left out: " + _shortened(cases))
+        if self.duplicates:
+            cases = [f"{name} (is {gene})" for name, gene in self.duplicates.items()]
+            lines.append("  second column of a gene, left out: " + _shortened(cases))
+        if self.missing:
+            lines.append("  missing from the vocabulary: " + _shortened(self.missing))
+        if self.near:
+            cases = [f"{name} ({gene})" for name, gene in self.near.items()]
+            lines.append("  of these, different in case only: " + _shortened(cases))
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain numbers, strings and lists, to be stored in `uns` or as JSON."""
+        return {
+            "column": self.column,
+            "dataset_genes": len(self.columns),
+            "vocabulary_genes": self.vocabulary_size,
+            "matched": len(self.genes),
+            "by_symbol": self.by_symbol,
+            "by_id": self.by_id,
+            # Lists, because a gene name as a key would be a path in an .h5ad file.
+            "by_alias": [f"{name} = {gene}" for name, gene in self.by_alias.items()],
+            "ambiguous": [f"{name} = {' or '.join(genes)}" for name, genes in self.ambiguous.items()],
+            "duplicates": [f"{name} = {gene}" for name, gene in self.duplicates.items()],
+            "missing": list(self.missing),
+        }
+
+
+class GeneIndex:
+    """Looks names up in a vocabulary: as they are, without an Ensembl version, through the alias table.
+
+    Args:
+        genes: The vocabulary: row -> name.
+        aliases: Other names of genes.
+    """
+
+    def __init__(self, genes: Sequence[str], aliases: AliasTable | None = None) -> None:
+        self.genes = list(genes)
+        self.aliases = aliases
+        self.rows: dict[str, int] = {}
+        for row, gene in enumerate(self.genes):
+            self.rows.setdefault(without_version(gene), row)
+
+    @cached_property
+    def _caseless(self) -> dict[str, str]:
+        return {name.casefold(): self.genes[row] for name, row in self.rows.items()}
+
+    def candidates(self, name: str) -> list[int]:
+        """The rows that a name may stand for: none, one, or several if the alias table is ambiguous about it."""
+        name = without_version(name)
+        if name in self.rows:
+            return [self.rows[name]]
+        if self.aliases is None or not name:
+            return []
+        return sorted({self.rows[found] for found in self.aliases.known_as(name, self.rows)})
+
+    def differs_in_case(self, name: str) -> str | None:
+        """The gene of the vocabulary that is this name but for upper and lower case."""
+        return self._caseless.get(without_version(name).casefold())
+
+    def near(self, name: str) -> list[str]:
+        """Up to three genes of the vocabulary that are spelt like this name."""
+        same = self.differs_in_case(name)
+        return [same] if same else difflib.get_close_matches(name, self.genes, n=3)
+
+    def report(self, names: Sequence[str], *, column: str) -> GeneReport:
+        """Look a dataset's names up."""
+        found = [self.candidates(name) for name in names]
+        own = [without_version(name) in self.rows for name in names]
+        columns = np.full(len(names), -1, np.int64)
+        taken: set[int] = set()
+        duplicates: dict[str, str] = {}
+        # Own names first: an alias never takes a gene away from the column that carries its name.
+        for at in sorted((at for at, rows in enumerate(found) if len(rows) == 1), key=lambda at: not own[at]):
+            row = found[at][0]
+            if row in taken:
+                duplicates[names[at]] = self.genes[row]
+            else:
+                taken.add(row)
+                columns[at] = row
+        matched = np.flatnonzero(columns >= 0).tolist()
+        ids = {at for at in matched if is_ensembl_id(names[at].strip())}
+        missing = tuple(name for name, rows in zip(names, found, strict=True) if not rows)
+        cases = {name: self.differs_in_case(name) for name in missing}
+        return GeneReport(
+            columns=columns,
+            names=tuple(names),
+            column=column,
+            vocabulary_size=len(self.genes),
+            by_symbol=sum(own[at] for at in matched if at not in ids),
+            by_id=len(ids),
+            by_alias={names[at]: self.genes[columns[at]] for at in matched if not (own[at] or at in ids)},
+            ambiguous={
+                name: [self.genes[row] for row in rows]
+                for name, rows in zip(names, found, strict=True)
+                if len(rows) > 1
+            },
+            duplicates=duplicates,
+            missing=missing,
+            near={name: gene for name, gene in cases.items() if gene is not None},
+        )
+
+
+def _text_columns(var: pd.DataFrame) -> list[str]:
+    return [
+        str(column)
+        for column, dtype in var.dtypes.items()
+        if pd.api.types.is_object_dtype(dtype)
+        or pd.api.types.is_string_dtype(dtype)
+        or isinstance(dtype, pd.CategoricalDtype)
+    ]
+
+
+def _names(values: pd.Series | pd.Index) -> list[str]:
+    return ["" if absent else str(value) for value, absent in zip(values, values.isna(), strict=True)]
+
+
+def resolve_genes(
+    var: pd.DataFrame,
+    vocabulary: Any,
+    *,
+    gene_column: str | None = None,
+    aliases: AliasTable | None = None,
+    min_overlap: float = 0.3,
+) -> GeneReport:
+    """Map a dataset's genes to a vocabulary, by symbol, Ensembl id (any version) or, with an alias table, other names.
+
+    Args:
+        var: The dataset's gene annotation: `adata.var`.
+        vocabulary: A `CellSentenceTokenizer` (its alias table is used) or the ordered list of gene names.
+        gene_column: The column of `var` that holds the names, or `"index"`. By default the index and every text column
+            are tried, and the one with the most matches is taken, the index before others.
+        aliases: An alias table, instead of the tokenizer's.
+        min_overlap: The smallest share of genes that has to match, in [0, 1], of the dataset's or the vocabulary's
+            genes, whichever are fewer: a panel of 500 genes and a file of 60,000 are both held to what they can have.
+
+    Returns:
+        The mapping, with an account of what matched and what did not.
+
+    Raises:
+        ValueError: If there is no such column, or fewer genes than `min_overlap` match.
+    """
+    index = _index_of(vocabulary, aliases)
+    if gene_column is None:
+        choices = ["index", *_text_columns(var)]
+    elif gene_column in var.columns or gene_column == "index":
+        choices = [gene_column]
+    else:
+        raise ValueError(f"var has no column {gene_column!r}; it has the index and {', '.join(map(str, var.columns))}.")
+    named = {column: _names(var[column] if column in var.columns else var.index) for column in choices}
+    reports = [index.report(names, column=column) for column, names in named.items()]
+    best = max(reports, key=lambda report: len(report.genes))
+    if not len(best.genes) or best.overlap < min_overlap:
+        raise ValueError(_refusal(best, index, choices, min_overlap))
+    return best
+
+
+def _index_of(vocabulary: Any, aliases: AliasTable | None) -> GeneIndex:
+    index = getattr(vocabulary, "gene_index", None)
+    if index is None:
+        return GeneIndex(vocabulary, aliases)
+    return index if aliases is None else GeneIndex(index.genes, aliases)
+
+
+def _refusal(report: GeneReport, index: GeneIndex, choices: Sequence[str], min_overlap: float) -> str:
+    known = set(report.genes.tolist())
+    others = [gene for row, gene in enumerate(index.genes) if row not in known]
+    source = f"looked at {', '.join(choices)}; best: {report.column}" if len(choices) > 1 else f"looked at {choices[0]}"
+    lines = [
+        f"Only {len(report.genes):,} of the dataset's {len(report.columns):,} genes are among the vocabulary's "
+        f"{report.vocabulary_size:,} ({source}). "
+        f"That is an overlap of {report.overlap:.1%}, and min_overlap is {min_overlap:.0%}.",
+        f"  the dataset has, for instance:    {_shortened(report.missing)}",
+        f"  the vocabulary has, for instance: {_shortened(others)}",
+    ]
+    if report.near:
+        pairs = [f"{name} / {gene}" for name, gene in report.near.items()]
+        lines.append(f"  {len(pairs):,} names differ in case only ({_shortened(pairs, 3)}): another species?")
+    if any(map(is_ensembl_id, report.missing)) != any(map(is_ensembl_id, others)):
+        lines.append("  One side uses Ensembl ids, the other symbols: choose another column with gene_column, or")
+        lines.append(
+            "  give the model a table of both with `state-hf genes import FILE --output MODEL/gene_aliases.tsv`."
+        )
+    return "\n".join(lines)

@@ -1,0 +1,72 @@
+"""A tiny model whose embedding differs from cell to cell, and cells for it."""
+
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+import torch
+from scipy import sparse
+
+from state_hf import CellSentenceTokenizer, StateEmbeddingConfig, StateEmbeddingModel
+
+GENES = [f"GENE{number}" for number in range(60)]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Several threads would spend their time waiting for each other over such small tensors."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a model of 60 genes and sentences of 24 tokens."""
+    config = StateEmbeddingConfig(
+        num_genes=len(GENES),
+        gene_embedding_dim=12,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=24,
+        output_dim=8,
+        count_encoder_dim=8,
+        max_position_embeddings=24,
+        num_datasets=2,
+        initializer_range=0.2,
+    )
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tiny_model")
+    StateEmbeddingModel(config).save_pretrained(folder)
+    CellSentenceTokenizer(GENES, model_max_length=24).save_pretrained(folder)
+    return folder
+
+
+def make_cells(num_cells: int, seed: int = 0) -> anndata.AnnData:
+    """Cells that express 0 to 40 of 55 genes: all but 5 of the model's, and 2 that it does not know."""
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(3.0, size=(num_cells, 55)) * (rng.random((num_cells, 55)) < rng.random((num_cells, 1)) * 0.7)
+    adata = anndata.AnnData(sparse.csr_matrix(counts.astype(np.float32)))
+    adata.var_names = [*GENES[:53], "UNKNOWN1", "UNKNOWN2"]
+    adata.obs_names = [f"cell{number}" for number in range(num_cells)]
+    return adata
+
+
+@pytest.fixture
+def adata() -> anndata.AnnData:
+    return make_cells(90)
+
+
+@pytest.fixture
+def h5ad(adata: anndata.AnnData, tmp_path: Path) -> Path:
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    return tmp_path / "cells.h5ad"
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of a few cells, so that a small file has many."""
+    monkeypatch.setattr("state_hf.pipelines.embedding_task._BLOCK_BYTES", 2**13)
