@@ -17,6 +17,7 @@ _EXPORTS = {
     "CellSentenceTokenizer": "state_hf.tokenization.cell_sentence",
     "resolve_genes": "state_hf.tokenization.gene_names",
     "embed": "state_hf.pipelines.embed",
+    "differential_expression": "state_hf.pipelines.differential_expression",
     "evaluate_predictions": "state_hf.pipelines.evaluate",
     "load_profile": "state_hf.metrics.profiles",
     "CellEmbeddingPipeline": "state_hf.pipelines.cell_embedding",
