@@ -307,7 +307,9 @@ def add_dense_rows(matrix, codes, n_parts, sums):
 
 
 @kernel(parallel=True)
-def leave_one_out_sparse(indptr, indices, data, codes, share, slope, shrink, n_parts, first_moment, second_moment):
+def leave_one_out_sparse(
+    indptr, indices, data, codes, share, slope, sums, shrink, n_parts, first_moment, second_moment
+):
     """Correct the leave-one-out moments of unexpressed cells for the values that a block holds.
 
     Leaving cell i out of its group moves gene g's log profile by log1p(-t) - log1p(-e), with e = `share` of the group's
@@ -327,7 +329,12 @@ def leave_one_out_sparse(indptr, indices, data, codes, share, slope, shrink, n_p
             while k < stop and indices[k] < last:
                 gene = indices[k]
                 without = np.log1p(-share[row] * shrink[group, gene]) - rest
-                shifted = np.log1p(-(share[row] + slope[group] * data[k]) * shrink[group, gene]) - rest
+                taken = (share[row] + slope[group] * data[k]) * shrink[group, gene]
+                if taken < 0.5:
+                    shifted = np.log1p(-taken) - rest
+                else:  # 1 - taken would lose digits where one cell holds nearly all counts of a gene
+                    left = 1.0 - share[row] + slope[group] * (sums[group, gene] - data[k])
+                    shifted = np.log(left * shrink[group, gene]) - rest
                 first_moment[group, gene] += shifted - without
                 second_moment[group, gene] += shifted * shifted - without * without
                 k += 1

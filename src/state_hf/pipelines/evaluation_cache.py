@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from transformers.utils import logging
 
+from state_hf.metrics.cell_rows import Rows, SparseRows
 from state_hf.metrics.differential_expression import DifferentialExpression
 from state_hf.metrics.screen import CellBlock
 from state_hf.metrics.summary import ScreenSummary
@@ -124,13 +125,10 @@ def _unpack(stored: Mapping[str, np.ndarray]) -> tuple[ScreenSummary, tuple[Cell
     blocks: list[CellBlock] = []
     while f"control_{len(blocks)}_codes" in stored:
         part = read(f"control_{len(blocks)}_")
-        matrix = part["dense"] if "dense" in part else _sparse(part, len(summary.genes))
+        matrix: Rows = (
+            part["dense"]
+            if "dense" in part
+            else SparseRows(part["indptr"], part["indices"], part["data"], len(summary.genes))
+        )
         blocks.append(CellBlock(matrix, part["codes"], part["library"]))
     return summary, tuple(blocks)
-
-
-def _sparse(part: Mapping[str, np.ndarray], n_genes: int) -> sp.csr_matrix:
-    matrix = sp.csr_matrix((len(part["codes"]), n_genes), dtype=part["data"].dtype)
-    # Assigned one by one: the constructor would widen compact indices again.
-    matrix.data, matrix.indices, matrix.indptr = part["data"], part["indices"], part["indptr"]
-    return matrix
