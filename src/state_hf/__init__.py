@@ -25,6 +25,7 @@ _EXPORTS = {
     "generate_screen": "state_hf.data.synthetic_screen",
     "open_screens": "state_hf.data.perturbation_screens",
     "embed": "state_hf.pipelines.embed",
+    "differential_expression": "state_hf.pipelines.differential_expression",
     "evaluate_predictions": "state_hf.pipelines.evaluate",
     "metric_path": "state_hf.metrics.modules",
     "write_evaluation_report": "state_hf.reporting.evaluation_report",

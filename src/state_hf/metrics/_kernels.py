@@ -18,9 +18,9 @@ def kernel(*, parallel: bool = False, fastmath: bool = False) -> Callable[[Calla
     def decorate(function: Callable[..., Any]) -> Any:
         options: dict[str, Any] = {"nogil": True, "parallel": parallel, "fastmath": fastmath}
         try:
-            return numba.njit(cache=True, **options)(function)
+            return numba.njit(cache=True, **options)(function)  # noqa: TID251
         except RuntimeError:  # numba found no folder to cache in: a read-only installation without a home
-            return numba.njit(**options)(function)
+            return numba.njit(**options)(function)  # noqa: TID251
 
     return decorate
 
@@ -190,9 +190,9 @@ def _sort_by_value(bits, wide, keys, groups, spare_keys, spare_groups):
         for bucket in range(2048):
             counts[bucket + 1] += counts[bucket]
         for k in range(len(bits)):
-            bucket = np.int64((keys[k] >> shift) & np.uint64(2047))
-            spare_keys[counts[bucket]], spare_groups[counts[bucket]] = keys[k], groups[k]
-            counts[bucket] += 1
+            digits = np.int64((keys[k] >> shift) & np.uint64(2047))
+            spare_keys[counts[digits]], spare_groups[counts[digits]] = keys[k], groups[k]
+            counts[digits] += 1
         keys, spare_keys = spare_keys, keys
         groups, spare_groups = spare_groups, groups
     return keys, groups
@@ -210,8 +210,8 @@ def _sweep(keys, groups, positive_key, zeros, weights, twice_u, ties):
     U of a perturbation counts, over its cells, the control cells below plus half of the equal ones.
     """
     control = len(weights)
-    below, control_ties = np.int64(0), np.int64(0)
-    k, zeros_due = 0, True
+    below = control_ties = np.int64(0)
+    k, zeros_due = np.int64(0), True
     while k < len(keys) or zeros_due:
         if zeros_due and (k == len(keys) or keys[k] >= positive_key):
             zeros_due = False
@@ -307,7 +307,9 @@ def add_dense_rows(matrix, codes, n_parts, sums):
 
 
 @kernel(parallel=True)
-def leave_one_out_sparse(indptr, indices, data, codes, share, slope, shrink, n_parts, first_moment, second_moment):
+def leave_one_out_sparse(
+    indptr, indices, data, codes, share, slope, sums, shrink, n_parts, first_moment, second_moment
+):
     """Correct the leave-one-out moments of unexpressed cells for the values that a block holds.
 
     Leaving cell i out of its group moves gene g's log profile by log1p(-t) - log1p(-e), with e = `share` of the group's
@@ -327,7 +329,12 @@ def leave_one_out_sparse(indptr, indices, data, codes, share, slope, shrink, n_p
             while k < stop and indices[k] < last:
                 gene = indices[k]
                 without = np.log1p(-share[row] * shrink[group, gene]) - rest
-                shifted = np.log1p(-(share[row] + slope[group] * data[k]) * shrink[group, gene]) - rest
+                taken = (share[row] + slope[group] * data[k]) * shrink[group, gene]
+                if taken < 0.5:
+                    shifted = np.log1p(-taken) - rest
+                else:  # 1 - taken would lose digits where one cell holds nearly all counts of a gene
+                    left = 1.0 - share[row] + slope[group] * (sums[group, gene] - data[k])
+                    shifted = np.log(left * shrink[group, gene]) - rest
                 first_moment[group, gene] += shifted - without
                 second_moment[group, gene] += shifted * shifted - without * without
                 k += 1

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
+from state_hf.metrics.cell_rows import stack, value_range
 from state_hf.metrics.comparison import target_positions
 from state_hf.metrics.group_sums import block_sums
 from state_hf.metrics.screen import CellBlock, Screen
@@ -42,12 +42,11 @@ def constant_screen(reference: Screen, profile: np.ndarray, expression: Mapping[
     # A fraction of 1 marks the values as log-normalised, whatever they happen to be.
     return replace(
         reference,
-        dtype=np.dtype(np.float64),
         blocks=(perturbed, *controls),
         copies=reference.n_cells[:-1],
         smallest=0.0,
         largest_fraction=1.0,
-        largest=max(float(profile.max()), *(float(block.matrix.max()) for block in controls)),
+        largest=max(float(profile.max()), *(value_range(block.matrix).largest for block in controls)),
     )
 
 
@@ -57,13 +56,16 @@ def lognorm_control(screen: Screen, expression: Mapping[str, Any]) -> tuple[Cell
     control = []
     for block, scale in zip(screen.blocks, scales, strict=True):
         rows = np.flatnonzero(block.codes == len(screen.perturbations))
-        matrix = block.matrix[rows]
-        if mode != AS_IS and isinstance(matrix, np.ndarray):
+        taken = block.take(rows)
+        matrix = taken.matrix
+        if mode == AS_IS:
+            pass
+        elif isinstance(matrix, np.ndarray):
             matrix = np.log1p(matrix / scale[rows, None])
-        elif mode != AS_IS:
+        else:
             per_value = np.repeat(scale[rows], np.diff(matrix.indptr))
-            matrix = sp.csr_matrix((np.log1p(matrix.data / per_value), matrix.indices, matrix.indptr), matrix.shape)
-        control.append(CellBlock(matrix, block.codes[rows], block.library[rows]))
+            matrix = replace(matrix, data=np.log1p(matrix.data / per_value))
+        control.append(replace(taken, matrix=matrix))
     return tuple(block for block in control if len(block.codes))
 
 
@@ -83,7 +85,8 @@ def resampled_screen(
         shift: Whether to scale genes.
     """
     n_perturbations, n_genes = len(reference.perturbations), len(reference.genes)
-    control = _stack(reference.control_blocks())
+    control_blocks = reference.control_blocks()
+    control = stack([block.matrix for block in control_blocks])
     scale = np.ones(n_genes)
     if shift:
         means = block_sums(reference.blocks, n_perturbations + 1, n_genes) / reference.n_cells[:, None]
@@ -102,11 +105,6 @@ def resampled_screen(
     for code, size in enumerate(sizes):
         drawn = control[generator.integers(0, control.shape[0], size=int(size))]
         if shift:
-            drawn.data = (drawn.data * scale[drawn.indices]).astype(np.float32)
-        codes = np.full(drawn.shape[0], code, dtype=np.int32)
-        blocks.append(CellBlock(drawn, codes, np.asarray(drawn.sum(axis=1, dtype=np.float64)).ravel()))
-    return replace(reference, blocks=tuple(blocks))
-
-
-def _stack(blocks: tuple[CellBlock, ...]) -> sp.csr_matrix:
-    return sp.vstack([sp.csr_matrix(block.matrix) for block in blocks], format="csr")
+            drawn = replace(drawn, data=(drawn.data * scale[drawn.indices]).astype(np.float32))
+        blocks.append(CellBlock(drawn, np.full(int(size), code, dtype=np.int32), value_range(drawn).library))
+    return replace(reference, blocks=(*blocks, *control_blocks))

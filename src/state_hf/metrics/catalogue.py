@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -10,6 +11,8 @@ from state_hf.metrics import de_agreement, de_direction, expression_error
 from state_hf.metrics.clustering import clustering_agreement
 from state_hf.metrics.comparison import Comparison
 from state_hf.metrics.discrimination import discrimination_score
+
+Distance: TypeAlias = Literal["l1", "l2", "cosine"]
 
 
 @dataclass(frozen=True)
@@ -41,12 +44,12 @@ def _pearson(comparison: Comparison, *, of: str) -> MetricValues:
     return MetricValues(expression_error.pearson(*comparison.sides(of)), undefined="one side is the same for all genes")
 
 
-def _discrimination(comparison: Comparison, *, of: str, distance: str) -> MetricValues:
+def _discrimination(comparison: Comparison, *, of: str, distance: Distance) -> MetricValues:
     settings = comparison.profile.settings["discrimination"]
     return MetricValues(discrimination_score(comparison.distances(of, distance), **settings))
 
 
-def _discrimination_rank(comparison: Comparison, *, of: str, distance: str, normalised: bool) -> MetricValues:
+def _discrimination_rank(comparison: Comparison, *, of: str, distance: Distance, normalised: bool) -> MetricValues:
     settings = comparison.profile.settings["discrimination"]
     rank = 1.0 - discrimination_score(comparison.distances(of, distance), **settings)
     return MetricValues(1.0 - 2.0 * rank if normalised else rank)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -55,7 +56,7 @@ class Comparison:
         """Predicted and real `profiles` or `effects`."""
         return self.effects if of == "effects" else self.profiles
 
-    def distances(self, of: str, distance: str) -> np.ndarray:
+    def distances(self, of: str, distance: Literal["l1", "l2", "cosine"]) -> np.ndarray:
         """Distance from each prediction to each real perturbation, without the genes that the profile excludes."""
         predicted, real = self.sides(of)
         excluded = self.profile.settings["excluded_genes"]["discrimination"]

@@ -60,8 +60,17 @@ class DifferentialExpression:
             wide[..., place[known]] = values[..., known]
             return wide
 
-        columns = ("target_mean", "reference_mean", "log2_fold_change", "p_value", "statistic", "fdr")
-        return replace(self, tested=tested, genes=genes, **{name: spread(getattr(self, name)) for name in columns})
+        return replace(
+            self,
+            tested=tested,
+            genes=genes,
+            target_mean=spread(self.target_mean),
+            reference_mean=spread(self.reference_mean),
+            log2_fold_change=spread(self.log2_fold_change),
+            p_value=spread(self.p_value),
+            statistic=spread(self.statistic),
+            fdr=spread(self.fdr),
+        )
 
     def to_frame(self) -> pd.DataFrame:
         """The long table: one row a (perturbation, gene), labels as categoricals."""

@@ -1,6 +1,7 @@
 """Energy distances between groups of cells."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ def energy_distances(
     """Energy distance of each perturbation's cells to the control's: 2 mean d(x,y) - mean d(x,x) - mean d(y,y).
 
     Euclidean, over all pairs of cells (a cell with itself included, at distance 0). Distances come from matrix products
-    of dense tiles. Tiles are centred first: a shift changes no distance, and smaller norms keep the float32 products
-    accurate.
+    of dense tiles, in the precision of the input. Tiles are centred first: a shift changes no distance, and smaller
+    norms keep single-precision products accurate.
 
     Args:
         screen: The cells.
@@ -31,7 +32,7 @@ def energy_distances(
     Returns:
         One value a perturbation.
     """
-    tiles = _Tiles(screen, mode, scales, centre.astype(np.float32), device or "cpu")
+    tiles = _Tiles(screen, mode, scales, centre.astype(screen.dtype), device or "cpu")
     n_perturbations = len(screen.perturbations)
     between, within = np.zeros(n_perturbations), np.zeros(n_perturbations)
     control_within = 0.0
@@ -60,7 +61,7 @@ class _Tiles:
         codes = np.concatenate([block.codes for block in screen.blocks])
         order = np.argsort(codes, kind="stable")
         bounds = np.searchsorted(codes[order], np.arange(len(screen.perturbations) + 2))
-        self.rows = [order[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+        self.rows = [order[start:stop] for start, stop in pairwise(bounds)]
         self.block_starts = np.cumsum([0] + [len(block.codes) for block in screen.blocks])
 
     def n_rows(self, group: int) -> int:
@@ -72,11 +73,11 @@ class _Tiles:
             yield self._dense(rows[first : first + _TILE_CELLS])
 
     def _dense(self, rows: np.ndarray) -> torch.Tensor:
-        tile = np.empty((len(rows), len(self.centre)), dtype=np.float32)
+        tile = np.empty((len(rows), len(self.centre)), dtype=self.centre.dtype)
         which = np.searchsorted(self.block_starts, rows, side="right") - 1
         for number in np.unique(which):
             inside = which == number
-            part = np.empty((inside.sum(), tile.shape[1]), dtype=np.float32) if not inside.all() else tile
+            part = np.empty((inside.sum(), tile.shape[1]), dtype=tile.dtype) if not inside.all() else tile
             _write_rows(
                 self.screen.blocks[number],
                 rows[inside] - self.block_starts[number],

@@ -113,7 +113,7 @@ def _check_defined(metric: Metric, values: MetricValues, perturbations: np.ndarr
 def _reasons(values: MetricValues, perturbations: np.ndarray) -> dict[str, str]:
     if values.values is None:
         return {WHOLE_PANEL: values.undefined} if values.total is not None and np.isnan(values.total) else {}
-    return {label: values.undefined for label in perturbations[np.isnan(values.values)]}
+    return dict.fromkeys(perturbations[np.isnan(values.values)], values.undefined)
 
 
 def _aggregate(values: MetricValues) -> pd.Series:

@@ -7,14 +7,15 @@ import numpy as np
 import scipy.sparse as sp
 
 from state_hf.metrics import _kernels
+from state_hf.metrics.cell_rows import Rows
 from state_hf.metrics.screen import CellBlock
 
 
-def group_sums(matrix: sp.csr_matrix | np.ndarray, codes: np.ndarray, n_groups: int) -> np.ndarray:
+def group_sums(matrix: Rows | sp.csr_matrix, codes: np.ndarray, n_groups: int) -> np.ndarray:
     """Sum the rows of each group, in float64, without a dense copy of a sparse matrix.
 
     Args:
-        matrix: Cells x genes; CSR with sorted indices, or dense.
+        matrix: Cells x genes; sparse rows, CSR with sorted indices, or dense.
         codes: Group of each row, 0 to n_groups - 1; -1 skips the row.
         n_groups: Number of groups.
 

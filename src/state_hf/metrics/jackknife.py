@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numba
 import numpy as np
-import scipy.sparse as sp
 
 from state_hf.metrics import _kernels
+from state_hf.metrics.cell_rows import sparse_rows
 from state_hf.metrics.screen import CellBlock
 
 # Up to this share of a group's counts, a power series with _TERMS terms of log1p is exact to double precision.
@@ -44,11 +44,11 @@ def jackknife_noise(blocks: Sequence[CellBlock], sums: np.ndarray, target_sum: f
     for group in range(n_groups):
         first[group], second[group] = _without_counts(all_shares[codes == group], shrink[group])
     for block, share in zip(blocks, shares, strict=True):
-        rows = block.matrix if sp.issparse(block.matrix) else sp.csr_matrix(block.matrix)
+        rows = sparse_rows(block.matrix) if isinstance(block.matrix, np.ndarray) else block.matrix
         arrays = rows.indptr, rows.indices, rows.data
         slope = target_sum / safe_totals
         _kernels.leave_one_out_sparse(
-            *arrays, block.codes, share, slope, shrink, numba.get_num_threads(), first, second
+            *arrays, block.codes, share, slope, sums, shrink, numba.get_num_threads(), first, second
         )
     cells = np.maximum(n_cells, 1)
     deviation = (second - first**2 / cells[:, None]).sum(axis=1)

@@ -62,7 +62,9 @@ def ceiling(
         on_error="nan",
     ).aggregate["mean"]
     reliable = {metric.name for metric in profile.metrics if metric.reliability}
-    return {name: 2 * r / (1 + r) if name in reliable and r > 0 else np.nan for name, r in values.astype(float).items()}
+    return {
+        str(name): 2 * r / (1 + r) if name in reliable and r > 0 else np.nan for name, r in values.astype(float).items()
+    }
 
 
 def replicate_values(
@@ -107,7 +109,7 @@ def _one_split(
     halves = [summarise(half, profile, device=device) for half in disjoint_halves(screen, seed=seed)]
     own_controls = replace(profile, settings={**profile.settings, "control_source": "own"})
     result = evaluate_summaries(halves[1], halves[0], own_controls, control=screen.control, target_genes=target_genes)
-    values = {name: float(value) for name, value in result.aggregate["mean"].items()}
+    values = {str(name): float(value) for name, value in result.aggregate["mean"].items()}
     for metric in profile.metrics:
         if metric.function == "fold_change_error":
             values[metric.name] = _fold_change_replicate(summary, halves, profile, target_genes, **metric.parameters)

@@ -31,7 +31,7 @@ class EvaluationResult:
         aggregate: One row a metric; columns `count` (perturbations that have a value), `mean`, `std`, `min`, quartiles,
             `max`. `mean` is the metric's value, also where it is not an average.
         scores: One row a metric and `overall`; columns `prediction`, `baseline`, `replicate` or `ceiling` where asked
-            for, `score`. None without a baseline.
+            for, `score` (with a baseline). None where neither was asked for.
         de_tables: The prediction's and the reference's differential expression, as arrays. None with contexts.
         discrimination: Distance from each prediction (row) to each real perturbation (column). None where the profile
             has no such metric.
@@ -70,7 +70,7 @@ class EvaluationResult:
     def to_dict(self) -> dict[str, float]:
         """Metric -> value, and `<metric>_score` and `overall_score` where there are scores."""
         values = {str(metric): float(value) for metric, value in self.aggregate["mean"].items()}
-        if self.scores is not None:
+        if self.scores is not None and "score" in self.scores:
             values.update({f"{metric}_score": float(value) for metric, value in self.scores["score"].items()})
         return values
 

@@ -10,9 +10,9 @@ from state_hf.metrics.profiles import Metric, Profile
 
 def score_table(
     prediction: Mapping[str, float],
-    baseline: Mapping[str, float],
     profile: Profile,
     *,
+    baseline: Mapping[str, float] | None = None,
     replicate: Mapping[str, float] | None = None,
     ceiling: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
@@ -25,8 +25,8 @@ def score_table(
 
     Args:
         prediction: Metric -> value.
-        baseline: Metric -> the baseline's value.
         profile: The rule.
+        baseline: Metric -> the baseline's value; without it nothing is scored, but anchors are shown.
         replicate: Metric -> value of real replicates, for the scale.
         ceiling: Metric -> the highest value that the real data allow, shown beside.
 
@@ -40,17 +40,18 @@ def score_table(
     for metric in profile.metrics:
         if metric.best is None:
             continue
-        user, base = prediction[metric.name], baseline[metric.name]
-        top = metric.best if replicate is None else replicate[metric.name]
-        rows[metric.name] = {"prediction": user, "baseline": base}
-        if replicate is not None:
-            rows[metric.name]["replicate"] = top
-        if ceiling is not None:
-            rows[metric.name]["ceiling"] = ceiling[metric.name]
-        rows[metric.name]["score"] = _score(metric, profile, user, base, top)
-    table = pd.DataFrame(rows).T.rename_axis("metric")
-    overall = pd.DataFrame({"score": {"overall": table["score"].mean()}}, columns=table.columns, dtype=float)
-    return pd.concat([table, overall]).rename_axis("metric")
+        row = rows[metric.name] = {"prediction": prediction[metric.name]}
+        for name, anchor in (("baseline", baseline), ("replicate", replicate), ("ceiling", ceiling)):
+            if anchor is not None:
+                row[name] = anchor[metric.name]
+        if baseline is not None:
+            row["score"] = _score(
+                metric, profile, row["prediction"], row["baseline"], row.get("replicate", metric.best)
+            )
+    table = pd.DataFrame(rows).T
+    if baseline is not None:
+        table.loc["overall", "score"] = table["score"].mean()
+    return table.rename_axis("metric")
 
 
 def _score(metric: Metric, profile: Profile, user: float, base: float, top: float) -> float:

@@ -1,4 +1,4 @@
-"""The cells of one side of an evaluation: sparse or dense blocks of rows, each row with the code of its perturbation."""
+"""The cells of one side of an evaluation: blocks of rows, each row with the code of its perturbation."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from state_hf.metrics import _kernels
+from state_hf.metrics.cell_rows import Rows, as_rows, compact, value_range
 
 # Values of one gene range, gathered at a time: 128 MB as float64.
 _CHUNK_VALUES = 16_000_000
@@ -18,14 +19,18 @@ class CellBlock:
     """Some rows (cells) of a screen.
 
     Args:
-        matrix: Canonical CSR matrix or 2-D array, rows x genes.
-        codes: Group of each row (int32): a perturbation's position, the number of perturbations for control, -1 to skip.
+        matrix: Rows x genes.
+        codes: Group of each row (int32): the perturbation's position, one past the last for control, -1 to skip it.
         library: Sum of each row.
     """
 
-    matrix: sp.csr_matrix | np.ndarray
+    matrix: Rows
     codes: np.ndarray
     library: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "CellBlock":
+        """A copy of some rows."""
+        return CellBlock(self.matrix[rows], self.codes[rows], self.library[rows])
 
     def count(self, counts: np.ndarray) -> None:
         """Add the number of non-zero values to counts[gene, group]."""
@@ -92,11 +97,7 @@ class Screen:
     def control_blocks(self) -> tuple[CellBlock, ...]:
         """The control cells alone, copied, so that the rest of the screen can be freed."""
         code = len(self.perturbations)
-        return tuple(
-            CellBlock(block.matrix[rows], block.codes[rows], block.library[rows])
-            for block in self.blocks
-            if len(rows := np.flatnonzero(block.codes == code))
-        )
+        return tuple(block.take(rows) for block in self.blocks if len(rows := np.flatnonzero(block.codes == code)))
 
     def with_control(self, control_blocks: Sequence[CellBlock]) -> "Screen":
         """This screen with other control cells in the place of its own."""
@@ -155,16 +156,16 @@ class ScreenBuilder:
         self.genes = np.asarray(genes, dtype=object)
         self.control = control
         self.compact = compact
-        self._matrices: list[tuple[sp.csr_matrix | np.ndarray, np.ndarray]] = []
+        self._matrices: list[tuple[Rows, np.ndarray]] = []
         self._labels: list[np.ndarray] = []
-        self._extremes = np.zeros(3)
-        self._dtype = np.dtype(np.float32)
+        self._smallest = self._largest = self._fraction = 0.0
+        self._dtype: np.dtype = np.dtype(np.float32)
 
-    def add(self, matrix: sp.sparray | sp.spmatrix | np.ndarray, labels: Sequence[str] | np.ndarray) -> None:
+    def add(self, matrix: sp.csr_matrix | np.ndarray, labels: Sequence[str] | np.ndarray) -> None:
         """Add cells.
 
         Args:
-            matrix: Cells x genes, sparse or dense.
+            matrix: Cells x genes, dense or sparse in any format.
             labels: The perturbation of each cell.
 
         Raises:
@@ -175,16 +176,18 @@ class ScreenBuilder:
                 f"a block of cells has shape {matrix.shape}; with {len(labels)} labels and {len(self.genes)} genes "
                 f"it must be {(len(labels), len(self.genes))}"
             )
-        rows = _as_rows(matrix)
+        rows = as_rows(matrix)
         if rows.dtype == np.float64:
             self._dtype = np.dtype(np.float64)
-        library, low, high, fraction, bad = _scan(rows)
-        if bad:
-            raise ValueError(f"{bad} values are NaN or infinite; expression values must be finite")
-        self._extremes = np.array([min(self._extremes[0], low), *np.maximum(self._extremes[1:], [high, fraction])])
+        found = value_range(rows)
+        if found.not_finite:
+            raise ValueError(f"{found.not_finite} values are NaN or infinite; expression values must be finite")
+        self._smallest = min(self._smallest, found.smallest)
+        self._largest = max(self._largest, found.largest)
+        self._fraction = max(self._fraction, found.fraction)
         if self.compact:
-            rows = _compact(rows, integral=fraction == 0.0 and low >= 0.0, largest=high)
-        self._matrices.append((rows, library))
+            rows = compact(rows, integral=found.fraction == 0.0 and found.smallest >= 0.0, largest=found.largest)
+        self._matrices.append((rows, found.library))
         self._labels.append(np.asarray(labels, dtype=object))
 
     def build(self) -> Screen:
@@ -202,57 +205,14 @@ class ScreenBuilder:
             for (matrix, library), labels in zip(self._matrices, self._labels, strict=True)
         )
         copies = np.ones(len(perturbations), dtype=np.int64)
-        low, high, fraction = (float(value) for value in self._extremes)
-        labels = np.array(perturbations, dtype=object)
-        return Screen(self.genes, labels, self.control, blocks, copies, low, high, fraction, self._dtype)
-
-
-def _as_rows(matrix: sp.sparray | sp.spmatrix | np.ndarray) -> sp.csr_matrix | np.ndarray:
-    if not sp.issparse(matrix):
-        array = np.asarray(matrix)
-        return np.ascontiguousarray(array.astype(np.float32) if array.dtype == np.float16 else array)
-    rows = sp.csr_matrix(matrix)
-    if rows.dtype == np.float16:
-        rows = rows.astype(np.float32)
-    canonical = np.empty(rows.shape[0], dtype=np.bool_)
-    _kernels.rows_are_canonical(rows.indptr, rows.indices, canonical)
-    if not canonical.all():
-        rows = rows.copy()
-        rows.sum_duplicates()
-    return rows
-
-
-def _scan(rows: sp.csr_matrix | np.ndarray) -> tuple[np.ndarray, float, float, float, int]:
-    library = np.empty(rows.shape[0])
-    extremes = np.zeros((rows.shape[0], 4))
-    if isinstance(rows, np.ndarray):
-        indptr = np.arange(rows.shape[0] + 1, dtype=np.int64) * rows.shape[1]
-        _kernels.scan_rows(indptr, rows.reshape(-1), library, extremes)
-    else:
-        _kernels.scan_rows(rows.indptr, rows.data, library, extremes)
-    if not len(extremes):
-        return library, 0.0, 0.0, 0.0, 0
-    return (
-        library,
-        extremes[:, 0].min(),
-        extremes[:, 1].max(),
-        extremes[:, 2].max(),
-        int(extremes[:, 3].sum()),
-    )
-
-
-def _compact(rows: sp.csr_matrix | np.ndarray, *, integral: bool, largest: float) -> sp.csr_matrix | np.ndarray:
-    dtype = rows.dtype if rows.dtype in (np.float32, np.float64) else np.dtype(np.float64)
-    if integral and largest <= np.iinfo(np.uint16).max:
-        dtype = np.dtype(np.uint16)
-    if isinstance(rows, np.ndarray):
-        if np.count_nonzero(rows) > rows.size // 2:
-            return rows.astype(dtype)
-        rows = sp.csr_matrix(rows)
-    small = sp.csr_matrix(rows.shape, dtype=dtype)
-    index_dtype = np.uint16 if rows.shape[1] <= 1 << 16 else np.int32
-    # Assigned one by one: the constructor would widen the indices again.
-    small.data = rows.data.astype(dtype)
-    small.indices = rows.indices.astype(index_dtype)
-    small.indptr = rows.indptr.astype(np.int64)
-    return small
+        return Screen(
+            genes=self.genes,
+            perturbations=np.array(perturbations, dtype=object),
+            control=self.control,
+            blocks=blocks,
+            copies=copies,
+            smallest=self._smallest,
+            largest=self._largest,
+            largest_fraction=self._fraction,
+            dtype=self._dtype,
+        )

@@ -11,7 +11,7 @@ from state_hf.metrics.distances import energy_distances
 from state_hf.metrics.group_sums import block_sums, bulk_lognorm
 from state_hf.metrics.jackknife import jackknife_noise
 from state_hf.metrics.profiles import Profile
-from state_hf.metrics.rank_test import gene_statistics
+from state_hf.metrics.rank_test import GeneStatistics, gene_statistics
 from state_hf.metrics.screen import CellBlock, Screen
 
 AS_IS, DIVIDED, LOG_NORMALISED = 0, 1, 2
@@ -58,33 +58,49 @@ def summarise(
     """
     if control_blocks is not None:
         screen = screen.with_control(control_blocks)
-    if screen.n_cells[-1] == 0:
-        raise ValueError(f"there are no control cells: no cell is labelled {screen.control!r}")
     if profile.settings["expression"]["space"] == "lognorm":
         return _summarise_lognorm(screen, profile, device)
     return _summarise_counts(screen, profile, device)
 
 
+def de_table(screen: Screen, profile: Profile, *, device: str | None = None) -> DifferentialExpression:
+    """The differential expression of a screen alone; see `summarise`."""
+    return _differential_expression(screen, profile, _statistics(screen, profile, device))
+
+
+def _statistics(screen: Screen, profile: Profile, device: str | None) -> GeneStatistics:
+    if screen.n_cells[-1] == 0:
+        raise ValueError(f"there are no control cells: no cell is labelled {screen.control!r}")
+    settings = profile.settings["differential_expression"]
+    if settings["values"] == "lognorm":
+        mode, scales = lognorm_transform(screen, profile.settings["expression"])
+        return gene_statistics(screen, mode=mode, scales=scales, device=device)
+    scales = [_safe(block.library) / settings["target_sum"] for block in screen.blocks]
+    # Equal ratios of counts to totals can differ by rounding; cell-eval2 ranks logs, in which they are ties again.
+    return gene_statistics(screen, mode=DIVIDED, scales=scales, rank_logs=True, device=device)
+
+
+def _differential_expression(screen: Screen, profile: Profile, statistics: GeneStatistics) -> DifferentialExpression:
+    settings = profile.settings["differential_expression"]
+    return differential_expression(statistics, screen.perturbations, screen.genes, settings)
+
+
 def _summarise_lognorm(screen: Screen, profile: Profile, device: str | None) -> ScreenSummary:
-    mode, scales = lognorm_transform(screen, profile.settings["expression"])
-    statistics = gene_statistics(screen, mode=mode, scales=scales, device=device)
+    statistics = _statistics(screen, profile, device)
     means = statistics.means
     energy = None
     if any(metric.function == "energy_distance_correlation" for metric in profile.metrics):
+        mode, scales = lognorm_transform(screen, profile.settings["expression"])
         energy = energy_distances(screen, mode=mode, scales=scales, centre=means[-1], device=device)
-    table = differential_expression(
-        statistics, screen.perturbations, screen.genes, profile.settings["differential_expression"]
-    )
+    table = _differential_expression(screen, profile, statistics)
     variance = statistics.squares / statistics.n_cells - (means**2).sum(axis=1)
     return ScreenSummary(screen.perturbations, screen.genes, statistics.n_cells, means, variance, table, energy=energy)
 
 
 def _summarise_counts(screen: Screen, profile: Profile, device: str | None) -> ScreenSummary:
-    expression, de = profile.settings["expression"], profile.settings["differential_expression"]
-    scales = [_safe(block.library) / de["target_sum"] for block in screen.blocks]
-    # Equal ratios of counts to totals can differ by rounding; cell-eval2 ranks logs, in which they are ties again.
-    statistics = gene_statistics(screen, mode=DIVIDED, scales=scales, rank_logs=True, device=device)
-    table = differential_expression(statistics, screen.perturbations, screen.genes, de)
+    expression = profile.settings["expression"]
+    statistics = _statistics(screen, profile, device)
+    table = _differential_expression(screen, profile, statistics)
     sums = block_sums(screen.blocks, len(screen.perturbations) + 1, len(screen.genes))
     noise = jackknife_noise(screen.blocks, sums, expression["bulk_target_sum"])
     profiles = bulk_lognorm(sums, expression["bulk_target_sum"])

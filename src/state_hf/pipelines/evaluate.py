@@ -1,26 +1,24 @@
 """Evaluate a prediction of perturbation responses against the real cells."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from state_hf.metrics.baselines import constant_screen, mean_profile, resampled_screen
-from state_hf.metrics.evaluation import evaluate_summaries
 from state_hf.metrics.input_check import check_inputs
 from state_hf.metrics.profiles import Profile, load_profile
-from state_hf.metrics.replicate import ceiling, replicate_values
 from state_hf.metrics.result import EvaluationResult
-from state_hf.metrics.scoring import score_table
-from state_hf.metrics.screen import CellBlock, Screen
-from state_hf.metrics.summary import ScreenSummary, check_counts, summarise
-from state_hf.pipelines.evaluation_cache import content_key, load_summary, load_values, store_summary, store_values
-from state_hf.pipelines.reading import open_cells, read_screens
+from state_hf.metrics.screen import Screen
+from state_hf.pipelines.evaluate_screens import EvaluationOptions, RealSide, evaluate_screen
+from state_hf.pipelines.evaluation_cache import content_key
+from state_hf.pipelines.reading import labels_of, open_cells, read_screens
+
+MadeBaseline: TypeAlias = Literal["mean", "control"] | None
 
 
 def evaluate_predictions(
@@ -69,17 +67,61 @@ def evaluate_predictions(
         MetricError: If a metric fails and `on_error` is `raise`.
     """
     rule = load_profile(profile) if isinstance(profile, str) else profile
-    options = _Options(rule, pert_col, control, context_col, baseline, replicate, target_genes, on_error, seed, device)
-    real_cells = open_cells(reference)
-    predicted_cells = open_cells(prediction)
-    check_pair(predicted_cells, real_cells, pert_col=pert_col, control=control, context_col=context_col, profile=rule)
-    cache = None if cache_dir is None else Path(cache_dir) / _key(real_cells, reference, options)
-    real = _RealSide(real_cells, options, cache)
-    predicted = read_screens(predicted_cells, pert_col=pert_col, control=control, context_col=context_col)
+    options = EvaluationOptions(rule, control, replicate, target_genes, on_error, seed, device)
+    columns = _Columns(pert_col, control, context_col)
+    real, predicted = open_cells(reference), open_cells(prediction)
+    columns.check(predicted, real, rule)
+    cache = None if cache_dir is None else Path(cache_dir) / _key(real, reference, options, columns)
+    read_real, read_prediction = columns.reader(real), columns.reader(predicted)
+    read_baseline = None
+    if not (baseline is None or (isinstance(baseline, str) and baseline in ("mean", "control"))):
+        baseline_cells = open_cells(baseline)
+        columns.check(baseline_cells, real, rule)
+        read_baseline = columns.reader(baseline_cells)
     results = {}
-    for context in list(predicted):
-        results[context] = _evaluate_context(predicted.pop(context), real, context, options)
+    for context in columns.contexts(real):
+        results[context] = evaluate_screen(
+            partial(read_prediction, context),
+            RealSide(partial(read_real, context), options, None if cache is None else cache / _slug(context)),
+            options,
+            baseline=cast(MadeBaseline, baseline) if read_baseline is None else partial(read_baseline, context),
+        )
     return results[""] if context_col is None else _merge(results, rule)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Where the labels of the cells are."""
+
+    pert_col: str
+    control: str
+    context_col: str | None
+
+    def check(self, prediction: AnnData, reference: AnnData, profile: Profile) -> None:
+        check_pair(
+            prediction,
+            reference,
+            pert_col=self.pert_col,
+            control=self.control,
+            context_col=self.context_col,
+            profile=profile,
+        )
+
+    def contexts(self, cells: AnnData) -> list[str]:
+        return [""] if self.context_col is None else sorted(set(labels_of(cells, self.context_col)))
+
+    def reader(self, cells: AnnData) -> Callable[[str], Screen]:
+        """What reads the cells of one context; all contexts are read at once, and each is handed out once."""
+        read: dict[str, Screen] = {}
+
+        def read_context(context: str) -> Screen:
+            if context not in read:
+                read.update(
+                    read_screens(cells, pert_col=self.pert_col, control=self.control, context_col=self.context_col)
+                )
+            return read.pop(context)
+
+        return read_context
 
 
 def check_pair(
@@ -107,170 +149,6 @@ def check_pair(
         control_in_prediction=profile.settings["control_source"] == "own",
         max_counts_per_cell=expression["max_counts_per_cell"],
     )
-
-
-@dataclass(frozen=True)
-class _Options:
-    profile: Profile
-    pert_col: str
-    control: str
-    context_col: str | None
-    baseline: Any
-    replicate: bool
-    target_genes: Mapping[str, str | None] | None
-    on_error: Literal["raise", "nan"]
-    seed: int
-    device: str | None
-
-    @property
-    def own_control(self) -> bool:
-        return self.profile.settings["control_source"] == "own"
-
-    def check(self, screen: Screen) -> None:
-        if self.profile.settings["expression"]["space"] == "bulk_lognorm":
-            check_counts(screen, self.profile.settings["expression"])
-
-
-class _RealSide:
-    """The real cells: read only when something about them is not in the cache."""
-
-    def __init__(self, cells: AnnData, options: _Options, cache: Path | None) -> None:
-        self.cells, self.options, self.cache = cells, options, cache
-
-    @cached_property
-    def screens(self) -> dict[str, Screen]:
-        options = self.options
-        screens = read_screens(
-            self.cells, pert_col=options.pert_col, control=options.control, context_col=options.context_col
-        )
-        for screen in screens.values():
-            options.check(screen)
-        return screens
-
-    def summary(self, context: str) -> tuple[ScreenSummary, tuple[CellBlock, ...]]:
-        """The summary of a context, and its control cells."""
-        stored = None if self.cache is None else load_summary(self.cache, f"summary-{_slug(context)}")
-        if stored is not None:
-            return stored
-        screen = self.screens[context]
-        summary, control = summarise(screen, self.options.profile, device=self.options.device), screen.control_blocks()
-        if self.cache is not None:
-            store_summary(self.cache, f"summary-{_slug(context)}", summary, control)
-        return summary, control
-
-    def values(self, name: str, context: str, compute: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
-        """Metric values that depend on the real side alone."""
-        name = f"{name}-{_slug(context)}"
-        stored = None if self.cache is None else load_values(self.cache, name)
-        if stored is None:
-            stored = dict(compute())
-            if self.cache is not None:
-                store_values(self.cache, name, stored)
-        return stored
-
-
-def _evaluate_context(predicted: Screen, real: _RealSide, context: str, options: _Options) -> EvaluationResult:
-    options.check(predicted)
-    summary, control = real.summary(context)
-    if not options.replicate and options.baseline is None:
-        real.__dict__.pop("screens", None)  # the prediction's half needs the memory
-    result = _compare(predicted, summary, control, options)
-    del predicted
-    settings = {"baseline": None, "replicate": options.replicate, "seed": options.seed, "context": context or None}
-    scores = None
-    if options.baseline is not None:
-        baseline, settings["baseline"] = _baseline_values(real, context, summary, control, options)
-        scores = _scores(result, baseline, real, context, summary, options)
-    return replace(result, scores=scores, settings={**result.settings, **settings})
-
-
-def _compare(
-    predicted: Screen, reference: ScreenSummary, control: tuple[CellBlock, ...], options: _Options
-) -> EvaluationResult:
-    summary = summarise(
-        predicted, options.profile, control_blocks=None if options.own_control else control, device=options.device
-    )
-    return evaluate_summaries(
-        summary,
-        reference,
-        options.profile,
-        control=options.control,
-        target_genes=options.target_genes,
-        on_error=options.on_error,
-    )
-
-
-def _baseline_values(
-    real: _RealSide, context: str, summary: ScreenSummary, control: tuple[CellBlock, ...], options: _Options
-) -> tuple[Mapping[str, float], str]:
-    """Aggregate values of the baseline, and its name."""
-    if not (isinstance(options.baseline, str) and options.baseline in ("mean", "control")):
-        cells = open_cells(options.baseline)
-        check_pair(
-            cells,
-            real.cells,
-            pert_col=options.pert_col,
-            control=options.control,
-            context_col=options.context_col,
-            profile=options.profile,
-        )
-        screens = read_screens(
-            cells, pert_col=options.pert_col, control=options.control, context_col=options.context_col
-        )
-        return _means(_compare(screens[context], summary, control, options)), "given cells"
-
-    def compute() -> Mapping[str, float]:
-        screen = real.screens[context]
-        rule = options.profile.settings["score"]
-        if options.baseline == "mean" and rule["baseline"] == "mean":
-            profile = mean_profile(summary, include_control=rule["baseline_includes_control"])
-            made = constant_screen(screen, profile, options.profile.settings["expression"])
-        else:
-            made = resampled_screen(
-                screen,
-                seed=options.seed,
-                target_genes=options.target_genes,
-                shift=options.baseline == "mean",
-            )
-        return _means(_compare(made, summary, control, options))
-
-    return real.values(f"baseline-{options.baseline}-{options.seed}", context, compute), options.baseline
-
-
-def _scores(
-    result: EvaluationResult,
-    baseline: Mapping[str, float],
-    real: _RealSide,
-    context: str,
-    summary: ScreenSummary,
-    options: _Options,
-) -> pd.DataFrame:
-    profile, tops = options.profile, {}
-    if options.replicate and profile.settings["score"]["toward"] == "replicate":
-        tops["replicate"] = real.values(
-            "replicate",
-            context,
-            lambda: replicate_values(
-                real.screens[context], summary, profile, target_genes=options.target_genes, device=options.device
-            ),
-        )
-    elif options.replicate:
-        tops["ceiling"] = real.values(
-            f"ceiling-{options.seed}",
-            context,
-            lambda: ceiling(
-                real.screens[context],
-                profile,
-                seed=options.seed,
-                target_genes=options.target_genes,
-                device=options.device,
-            ),
-        )
-    return score_table(_means(result), baseline, profile, **tops)
-
-
-def _means(result: EvaluationResult) -> dict[str, float]:
-    return {str(name): float(value) for name, value in result.aggregate["mean"].items()}
 
 
 def _merge(results: Mapping[str, EvaluationResult], profile: Profile) -> EvaluationResult:
@@ -306,12 +184,11 @@ def _merge(results: Mapping[str, EvaluationResult], profile: Profile) -> Evaluat
     )
 
 
-def _key(cells: AnnData, source: AnnData | str | Path, options: _Options) -> str:
-    columns = [options.pert_col] if options.context_col is None else [options.pert_col, options.context_col]
+def _key(cells: AnnData, source: AnnData | str | Path, options: EvaluationOptions, columns: _Columns) -> str:
     targets = None if options.target_genes is None else sorted(map(list, options.target_genes.items()))
     parts = {
         "profile": options.profile.digest,
-        "columns": columns,
+        "columns": [column for column in (columns.pert_col, columns.context_col) if column is not None],
         "control": options.control,
         "target_genes": targets,
     }

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from transformers.utils import logging
 
+from state_hf.metrics.cell_rows import Rows, SparseRows
 from state_hf.metrics.differential_expression import DifferentialExpression
 from state_hf.metrics.screen import CellBlock
 from state_hf.metrics.summary import ScreenSummary
@@ -41,15 +41,15 @@ def content_key(cells: AnnData, source: AnnData | str | Path, parts: Mapping[str
         return digest.hexdigest()
     for names in (cells.var_names, *(cells.obs[column] for column in parts["columns"])):
         digest.update("\0".join(map(str, names)).encode())
-    matrix = cells.to_memory().X if cells.isbacked else cells.X
-    if sp.issparse(matrix):
-        matrix = sp.csr_matrix(matrix)
-        arrays = matrix.indptr, matrix.indices, matrix.data
+    matrix: Any = cells.to_memory().X if cells.isbacked else cells.X
+    if isinstance(matrix, np.ndarray):
+        arrays = [np.ascontiguousarray(matrix)]
     else:
-        arrays = (np.ascontiguousarray(matrix),)
+        rows = sp.csr_matrix(matrix)
+        arrays = [rows.indptr, rows.indices, rows.data]
     for array in arrays:
         digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(memoryview(array).cast("B"))
+        digest.update(array.data.cast("B"))
     return digest.hexdigest()
 
 
@@ -81,7 +81,7 @@ def store_summary(folder: Path, name: str, summary: ScreenSummary, control: tupl
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".writing", delete=False) as file:
         np.savez(file, **arrays)
-    os.replace(file.name, folder / f"{name}.npz")
+    Path(file.name).replace(folder / f"{name}.npz")
 
 
 def load_values(folder: Path, name: str) -> dict[str, float] | None:
@@ -99,7 +99,7 @@ def store_values(folder: Path, name: str, values: Mapping[str, float]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".writing", delete=False, encoding="utf-8") as file:
         json.dump(plain, file)
-    os.replace(file.name, folder / f"{name}.json")
+    Path(file.name).replace(folder / f"{name}.json")
 
 
 def _arrays(values: Any) -> dict[str, Any]:
@@ -122,16 +122,13 @@ def _unpack(stored: Mapping[str, np.ndarray]) -> tuple[ScreenSummary, tuple[Cell
         **{**de, "reference_cells": int(de["reference_cells"]), "significance": float(de["significance"])}
     )
     summary = ScreenSummary(**read("summary_"), differential_expression=table)
-    blocks = []
+    blocks: list[CellBlock] = []
     while f"control_{len(blocks)}_codes" in stored:
         part = read(f"control_{len(blocks)}_")
-        matrix = part["dense"] if "dense" in part else _sparse(part, len(summary.genes))
+        matrix: Rows = (
+            part["dense"]
+            if "dense" in part
+            else SparseRows(part["indptr"], part["indices"], part["data"], len(summary.genes))
+        )
         blocks.append(CellBlock(matrix, part["codes"], part["library"]))
     return summary, tuple(blocks)
-
-
-def _sparse(part: Mapping[str, np.ndarray], n_genes: int) -> sp.csr_matrix:
-    matrix = sp.csr_matrix((len(part["codes"]), n_genes), dtype=part["data"].dtype)
-    # Assigned one by one: the constructor would widen compact indices again.
-    matrix.data, matrix.indices, matrix.indptr = part["data"], part["indices"], part["indptr"]
-    return matrix
