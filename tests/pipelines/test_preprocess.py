@@ -1,3 +1,5 @@
+import shutil
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -175,6 +177,13 @@ def test_gene_names_that_occur_twice(screen, source, tmp_path):
         preprocess(source, output=tmp_path / "out.h5ad")
 
 
+def test_a_disk_that_is_too_small(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(1000, 0, 1000))
+    with pytest.raises(OSError, match=r"The disk is full: 0\.\d GB are needed"):
+        preprocess(source, output=tmp_path / "out.h5ad")
+    assert [path.name for path in tmp_path.iterdir()] == ["counts.h5ad"]
+
+
 def test_a_failure_while_writing_leaves_what_was_there(source, tmp_path, monkeypatch):
     output = tmp_path / "out.h5ad"
     output.write_text("precious")
@@ -183,7 +192,7 @@ def test_a_failure_while_writing_leaves_what_was_there(source, tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("state_hf.pipelines.preprocess._CsrWriter.add", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="The disk is full, so the file was not written: make room and run again"):
         preprocess(source, output=output, overwrite=True)
     assert output.read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["counts.h5ad", "out.h5ad"]
