@@ -15,8 +15,13 @@ from typing import Any
 _Register = Callable[[ModuleType, ModuleType], None]
 
 
-def _register_configurations(auto: ModuleType, ours: ModuleType) -> None:
+def _register_state_embedding_config(auto: ModuleType, ours: ModuleType) -> None:
     config = ours.StateEmbeddingConfig
+    auto.AutoConfig.register(config.model_type, config, exist_ok=True)
+
+
+def _register_state_transition_config(auto: ModuleType, ours: ModuleType) -> None:
+    config = ours.StateTransitionConfig
     auto.AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
@@ -26,10 +31,16 @@ def _register_tokenizers(auto: ModuleType, ours: ModuleType) -> None:
     auto.AutoTokenizer.register(StateEmbeddingConfig, slow_tokenizer_class=ours.CellSentenceTokenizer, exist_ok=True)
 
 
-def _register_models(auto: ModuleType, ours: ModuleType) -> None:
+def _register_state_embedding_models(auto: ModuleType, ours: ModuleType) -> None:
     config = ours.StateEmbeddingConfig
     auto.AutoModel.register(config, ours.StateEmbeddingModel, exist_ok=True)
     auto.AutoModelForPreTraining.register(config, ours.StateEmbeddingForMaskedExpression, exist_ok=True)
+
+
+def _register_state_transition_models(auto: ModuleType, ours: ModuleType) -> None:
+    config = ours.StateTransitionConfig
+    auto.AutoModel.register(config, ours.StateTransitionModel, exist_ok=True)
+    auto.AutoModelForPreTraining.register(config, ours.StateTransitionForPerturbation, exist_ok=True)
 
 
 def _register_pipelines(pipelines: ModuleType, ours: ModuleType) -> None:
@@ -44,7 +55,12 @@ _REGISTRATIONS: tuple[tuple[str, str, _Register], ...] = (
     (
         "transformers.models.auto.configuration_auto",
         "state_hf.configuration.state_embedding",
-        _register_configurations,
+        _register_state_embedding_config,
+    ),
+    (
+        "transformers.models.auto.configuration_auto",
+        "state_hf.configuration.state_transition",
+        _register_state_transition_config,
     ),
     (
         "transformers.models.auto.tokenization_auto",
@@ -54,7 +70,12 @@ _REGISTRATIONS: tuple[tuple[str, str, _Register], ...] = (
     (
         "transformers.models.auto.modeling_auto",
         "state_hf.modeling.state_embedding",
-        _register_models,
+        _register_state_embedding_models,
+    ),
+    (
+        "transformers.models.auto.modeling_auto",
+        "state_hf.modeling.state_transition",
+        _register_state_transition_models,
     ),
     (
         "transformers.pipelines",

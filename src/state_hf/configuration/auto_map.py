@@ -6,6 +6,17 @@ from typing import Any, ClassVar
 
 _MODULE = "state_hf_classes"
 
+# Every class that the `auto_map` of some checkpoint names.
+_CLASSES = (
+    "CellSentenceTokenizer",
+    "StateEmbeddingConfig",
+    "StateEmbeddingForMaskedExpression",
+    "StateEmbeddingModel",
+    "StateTransitionConfig",
+    "StateTransitionForPerturbation",
+    "StateTransitionModel",
+)
+
 _SOURCE = '''\
 """This checkpoint's classes live in the package state-hf. This file only finds them."""
 
@@ -20,9 +31,7 @@ except ImportError as error:
 
 def write_class_finder(directory: str | os.PathLike[str]) -> None:
     """Write into a checkpoint the file that its `auto_map` points to."""
-    names = ", ".join(
-        ("CellSentenceTokenizer", "StateEmbeddingConfig", "StateEmbeddingForMaskedExpression", "StateEmbeddingModel")
-    )
+    names = ", ".join(_CLASSES)
     Path(directory, f"{_MODULE}.py").write_text(_SOURCE.format(names=names), encoding="utf-8")
 
 

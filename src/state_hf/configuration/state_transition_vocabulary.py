@@ -1,0 +1,117 @@
+"""The names behind a State Transition model's numbers."""
+
+import difflib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class StateTransitionVocabulary:
+    """Perturbations, batches, cell types and genes of a model, in the order of its rows and columns.
+
+    It is saved beside the weights as `vocabulary.json`.
+
+    Args:
+        perturbations: Name of each row of the perturbation encoder.
+        control_perturbation: Which of them is the control.
+        batches: Name of each batch id.
+        cell_types: Cell types that the model was trained on. The model itself does not read them.
+        genes: Name of each column of the predicted expression.
+
+    Raises:
+        ValueError: If a name occurs twice, or the control is not one of the perturbations.
+    """
+
+    perturbations: Sequence[str]
+    control_perturbation: str | None = None
+    batches: Sequence[str] = ()
+    cell_types: Sequence[str] = ()
+    genes: Sequence[str] = ()
+
+    FILE_NAME = "vocabulary.json"
+
+    def __post_init__(self) -> None:
+        for name in ("perturbations", "batches", "cell_types", "genes"):
+            values = tuple(getattr(self, name))
+            object.__setattr__(self, name, values)
+            twice = [value for value, count in Counter(values).items() if count > 1]
+            if twice:
+                raise ValueError(f"The vocabulary's {name} repeat {_listed(twice)}.")
+        if self.control_perturbation is not None and self.control_perturbation not in self.perturbations:
+            raise ValueError(
+                f"The control {self.control_perturbation!r} is not one of the vocabulary's "
+                f"{len(self.perturbations)} perturbations."
+            )
+        object.__setattr__(self, "_perturbation_ids", {name: i for i, name in enumerate(self.perturbations)})
+        object.__setattr__(self, "_batch_ids", {name: i for i, name in enumerate(self.batches)})
+
+    def perturbation_id(self, name: str) -> int:
+        """Row of a perturbation.
+
+        Raises:
+            ValueError: If the model does not know it; the message has the nearest known names.
+        """
+        return self.perturbation_ids([name])[0]
+
+    def perturbation_ids(self, names: Iterable[str]) -> list[int]:
+        """Rows of perturbations, see `perturbation_id`."""
+        return _ids(self._perturbation_ids, names, "perturbation")  # type: ignore[attr-defined]
+
+    def batch_id(self, name: str) -> int:
+        """Number of a batch.
+
+        Raises:
+            ValueError: If the model does not know it; the message has the nearest known names.
+        """
+        return self.batch_ids([name])[0]
+
+    def batch_ids(self, names: Iterable[str]) -> list[int]:
+        """Numbers of batches, see `batch_id`."""
+        return _ids(self._batch_ids, names, "batch")  # type: ignore[attr-defined]
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write `vocabulary.json` into a folder."""
+        path = Path(directory, self.FILE_NAME)
+        unfinished = path.with_suffix(".json.tmp")
+        unfinished.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "StateTransitionVocabulary":
+        """Read a `vocabulary.json`.
+
+        Raises:
+            ValueError: If the file does not hold a vocabulary.
+        """
+        content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        known = {field.name for field in fields(cls)}
+        if not isinstance(content, dict) or "perturbations" not in content or not content.keys() <= known:
+            raise ValueError(
+                f"{path} is not a vocabulary: expected an object with the keys {', '.join(sorted(known))}."
+            )
+        return cls(**content)
+
+
+def _ids(known: dict[str, int], names: Iterable[str], kind: str) -> list[int]:
+    names = list(names)
+    unknown = [name for name in dict.fromkeys(names) if name not in known]
+    if unknown:
+        nearest = difflib.get_close_matches(str(unknown[0]), known, n=3, cutoff=0.0)
+        raise ValueError(
+            f"The model knows {len(known)} {'batches' if kind == 'batch' else f'{kind}s'}, and not {_listed(unknown)}. "
+            f"Nearest to {unknown[0]!r}: {_listed(nearest) or 'none'}."
+        )
+    return [known[name] for name in names]
+
+
+def _listed(names: Sequence[str], *, most: int = 5) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+__all__ = ["StateTransitionVocabulary"]
