@@ -77,8 +77,11 @@ class RowBlock:
 
 
 def _runs(starts: np.ndarray, stops: np.ndarray, gap: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Joins ascending ranges that lie within `gap` of each other: starts and stops of the joined ranges, and where every
-    range begins once the joined ones lie one after the other."""
+    """Joins ascending ranges that lie within `gap` of each other.
+
+    Returns:
+        Starts and stops of the joined ranges, and where every range begins once the joined ones lie end to end.
+    """
     begins = np.ones(len(starts), dtype=bool)
     begins[1:] = starts[1:] - stops[:-1] > gap
     first = np.flatnonzero(begins)
@@ -103,7 +106,7 @@ class _Items:
             self.gap = dataset.chunks[0] if dataset.chunks else max(1, _GAP_BYTES // max(1, self.item_bytes))
 
     def _addresses(self) -> tuple[np.ndarray | None, int]:
-        """Where every chunk lies in the file and how many items it holds, if bytes can be read from there as they are."""
+        """Where every chunk lies in the file, and its number of items; `None` where bytes cannot be read as they are."""
         dataset, created = self.dataset, self.dataset.id.get_create_plist()
         plain = created.get_nfilters() == 0 and dataset.file.userblock_size == 0 and dataset.external is None
         if not plain or dataset.is_virtual or dataset.dtype.kind not in "iuf" or dataset.file.driver != "sec2":

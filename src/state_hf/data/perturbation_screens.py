@@ -1,4 +1,4 @@
-"""The labels of perturbation screens: which cell is of which perturbation, cell type and batch, in shared vocabularies."""
+"""The labels of perturbation screens: every cell's perturbation, cell type and batch, in shared vocabularies."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,9 @@ def _label_texts(column: pd.Series, place: str) -> Labels:
         text = texts[code]
         other = stripped.setdefault(text.strip(), text)
         if other != text:
-            raise ValueError(f"{place} has the labels {other!r} and {text!r}, which differ in spaces only; make them one")
+            raise ValueError(
+                f"{place} has the labels {other!r} and {text!r}, which differ in spaces only; make them one"
+            )
     return codes, texts
 
 
@@ -87,6 +89,14 @@ def _read_labels(source: Source, keys: Mapping[str, str | None], name: str) -> d
     for kind in keys:
         labels.setdefault(kind, (np.zeros(num_cells, dtype=np.int8), ["all"]))
     return labels
+
+
+def cell_names(source: Source) -> list[str]:
+    """Names of all cells (`obs_names`) of an .h5ad file or an AnnData object."""
+    if isinstance(source, anndata.AnnData):
+        return [str(name) for name in source.obs_names]
+    with _open_file(source) as file:
+        return [str(name) for name in read_elem(file["obs"][file["obs"].attrs["_index"]])]
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,9 +184,8 @@ def _refuse_same_file_twice(listed: Mapping[str, Sequence[Source]]) -> None:
             if key in seen:
                 name = "an AnnData object" if isinstance(source, anndata.AnnData) else str(source)
                 raise ValueError(
-                    f"{name} is in the datasets {seen[key]!r} and {dataset!r}: its cells would be on both sides of a split"
-                    if seen[key] != dataset
-                    else f"{name} is listed twice in the dataset {dataset!r}"
+                    f"{name} is listed twice, in the datasets {seen[key]!r} and {dataset!r}; its cells would come twice, "
+                    "and could be on both sides of a split"
                 )
             seen[key] = dataset
 
@@ -190,7 +199,9 @@ def _vocabulary(kind: str, found: Mapping[str, set[str]], given: Sequence[str] |
     for place, labels in found.items():
         for label in sorted(labels):
             if label not in known:
-                raise ValueError(f"{place} has the {kind} {label!r}, which the vocabulary lacks; {nearest(label, names)}")
+                raise ValueError(
+                    f"{place} has the {kind} {label!r}, which the vocabulary lacks; {nearest(label, names)}"
+                )
     return names
 
 
@@ -256,6 +267,4 @@ def open_screens(
         ids = to_ids("perturbation", labels)
         is_control = ids == places["perturbation"][control]
         screens.append(Screen(dataset, source, ids, to_ids("cell type", labels), to_ids("batch", labels), is_control))
-    return PerturbationScreens(
-        tuple(screens), names["perturbation"], names["cell type"], names["batch"], control
-    )
+    return PerturbationScreens(tuple(screens), names["perturbation"], names["cell type"], names["batch"], control)
