@@ -106,7 +106,7 @@ class _Items:
             self.gap = dataset.chunks[0] if dataset.chunks else max(1, _GAP_BYTES // max(1, self.item_bytes))
 
     def _addresses(self) -> tuple[np.ndarray | None, int]:
-        """Where every chunk lies in the file, and its number of items; `None` where bytes cannot be read as they are."""
+        """Where every chunk lies in the file, and its number of items; `None` where bytes cannot be read directly."""
         dataset, created = self.dataset, self.dataset.id.get_create_plist()
         plain = created.get_nfilters() == 0 and dataset.file.userblock_size == 0 and dataset.external is None
         if not plain or dataset.is_virtual or dataset.dtype.kind not in "iuf" or dataset.file.driver != "sec2":
@@ -128,7 +128,7 @@ class _Items:
         if self.addresses is None:
             self.dataset.read_direct(out, np.s_[start:stop])
             return
-        view = memoryview(out).cast("B")
+        view = memoryview(out.data).cast("B")
         done = 0
         while start < stop:
             chunk, inside = divmod(start, self.chunk_items)
@@ -174,7 +174,7 @@ class _DenseInFile:
 
 
 class _CsrInMemory:
-    def __init__(self, place: str, matrix: sparse.csr_matrix) -> None:
+    def __init__(self, place: str, matrix: sparse.csr_matrix | sparse.csr_array) -> None:
         self.place, self.matrix, self.shape = place, matrix, matrix.shape
 
     def read(self, rows: np.ndarray) -> RowBlock:
@@ -195,7 +195,7 @@ def _matrix_rows(place: str, matrix: Any) -> Any:
         return _CsrInFile(place, matrix)
     if isinstance(matrix, h5py.Dataset) and len(matrix.shape) == 2:
         return _DenseInFile(place, matrix)
-    if sparse.issparse(matrix) and matrix.format == "csr":
+    if isinstance(matrix, sparse.csr_matrix | sparse.csr_array):
         return _CsrInMemory(place, matrix)
     if isinstance(matrix, np.ndarray) and matrix.ndim == 2:
         return _DenseInMemory(place, matrix)
@@ -229,7 +229,8 @@ class CellRows:
 
     def __init__(self, source: Path | anndata.AnnData, slot: str) -> None:
         self.source, self.slot = source, slot
-        self._pid, self._file = os.getpid(), None
+        self._pid = os.getpid()
+        self._file: Any = None  # the open h5py.File
         name = "the AnnData object" if isinstance(source, anndata.AnnData) else str(source)
         self.place = f"{slot} of {name}"
         self._rows = self._open()

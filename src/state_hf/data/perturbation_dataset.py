@@ -194,9 +194,9 @@ class PerturbationDataset(Dataset[dict[str, torch.Tensor]]):
             indices: Set numbers. The cells of all of them are held in memory together, sparse where the file is.
         """
         epoch = self.epoch
-        drawn = {int(index): self.sets.draw(int(index), epoch) for index in indices}
-        blocks = self._read_blocks(list(drawn.values()))
-        for index, cells in drawn.items():
+        drawn = [(int(index), self.sets.draw(int(index), epoch)) for index in indices]
+        blocks = self._read_blocks([cells for _, cells in drawn])
+        for index, cells in drawn:
             yield self._item(index, epoch, cells, blocks)
 
     def _read_blocks(self, drawn: Sequence[CellSet]) -> dict[tuple[str, int], RowBlock]:

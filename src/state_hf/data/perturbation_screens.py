@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import anndata
 import h5py
@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from anndata.io import read_elem
 
-Source = Path | anndata.AnnData
-Sources = str | Path | anndata.AnnData | Sequence[str | Path | anndata.AnnData]
+Source: TypeAlias = Path | anndata.AnnData
+Sources: TypeAlias = str | Path | anndata.AnnData | Sequence[str | Path | anndata.AnnData]
 # The code of every cell, and the texts that the codes stand for.
-Labels = tuple[np.ndarray, list[str]]
+Labels: TypeAlias = tuple[np.ndarray, list[str]]
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -65,7 +65,9 @@ def _open_file(path: Path) -> h5py.File:
 
 def _columns(obs: Any, keys: Mapping[str, str | None], name: str) -> tuple[dict[str, Labels], int]:
     """The asked columns of obs (a frame, or its group in a file) and the number of cells; no other column is read."""
-    known = list(obs) if isinstance(obs, pd.DataFrame) else [str(key) for key in obs.attrs["column-order"]]
+    known = (
+        [str(key) for key in obs] if isinstance(obs, pd.DataFrame) else [str(key) for key in obs.attrs["column-order"]]
+    )
     read: dict[str, Labels] = {}
     for kind, key in keys.items():
         if key is None:
@@ -184,8 +186,8 @@ def _refuse_same_file_twice(listed: Mapping[str, Sequence[Source]]) -> None:
             if key in seen:
                 name = "an AnnData object" if isinstance(source, anndata.AnnData) else str(source)
                 raise ValueError(
-                    f"{name} is listed twice, in the datasets {seen[key]!r} and {dataset!r}; its cells would come twice, "
-                    "and could be on both sides of a split"
+                    f"{name} is listed twice, in the datasets {seen[key]!r} and {dataset!r}; its cells would come "
+                    "twice, and could be on both sides of a split"
                 )
             seen[key] = dataset
 

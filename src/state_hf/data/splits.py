@@ -203,9 +203,10 @@ class PerturbationSplit:
             held = keys[number][masks[1:].any(axis=0) & ~screen.is_control].tolist()
             copies = [trained[key] for key in held if trained.get(key, number) != number]
             if len(copies) > _COPIED_SHARE * len(held):
+                other = self.screens.screens[copies[0]].name
                 raise ValueError(
                     f"leak: {len(copies):,} of the {len(held):,} held-out cells of {screen.name} have the name, cell "
-                    f"type and perturbation of a training cell of {self.screens.screens[copies[0]].name}: the files seem to "
+                    f"type and perturbation of a training cell of {other}: the files seem to "
                     "hold the same cells. Drop one of them, or give the cells names of their own"
                 )
 

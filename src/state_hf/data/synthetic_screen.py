@@ -94,6 +94,10 @@ def _draw_counts(
     return sparse.vstack(blocks, format="csr")
 
 
+def _numbered(stem: str, count: int) -> pd.Index:
+    return pd.Index([f"{stem}_{number}" for number in range(1, count + 1)])
+
+
 def generate_screen(
     *,
     num_cell_types: int = 3,
@@ -167,9 +171,9 @@ def generate_screen(
     labels = [control_label, *genes[targets]]
     obs = pd.DataFrame(
         {
-            "perturbation": pd.Categorical.from_codes(perturbations, labels),
-            "cell_type": pd.Categorical.from_codes(cell_types, [f"type_{n + 1}" for n in range(num_cell_types)]),
-            "batch": pd.Categorical.from_codes(batches, [f"batch_{n + 1}" for n in range(num_batches)]),
+            "perturbation": pd.Categorical.from_codes(perturbations, pd.Index(labels)),
+            "cell_type": pd.Categorical.from_codes(cell_types, _numbered("type", num_cell_types)),
+            "batch": pd.Categorical.from_codes(batches, _numbered("batch", num_batches)),
         },
         index=[f"cell_{number}" for number in range(len(order))],
     )
