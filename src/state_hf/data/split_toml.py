@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from state_hf.data.partial_results import write_atomically
 from state_hf.data.perturbation_screens import nearest
 from state_hf.data.split_definition import Context, SplitDefinition, SplitPart
+from state_hf.data.whole_files import written_whole
 
 _TABLES = ("datasets", "training", "zeroshot", "fewshot", "exclude")
 _SUFFIXES = (".h5ad", ".h5")
@@ -127,7 +127,8 @@ def write_split_toml(definition: SplitDefinition, path: str | Path) -> None:
     if definition.exclude:
         lines += ["", "[exclude]"]
         lines += [f"{_quoted('.'.join(context))} = {_list(names)}" for context, names in definition.exclude.items()]
-    write_atomically(Path(path), ("\n".join(lines) + "\n").encode())
+    with written_whole(Path(path)) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _without_braces(pattern: str) -> list[str]:

@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from state_hf.data.partial_results import write_atomically
 from state_hf.data.perturbation_screens import PerturbationScreens, Screen, cell_names, nearest
 from state_hf.data.split_definition import PARTS, Context, SplitDefinition, SplitPart, contexts_of, dataset_places
+from state_hf.data.whole_files import written_whole
 
 SplitControls = Literal["shared", "train-only", "held-out"]
 
@@ -272,8 +272,10 @@ class PerturbationSplit:
             "fewshot": _by_dataset(definition.fewshot),
             "exclude": _by_dataset(definition.exclude),
         }
-        write_atomically(Path(folder) / _FILE, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-        write_atomically(Path(folder) / _TABLE, self.audit().to_csv(index=False).encode())
+        with written_whole(Path(folder) / _TABLE) as temporary:
+            self.audit().to_csv(temporary, index=False)
+        with written_whole(Path(folder) / _FILE) as temporary:
+            temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path, screens: PerturbationScreens) -> "PerturbationSplit":
