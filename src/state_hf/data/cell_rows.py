@@ -1,8 +1,4 @@
-"""Cells of a data set by their row numbers, in any order: what random access to an .h5ad file costs is decided here.
-
-Values that HDF5 stores unfiltered are read with `pread` at their place in the file, without the library's cost per
-call; filtered ones are decoded chunk by chunk through h5py. Neighbouring rows are read in one go.
-"""
+"""Cells of a data set by their row numbers, from an .h5ad file or from memory."""
 
 import os
 from dataclasses import dataclass
@@ -15,10 +11,9 @@ import numpy as np
 from anndata.io import read_elem
 from scipy import sparse
 
+from state_hf.data.hdf5_items import HDF5Items, join_ranges
 from state_hf.tokenization._kernels import kernel
 
-# Reading this much for nothing is cheaper than a second call.
-_GAP_BYTES = 2**13
 # A chunk of one column group of a compressed matrix is needed by many rows in turn.
 _CHUNK_CACHE_BYTES = 2**25
 
@@ -76,100 +71,26 @@ class RowBlock:
         return out
 
 
-def _runs(starts: np.ndarray, stops: np.ndarray, gap: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Joins ascending ranges that lie within `gap` of each other.
-
-    Returns:
-        Starts and stops of the joined ranges, and where every range begins once the joined ones lie end to end.
-    """
-    begins = np.ones(len(starts), dtype=bool)
-    begins[1:] = starts[1:] - stops[:-1] > gap
-    first = np.flatnonzero(begins)
-    run_starts, run_stops = starts[first], stops[np.append(first[1:], len(starts)) - 1] if len(first) else stops
-    offsets = np.cumsum(run_stops - run_starts) - (run_stops - run_starts)
-    run = np.cumsum(begins) - 1
-    return run_starts, run_stops, offsets[run] + starts - run_starts[run]
-
-
-class _Items:
-    """Items along the first axis of an HDF5 dataset: values of a vector, or rows of a matrix."""
-
-    def __init__(self, dataset: h5py.Dataset) -> None:
-        self.dataset = dataset
-        self.shape, self.dtype = dataset.shape, dataset.dtype
-        self.item_bytes = self.dtype.itemsize * int(np.prod(self.shape[1:]))
-        self.descriptor = dataset.file.id.get_vfd_handle()
-        self.addresses, self.chunk_items = self._addresses()
-        if self.addresses is not None:
-            self.gap = max(1, _GAP_BYTES // max(1, self.item_bytes))
-        else:
-            self.gap = dataset.chunks[0] if dataset.chunks else max(1, _GAP_BYTES // max(1, self.item_bytes))
-
-    def _addresses(self) -> tuple[np.ndarray | None, int]:
-        """Where every chunk lies in the file, and its number of items; `None` where bytes cannot be read directly."""
-        dataset, created = self.dataset, self.dataset.id.get_create_plist()
-        plain = created.get_nfilters() == 0 and dataset.file.userblock_size == 0 and dataset.external is None
-        if not plain or dataset.is_virtual or dataset.dtype.kind not in "iuf" or dataset.file.driver != "sec2":
-            return None, 0
-        if dataset.chunks is None:
-            address = dataset.id.get_offset()
-            return (np.array([address]), self.shape[0]) if address is not None else (None, 0)
-        if dataset.chunks[1:] != self.shape[1:]:
-            return None, 0
-        addresses = np.full(-(-self.shape[0] // dataset.chunks[0]), -1, dtype=np.int64)
-
-        def note(chunk: Any) -> None:
-            addresses[chunk.chunk_offset[0] // dataset.chunks[0]] = chunk.byte_offset
-
-        dataset.id.chunk_iter(note)
-        return (addresses, dataset.chunks[0]) if (addresses >= 0).all() else (None, 0)
-
-    def _read_into(self, start: int, stop: int, out: np.ndarray) -> None:
-        if self.addresses is None:
-            self.dataset.read_direct(out, np.s_[start:stop])
-            return
-        view = memoryview(out.data).cast("B")
-        done = 0
-        while start < stop:
-            chunk, inside = divmod(start, self.chunk_items)
-            count = min(stop - start, self.chunk_items - inside)
-            piece = view[done : done + count * self.item_bytes]
-            got = os.preadv(self.descriptor, [piece], int(self.addresses[chunk]) + inside * self.item_bytes)
-            if got != len(piece):
-                raise OSError(f"{self.dataset.file.filename} ends before {self.dataset.name} does: the file is cut off")
-            start, done = start + count, done + count * self.item_bytes
-
-    def read(self, run_starts: np.ndarray, run_stops: np.ndarray) -> np.ndarray:
-        """Items of ascending ranges, one after the other."""
-        items = np.empty((int((run_stops - run_starts).sum()), *self.shape[1:]), dtype=self.dtype)
-        done = 0
-        for start, stop in zip(run_starts.tolist(), run_stops.tolist(), strict=True):
-            if stop > start:
-                self._read_into(start, stop, items[done : done + stop - start])
-            done += stop - start
-        return items
-
-
 class _CsrInFile:
     def __init__(self, place: str, group: h5py.Group) -> None:
         self.place, self.shape = place, tuple(int(length) for length in group.attrs["shape"])
-        self.values, self.columns = _Items(group["data"]), _Items(group["indices"])
+        self.values, self.columns = HDF5Items(group["data"]), HDF5Items(group["indices"])
         self.gap = max(self.values.gap, self.columns.gap)
         self.indptr = group["indptr"][:].astype(np.int64)
 
     def read(self, rows: np.ndarray) -> RowBlock:
         starts, stops = self.indptr[rows], self.indptr[rows + 1]
-        run_starts, run_stops, places = _runs(starts, stops, self.gap)
+        run_starts, run_stops, places = join_ranges(starts, stops, self.gap)
         columns, values = self.columns.read(run_starts, run_stops), self.values.read(run_starts, run_stops)
         return RowBlock(self.place, rows, values, columns, places, places + stops - starts, self.shape[1])
 
 
 class _DenseInFile:
     def __init__(self, place: str, dataset: h5py.Dataset) -> None:
-        self.place, self.shape, self.items = place, dataset.shape, _Items(dataset)
+        self.place, self.shape, self.items = place, dataset.shape, HDF5Items(dataset)
 
     def read(self, rows: np.ndarray) -> RowBlock:
-        run_starts, run_stops, places = _runs(rows, rows + 1, self.items.gap)
+        run_starts, run_stops, places = join_ranges(rows, rows + 1, self.items.gap)
         return RowBlock(self.place, rows, self.items.read(run_starts, run_stops), None, places, places, self.shape[1])
 
 
