@@ -20,6 +20,10 @@ _EXPORTS = {
     "StateTransitionForPerturbation": "state_hf.modeling.state_transition",
     "CellSentenceTokenizer": "state_hf.tokenization.cell_sentence",
     "resolve_genes": "state_hf.tokenization.gene_names",
+    "PerturbationDataset": "state_hf.data.perturbation_dataset",
+    "PerturbationSplit": "state_hf.data.splits",
+    "generate_screen": "state_hf.data.synthetic_screen",
+    "open_screens": "state_hf.data.perturbation_screens",
     "embed": "state_hf.pipelines.embed",
     "CellEmbeddingPipeline": "state_hf.pipelines.cell_embedding",
 }

@@ -9,6 +9,7 @@ from state_hf._version import __version__
 
 _COMMANDS = {
     "embed": "embed the cells of .h5ad files with a State Embedding model",
+    "preprocess": "normalise counts, choose variable genes, check knock-downs",
     "genes": "make the gene alias table of a model folder",
 }
 

@@ -1,0 +1,211 @@
+"""Cells of a data set by their row numbers, from an .h5ad file or from memory."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata
+import h5py
+import numpy as np
+from anndata.io import read_elem
+from scipy import sparse
+
+from state_hf.data.hdf5_items import HDF5Items, join_ranges
+from state_hf.tokenization._kernels import kernel
+
+# A chunk of one column group of a compressed matrix is needed by many rows in turn.
+_CHUNK_CACHE_BYTES = 2**25
+
+
+@kernel
+def _scatter(values, columns, starts, stops, out):
+    """Write sparse rows to the rows of `out`, which is zero."""
+    for row in range(len(starts)):
+        for place in range(starts[row], stops[row]):
+            out[row, columns[place]] = values[place]
+
+
+@dataclass(frozen=True, eq=False)
+class RowBlock:
+    """Some cells of a matrix in memory, dense or sparse.
+
+    Attributes:
+        place: What messages call the matrix.
+        rows: (rows,) ascending row numbers of the cells in the matrix.
+        values: (rows or more, features), or (stored values,) of a sparse matrix.
+        columns: Feature of every stored value; `None` where dense.
+        starts: (rows,) index of a cell in `values`, or of its first stored value.
+        stops: (rows,) end of its stored values; unused where dense.
+        num_features: Number of features.
+    """
+
+    place: str
+    rows: np.ndarray
+    values: np.ndarray
+    columns: np.ndarray | None
+    starts: np.ndarray
+    stops: np.ndarray
+    num_features: int
+
+    def dense(self, rows: np.ndarray, num_rows: int) -> np.ndarray:
+        """Cells of the block in the given order, then rows of zeros: (num_rows, features) float32.
+
+        Raises:
+            ValueError: A value is not finite.
+        """
+        places = np.searchsorted(self.rows, rows)
+        out = np.zeros((num_rows, self.num_features), dtype=np.float32)
+        if self.columns is None:
+            out[: len(rows)] = self.values[self.starts[places]]
+        else:
+            _scatter(self.values, self.columns, self.starts[places], self.stops[places], out)
+        # A sum costs a tenth of looking at every value, and is finite where all of them are.
+        if not np.isfinite(out.sum(dtype=np.float64)):
+            bad = np.flatnonzero(~np.isfinite(out).all(axis=1))
+            if len(bad):
+                raise ValueError(
+                    f"{self.place} has values that are not finite (NaN or infinite) in cell number {rows[bad[0]]} "
+                    f"and in {len(bad) - 1} more of the {len(rows)} cells read with it; remove the cells or repair them"
+                )
+        return out
+
+
+class _CsrInFile:
+    def __init__(self, place: str, group: h5py.Group) -> None:
+        self.place, self.shape = place, tuple(int(length) for length in group.attrs["shape"])
+        self.values, self.columns = HDF5Items(group["data"]), HDF5Items(group["indices"])
+        self.gap = max(self.values.gap, self.columns.gap)
+        self.indptr = group["indptr"][:].astype(np.int64)
+
+    def read(self, rows: np.ndarray) -> RowBlock:
+        starts, stops = self.indptr[rows], self.indptr[rows + 1]
+        run_starts, run_stops, places = join_ranges(starts, stops, self.gap)
+        columns, values = self.columns.read(run_starts, run_stops), self.values.read(run_starts, run_stops)
+        return RowBlock(self.place, rows, values, columns, places, places + stops - starts, self.shape[1])
+
+
+class _DenseInFile:
+    def __init__(self, place: str, dataset: h5py.Dataset) -> None:
+        self.place, self.shape, self.items = place, dataset.shape, HDF5Items(dataset)
+
+    def read(self, rows: np.ndarray) -> RowBlock:
+        run_starts, run_stops, places = join_ranges(rows, rows + 1, self.items.gap)
+        return RowBlock(self.place, rows, self.items.read(run_starts, run_stops), None, places, places, self.shape[1])
+
+
+class _CsrInMemory:
+    def __init__(self, place: str, matrix: sparse.csr_matrix | sparse.csr_array) -> None:
+        self.place, self.matrix, self.shape = place, matrix, matrix.shape
+
+    def read(self, rows: np.ndarray) -> RowBlock:
+        matrix, starts, stops = self.matrix, self.matrix.indptr[rows], self.matrix.indptr[rows + 1]
+        return RowBlock(self.place, rows, matrix.data, matrix.indices, starts, stops, self.shape[1])
+
+
+class _DenseInMemory:
+    def __init__(self, place: str, matrix: np.ndarray) -> None:
+        self.place, self.matrix, self.shape = place, matrix, matrix.shape
+
+    def read(self, rows: np.ndarray) -> RowBlock:
+        return RowBlock(self.place, rows, self.matrix, None, rows, rows, self.shape[1])
+
+
+def _matrix_rows(place: str, matrix: Any) -> Any:
+    if isinstance(matrix, h5py.Group) and matrix.attrs.get("encoding-type") == "csr_matrix":
+        return _CsrInFile(place, matrix)
+    if isinstance(matrix, h5py.Dataset) and len(matrix.shape) == 2:
+        return _DenseInFile(place, matrix)
+    if isinstance(matrix, sparse.csr_matrix | sparse.csr_array):
+        return _CsrInMemory(place, matrix)
+    if isinstance(matrix, np.ndarray) and matrix.ndim == 2:
+        return _DenseInMemory(place, matrix)
+    kind = matrix.attrs.get("encoding-type") if isinstance(matrix, h5py.Group) else type(matrix).__name__
+    raise ValueError(
+        f"{place} is {kind}; cells can be read at random from a CSR or a dense matrix only: "
+        "write it again as CSR (state-hf preprocess does)"
+    )
+
+
+def _names(values: Any) -> list[str]:
+    return [str(name) for name in values]
+
+
+class CellRows:
+    """Cells of one slot of a data set, by row number.
+
+    Args:
+        source: The path of an .h5ad file, or an AnnData object in memory.
+        slot: "X", "raw/X", "layers/NAME" or "obsm/NAME".
+
+    Attributes:
+        shape: (cells, features).
+        feature_names: Names of the features in order: genes, or what `uns[NAME]["var_names"]` gives for an embedding's
+            slot; `None` where the data do not say.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: There is no such slot (the message lists what there is), or it is a CSC matrix.
+    """
+
+    def __init__(self, source: Path | anndata.AnnData, slot: str) -> None:
+        self.source, self.slot = source, slot
+        self._pid = os.getpid()
+        self._file: Any = None  # the open h5py.File
+        name = "the AnnData object" if isinstance(source, anndata.AnnData) else str(source)
+        self.place = f"{slot} of {name}"
+        self._rows = self._open()
+        self.shape = self._rows.shape
+        self.feature_names = self._feature_names()
+
+    def _open(self) -> Any:
+        if isinstance(self.source, anndata.AnnData):
+            return _matrix_rows(self.place, self._in_memory(self.source))
+        if not self.source.exists():
+            raise FileNotFoundError(f"there is no file {self.source}")
+        self._file = h5py.File(self.source, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
+        if self.slot not in self._file:
+            slots = [f"{group}/{name}" for group in ("layers", "obsm") for name in self._file.get(group, ())]
+            slots = [*(slot for slot in ("X", "raw/X") if slot in self._file), *slots]
+            raise ValueError(f"there is no {self.place}; it has {', '.join(slots) or 'no matrix at all'}")
+        return _matrix_rows(self.place, self._file[self.slot])
+
+    def _in_memory(self, adata: anndata.AnnData) -> Any:
+        group, _, name = self.slot.partition("/")
+        if self.slot == "X":
+            matrix = adata.X
+        elif self.slot == "raw/X":
+            matrix = None if adata.raw is None else adata.raw.X
+        else:
+            matrix = {"layers": adata.layers, "obsm": adata.obsm}.get(group, {}).get(name)
+        if matrix is None:
+            slots = [f"{kind}/{key}" for kind in ("layers", "obsm") for key in getattr(adata, kind)]
+            raise ValueError(f"there is no {self.place}; it has {', '.join(['X', *slots])}")
+        return matrix
+
+    def _feature_names(self) -> list[str] | None:
+        group, _, name = self.slot.partition("/")
+        if isinstance(self.source, anndata.AnnData):
+            if group == "obsm":
+                entry = self.source.uns.get(name)
+                return _names(entry["var_names"]) if isinstance(entry, dict) and "var_names" in entry else None
+            return _names(self.source.raw.var_names if group == "raw" else self.source.var_names)
+        file = self._file
+        if group == "obsm":
+            entry = f"uns/{name}/var_names"
+            return _names(read_elem(file[entry])) if entry in file else None
+        var = file["raw/var" if group == "raw" else "var"]
+        return _names(read_elem(var[var.attrs["_index"]]))
+
+    def read(self, rows: np.ndarray) -> RowBlock:
+        """Read cells.
+
+        Args:
+            rows: (rows,) row numbers, ascending, none twice.
+        """
+        if self._pid != os.getpid():  # a forked worker: HDF5 handles must not be shared
+            self._rows, self._pid = self._open(), os.getpid()
+        return self._rows.read(np.asarray(rows, dtype=np.int64))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_rows": None, "_file": None, "_pid": -1}

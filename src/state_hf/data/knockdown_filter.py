@@ -1,0 +1,98 @@
+"""Which cells of a knock-down screen show that their target gene was knocked down."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class KnockdownFilter:
+    """Thresholds of the three stages, with cell-load's names and defaults.
+
+    Attributes:
+        residual_expression: A perturbation is kept if its cells have, on average, less than this share of the control
+            cells' expression of the target gene.
+        cell_residual_expression: Of those, a cell is kept if it has less than this share.
+        min_cells: Of those, a perturbation is kept if at least so many of its cells are left.
+    """
+
+    residual_expression: float = 0.30
+    cell_residual_expression: float = 0.50
+    min_cells: int = 30
+
+
+@dataclass(frozen=True, eq=False)
+class KnockdownResult:
+    """What the filter keeps.
+
+    Attributes:
+        kept: (cells,) bool; all control cells are kept.
+        dropped: For every reason the number of cells and the perturbations that it took all cells of.
+    """
+
+    kept: np.ndarray
+    dropped: dict[str, tuple[int, list[str]]]
+
+
+def filter_knockdown(
+    codes: np.ndarray,
+    own_expression: np.ndarray,
+    control_means: np.ndarray,
+    names: list[str],
+    *,
+    control: int,
+    thresholds: KnockdownFilter,
+) -> KnockdownResult:
+    """Keep the cells of perturbations whose target gene is knocked down, and of these the cells where it shows.
+
+    Args:
+        codes: (cells,) index of every cell's perturbation in `names`.
+        own_expression: (cells,) normalised expression of the cell's own target gene, not logged; of no meaning for
+            control cells and where the target is no gene.
+        control_means: (perturbations,) mean expression of the target gene over all control cells, NaN where the target
+            is no gene.
+        names: (perturbations,) names, with the control's among them.
+        control: The control's index in `names`.
+        thresholds: The thresholds.
+    """
+    is_control = codes == control
+    sizes = np.bincount(codes, minlength=len(names))
+    sums = np.bincount(codes, weights=np.where(is_control, 0.0, own_expression), minlength=len(names))
+    no_gene = np.isnan(control_means)
+    no_gene[control] = False
+    # As close to zero as NumPy's isclose takes for zero, cell-load's test.
+    unexpressed = ~no_gene & (control_means <= 1e-8)
+    unexpressed[control] = False
+    reference = np.where(no_gene | unexpressed, 1.0, control_means)
+    residual = sums / np.maximum(sizes, 1) / reference
+    weak = ~no_gene & ~unexpressed & ~(residual < thresholds.residual_expression)
+    weak[control] = False
+
+    kept = ~(no_gene | unexpressed | weak)[codes]
+    cell_residual = own_expression / reference[codes]
+    escaped = kept & ~is_control & ~(cell_residual < thresholds.cell_residual_expression)
+    kept &= ~escaped
+    left = np.bincount(codes[kept], minlength=len(names))
+    few = (left < thresholds.min_cells) & (sizes > 0) & ~(no_gene | unexpressed | weak)
+    few[control] = False
+    too_few = kept & few[codes]
+    kept &= ~too_few
+
+    def of(perturbations: np.ndarray) -> tuple[int, list[str]]:
+        chosen = np.flatnonzero(perturbations & (sizes > 0))
+        return int(sizes[chosen].sum()), [names[number] for number in chosen.tolist()]
+
+    share, cell_share = thresholds.residual_expression, thresholds.cell_residual_expression
+    return KnockdownResult(
+        kept,
+        {
+            "whose target is no gene of the file": of(no_gene),
+            "whose target no control cell expresses": of(unexpressed),
+            f"of perturbations that keep {share:.0%} or more of their target's expression": of(weak),
+            f"that keep {cell_share:.0%} or more of it themselves": (int(escaped.sum()), []),
+            f"of perturbations with fewer than {thresholds.min_cells} cells left": (
+                int(too_few.sum()),
+                [names[number] for number in np.flatnonzero(few).tolist()],
+            ),
+        },
+    )

@@ -1,0 +1,364 @@
+"""From raw counts to what State Transition trains on: normalised, logged, variable genes named, knock-downs checked."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata.io import read_elem, write_elem
+from scipy import sparse
+from transformers.utils import logging
+
+from state_hf._version import __version__
+from state_hf.data.cell_blocks import CellBlocks, open_cells
+from state_hf.data.highly_variable import GeneMoments, rank_variable_genes
+from state_hf.data.knockdown_filter import KnockdownFilter, filter_knockdown
+from state_hf.data.perturbation_screens import nearest, open_screens
+from state_hf.data.whole_files import written_whole
+
+logger = logging.get_logger(__name__)
+
+HVG_SLOT = "X_hvg"
+_BLOCK_BYTES = 2**26
+# The knock-down filter compares counts of cells that are scaled to this total.
+_PER_CELL = 1e4
+
+
+@dataclass(frozen=True)
+class PreprocessReport:
+    """What was done; `print(report)` says it in one line.
+
+    Attributes:
+        cells_read: Cells of the input.
+        cells_written: Cells of the output.
+        dropped: For every reason the number of cells dropped, and the perturbations of which no cell is left.
+        target_sum: Counts that every cell was normalised to.
+        variable_genes: Names of the highly variable genes, in order.
+        left_out: Slots of the input that the output lacks.
+    """
+
+    cells_read: int
+    cells_written: int
+    dropped: dict[str, tuple[int, list[str]]]
+    target_sum: float
+    variable_genes: list[str]
+    left_out: list[str]
+
+    def __str__(self) -> str:
+        reasons = []
+        for reason, (cells, perturbations) in self.dropped.items():
+            if cells:
+                shown = ", ".join(perturbations[:5]) + (", ..." if len(perturbations) > 5 else "")
+                which = f" ({len(perturbations)} perturbations: {shown})" if perturbations else ""
+                reasons.append(f"{cells:,} cells {reason}{which}")
+        parts = [
+            f"kept {self.cells_written:,} of {self.cells_read:,} cells",
+            "dropped " + ("; ".join(reasons) if reasons else "none"),
+            f"normalised to {self.target_sum:g} counts and log1p",
+            f"{len(self.variable_genes):,} variable genes",
+        ]
+        if self.left_out:
+            parts.append(f"not carried over: {', '.join(self.left_out)}")
+        return " | ".join(parts)
+
+
+def preprocess(
+    source: str | Path,
+    *,
+    output: str | Path,
+    layer: str | None = None,
+    target_sum: float | Literal["median"] = "median",
+    num_variable_genes: int = 2000,
+    genes: Sequence[str] | None = None,
+    knockdown: KnockdownFilter | None = None,
+    perturbation_key: str = "perturbation",
+    control: str = "non-targeting",
+    gene_column: str | None = None,
+    keep_counts: bool = False,
+    overwrite: bool = False,
+) -> PreprocessReport:
+    """Write a file of raw counts again as log1p of normalised counts, with the highly variable genes in `obsm`.
+
+    The output has `X` (log1p, CSR float32), `obs`, `obsm` and `uns` of the cells that are kept, `var` with scanpy's
+    columns `highly_variable`, `means`, `dispersions` and `dispersions_norm`, `obsm["X_hvg"]` (cells, variable genes)
+    float32 with the names of its columns in `uns["X_hvg"]["var_names"]`, and in `uns["preprocess"]` how it was made.
+    The input is read in blocks, three times, and never changed; the output appears when it is complete.
+
+    Args:
+        source: An .h5ad file with counts.
+        output: The .h5ad file to write.
+        layer: Where the counts are: `None` for X, "raw" for `raw.X`, or the name of a layer.
+        target_sum: Counts that every cell is scaled to; "median" for the median over the cells that are kept.
+        num_variable_genes: Number of highly variable genes (scanpy's flavor "seurat" on the cells that are kept).
+        genes: Instead of choosing variable genes, take these, in this order: those that a model was trained on.
+        knockdown: Thresholds of the on-target knock-down filter; `None` keeps all cells. It compares normalised counts,
+            and keeps only control cells and perturbations that are named after a gene.
+        perturbation_key: Column of obs with the perturbations, for the filter.
+        control: Label of control cells in that column, for the filter.
+        gene_column: Column of var with the gene names that perturbations and `genes` use; `None` for the index.
+        keep_counts: Whether the counts are written too, as `layers["counts"]`.
+        overwrite: Whether an output that exists is replaced.
+
+    Raises:
+        FileNotFoundError: There is no such input.
+        FileExistsError: The output exists.
+        ValueError: The values are not counts, a gene name occurs twice or is missing, or no cell is left.
+    """
+    source, output = Path(source), Path(output)
+    _check(source, output, target_sum, overwrite=overwrite)
+    with open_cells(source, layer=layer) as cells:
+        names = _gene_names(cells, gene_column)
+        columns = _columns_of(names, genes, str(source)) if genes is not None else None
+        survey = _survey(cells, _Targets.read(source, names, perturbation_key, control) if knockdown else None)
+        kept, dropped = _select(survey, knockdown)
+        if not kept.any():
+            raise ValueError(
+                f"no cell of {source} is left: {'; '.join(f'{n:,} {why}' for why, (n, _) in dropped.items())}"
+            )
+        total = float(np.median(survey.totals[kept])) if target_sum == "median" else float(target_sum)
+        chosen = _Kept(cells, kept, survey.totals, survey.lengths, total)
+        var = cells.var.copy()
+        if columns is None:
+            ranking = _rank(chosen, num_variable_genes)
+            columns = np.flatnonzero(ranking["highly_variable"])
+            for column in ranking:
+                var[column] = ranking[column].to_numpy()
+        record = {
+            "scale": "log1p",
+            "target_sum": total,
+            "layer": layer or "X",
+            "variable_genes": "given" if genes is not None else "seurat",
+            "state_hf_version": __version__,
+            **({f"knockdown_{name}": value for name, value in asdict(knockdown).items()} if knockdown else {}),
+        }
+        uns = {HVG_SLOT: {"var_names": names[columns]}, "log1p": {}, "preprocess": record}
+        with written_whole(output) as temporary:
+            left_out = _write(temporary, source, chosen, var, columns, uns, counts=keep_counts)
+    return PreprocessReport(cells.num_cells, int(kept.sum()), dropped, total, names[columns].tolist(), left_out)
+
+
+def _check(source: Path, output: Path, target_sum: float | str, *, overwrite: bool) -> None:
+    if output.suffix != ".h5ad":
+        raise ValueError(f"the output {output} must be an .h5ad file")
+    if source.suffix == ".zarr" or source.is_dir():
+        raise ValueError(f"{source} is not an .h5ad file")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise ValueError(f"the output {output} is the input, which is never changed; name another file")
+    if output.exists() and not overwrite:
+        raise FileExistsError(f"{output} exists; choose another name, or overwrite it (overwrite=True, --overwrite)")
+    if target_sum != "median" and not (isinstance(target_sum, int | float) and target_sum > 0):
+        raise ValueError(f"target_sum is a number above 0 or 'median', not {target_sum!r}")
+
+
+def _gene_names(cells: CellBlocks, column: str | None) -> np.ndarray:
+    if column is not None and column not in cells.var:
+        raise ValueError(f"var of {cells.name} has no column {column!r}; {nearest(column, list(map(str, cells.var)))}")
+    names = (cells.var.index if column is None else cells.var[column]).astype(str)
+    repeated = pd.Index(names)[pd.Index(names).duplicated()]
+    if column is None and len(repeated):
+        raise ValueError(
+            f"{len(repeated)} gene names of {cells.name} occur twice, as {repeated[0]!r}; make them unique "
+            "(adata.var_names_make_unique())"
+        )
+    return np.asarray(names, dtype=object)
+
+
+def _columns_of(names: np.ndarray, genes: Sequence[str], place: str) -> np.ndarray:
+    columns = pd.Index(names[~pd.Index(names).duplicated()]).get_indexer(list(genes))
+    first = np.flatnonzero(~pd.Index(names).duplicated())
+    missing = [gene for gene, column in zip(genes, columns, strict=True) if column < 0]
+    if missing:
+        hint = nearest(missing[0], names.tolist())
+        raise ValueError(f"{place} lacks {len(missing)} of the {len(genes)} genes, as {missing[0]!r}; {hint}")
+    return first[columns]
+
+
+@dataclass(frozen=True, eq=False)
+class _Targets:
+    """Every cell's perturbation, and the column of the gene that it is named after (-1 if there is none)."""
+
+    codes: np.ndarray
+    names: list[str]
+    columns: np.ndarray
+    control: int
+
+    @classmethod
+    def read(cls, source: Path, genes: np.ndarray, key: str, control: str) -> "_Targets":
+        screens = open_screens(source, perturbation_key=key, control=control, cell_type_key=None)
+        first = {gene: column for column, gene in reversed(list(enumerate(genes)))}
+        columns = np.array([first.get(name, -1) for name in screens.perturbations])
+        columns[screens.control_id] = -1
+        return cls(screens.screens[0].perturbations, screens.perturbations, columns, screens.control_id)
+
+
+@dataclass(frozen=True, eq=False)
+class _Survey:
+    """What the first pass finds: counts and stored values of every cell, and expression of the target genes."""
+
+    totals: np.ndarray
+    lengths: np.ndarray
+    targets: _Targets | None
+    own_expression: np.ndarray
+    control_sums: np.ndarray
+
+
+def _block_starts(cells: CellBlocks, title: str) -> Iterator[tuple[int, int]]:
+    step = max(1, int(_BLOCK_BYTES // max(cells.bytes_per_cell, 1)))
+    starts = range(0, cells.num_cells, step)
+    for start in logging.tqdm(starts, desc=title, unit="block"):
+        yield start, min(start + step, cells.num_cells)
+
+
+def _counts(cells: CellBlocks, start: int, stop: int) -> sparse.csr_matrix:
+    """A block of counts without stored zeros, in canonical order."""
+    block = sparse.csr_matrix(cells.read(start, stop))
+    block.sum_duplicates()
+    block.eliminate_zeros()
+    return block
+
+
+def _check_counts(block: sparse.csr_matrix, cells: CellBlocks) -> None:
+    values = block.data
+    bad = ~np.isfinite(values) | (values < 0)
+    if not bad.any() and values.dtype.kind == "f":
+        bad = values != np.rint(values)
+    if bad.any():
+        raise ValueError(
+            f"{cells.matrix_name} of {cells.name} does not hold raw counts: one value is {values[bad][0]:g}; "
+            "name the layer that does (layer=, --layer)"
+        )
+
+
+def _survey(cells: CellBlocks, targets: _Targets | None) -> _Survey:
+    totals, lengths = np.zeros(cells.num_cells), np.zeros(cells.num_cells, dtype=np.int64)
+    own, control_sums = np.zeros(cells.num_cells), np.zeros(cells.num_genes)
+    for start, stop in _block_starts(cells, "counting"):
+        block = _counts(cells, start, stop)
+        _check_counts(block, cells)
+        totals[start:stop] = block.sum(axis=1, dtype=np.float64).A1
+        lengths[start:stop] = np.diff(block.indptr)
+        if targets is not None:
+            codes = targets.codes[start:stop]
+            shares = sparse.diags(_PER_CELL / np.maximum(totals[start:stop], 1.0)) @ block.astype(np.float64)
+            own[start:stop] = np.asarray(shares[np.arange(stop - start), targets.columns[codes]]).ravel()
+            control_sums += np.asarray(shares[codes == targets.control].sum(axis=0)).ravel()
+    return _Survey(totals, lengths, targets, own, control_sums)
+
+
+def _select(survey: _Survey, knockdown: KnockdownFilter | None) -> tuple[np.ndarray, dict[str, tuple[int, list[str]]]]:
+    """Which cells are kept, and for every reason what is dropped."""
+    kept = survey.totals > 0
+    dropped: dict[str, tuple[int, list[str]]] = {"without any count": (int((~kept).sum()), [])}
+    targets = survey.targets
+    if targets is None or knockdown is None:
+        return kept, dropped
+    num_controls = int((kept & (targets.codes == targets.control)).sum())
+    means = np.where(targets.columns >= 0, survey.control_sums[targets.columns] / max(num_controls, 1), np.nan)
+    result = filter_knockdown(
+        targets.codes[kept],
+        survey.own_expression[kept],
+        means,
+        targets.names,
+        control=targets.control,
+        thresholds=knockdown,
+    )
+    kept[kept] = result.kept
+    return kept, dropped | result.dropped
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """The cells that are kept, in blocks of counts, and how they are normalised."""
+
+    cells: CellBlocks
+    kept: np.ndarray
+    totals: np.ndarray
+    lengths: np.ndarray
+    target_sum: float
+
+    def blocks(self, title: str) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
+        """Row numbers in the input, and counts (cells, genes)."""
+        for start, stop in _block_starts(self.cells, title):
+            rows = np.flatnonzero(self.kept[start:stop])
+            yield rows + start, _counts(self.cells, start, stop)[rows]
+
+    def normalise(self, rows: np.ndarray, counts: sparse.csr_matrix) -> sparse.csr_matrix:
+        """log1p of the counts scaled to the target sum, float32."""
+        scale = np.repeat(self.totals[rows] / self.target_sum, np.diff(counts.indptr))
+        values = np.log1p((counts.data / scale).astype(np.float32))
+        return sparse.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
+
+
+def _rank(kept: _Kept, num_variable_genes: int) -> pd.DataFrame:
+    moments = GeneMoments(kept.cells.num_genes)
+    for rows, counts in kept.blocks("ranking genes"):
+        block = kept.normalise(rows, counts)
+        block.data = np.expm1(block.data)
+        moments.add(block)
+    return rank_variable_genes(moments.mean, moments.variance, num_genes=num_variable_genes)
+
+
+class _CsrWriter:
+    """A CSR matrix in a file, written block by block; its size is known, so its arrays lie in one piece each."""
+
+    def __init__(self, parent: h5py.Group, name: str, lengths: np.ndarray, num_columns: int) -> None:
+        group = parent.create_group(name)
+        shape = np.array([len(lengths), num_columns])
+        group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape})
+        group["indptr"] = np.concatenate([[0], np.cumsum(lengths)])
+        self.data = group.create_dataset("data", (int(lengths.sum()),), dtype=np.float32)
+        self.indices = group.create_dataset("indices", (int(lengths.sum()),), dtype=np.int32)
+        self.done = 0
+
+    def add(self, block: sparse.csr_matrix) -> None:
+        stop = self.done + block.nnz
+        self.data[self.done : stop], self.indices[self.done : stop] = block.data, block.indices
+        self.done = stop
+
+
+def _copy_rows(source: Any, target: h5py.Group, name: str, rows: np.ndarray) -> None:
+    """Copy some rows of an entry of obsm; an array piece by piece, whatever else as a whole."""
+    if not isinstance(source, h5py.Dataset):
+        entry = read_elem(source)
+        write_elem(target, name, entry.iloc[rows] if isinstance(entry, pd.DataFrame) else entry[rows])
+        return
+    copy = target.create_dataset(name, (len(rows), *source.shape[1:]), dtype=source.dtype)
+    copy.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    step = max(1, _BLOCK_BYTES // max(1, source.dtype.itemsize * int(np.prod(source.shape[1:]))))
+    for start in range(0, source.shape[0], step):
+        first, last = np.searchsorted(rows, [start, start + step])
+        copy[first:last] = source[start : start + step][rows[first:last] - start]
+
+
+def _write(
+    path: Path, source: Path, kept: _Kept, var: pd.DataFrame, columns: np.ndarray, uns: dict[str, Any], *, counts: bool
+) -> list[str]:
+    """Write the output. Returns the slots of the input that it lacks."""
+    rows = np.flatnonzero(kept.kept)
+    with h5py.File(source, "r") as old, h5py.File(path, "w") as new:
+        new.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        write_elem(new, "obs", read_elem(old["obs"]).iloc[rows])
+        write_elem(new, "var", var)
+        write_elem(new, "uns", {**(read_elem(old["uns"]) if "uns" in old else {}), **uns})
+        for slot in ("obsm", "layers"):
+            write_elem(new, slot, {})
+        for name in old.get("obsm", ()):
+            if name != HVG_SLOT:
+                _copy_rows(old["obsm"][name], new["obsm"], name, rows)
+        variable = new["obsm"].create_dataset(HVG_SLOT, (len(rows), len(columns)), dtype=np.float32)
+        variable.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+        matrix = _CsrWriter(new, "X", kept.lengths[rows], kept.cells.num_genes)
+        raw = _CsrWriter(new["layers"], "counts", kept.lengths[rows], kept.cells.num_genes) if counts else None
+        done = 0
+        for block_rows, block in kept.blocks("writing"):
+            normalised = kept.normalise(block_rows, block)
+            matrix.add(normalised)
+            if raw is not None:
+                raw.add(block)
+            variable[done : done + len(block_rows)] = normalised[:, columns].toarray()
+            done += len(block_rows)
+        lacking = [f"{slot}/{name}" for slot in ("layers", "obsp", "varm", "varp") for name in old.get(slot, ())]
+        return lacking + (["raw"] if "raw" in old else [])
