@@ -86,7 +86,7 @@ def our_batches(folder: Path, reading: str, *, ordered: bool):
     screens = open_screens(folder / "screen.h5ad", batch_key="batch")
     slots = {
         "obsm": {"features": "obsm/X_hvg"},
-        "obsm + X": {"features": "obsm/X_hvg", "counts": "X"},
+        "obsm + X": {"features": "obsm/X_hvg", "target_expression": "X"},
         "X": {"features": "X"},
     }
     dataset = PerturbationDataset(screens, set_size=CELLS, **slots[reading])

@@ -60,9 +60,10 @@ class PerturbationDataset(Dataset[dict[str, torch.Tensor]]):
     - `cell_type_ids`: () int64, index into `screens.cell_types`.
     - `batch_ids`: (S,) int64, index into `screens.batches`: the batch that a row of `control` is to be predicted in,
       which is that of the target in the same row; where there are fewer targets, theirs again and again.
-    - `counts`: (S, G) float32, expression of the target cells, where asked for.
+    - `target_expression`: (S, G) float32, expression of the target cells, where asked for.
 
-    Control and target rows are not paired: the two are sets.
+    The names are those of the arguments of `StateTransitionForPerturbation`. Control and target rows are not paired:
+    the two are sets.
 
     Args:
         screens: The labels, from `open_screens`.
@@ -70,7 +71,7 @@ class PerturbationDataset(Dataset[dict[str, torch.Tensor]]):
         part: The part to read, with a split.
         features: Slot of the control cells' features: "X", "raw/X", "layers/NAME" or "obsm/NAME".
         targets: Slot of the target cells' features; `None` for the same.
-        counts: Slot of the target cells' expression, for models that decode it; `None` leaves `counts` out.
+        target_expression: Slot of the target cells' expression, for models that decode it; `None` leaves it out.
         set_size: Most cells of a set (S).
         control_matching: "random" draws controls from the same file and cell type; "batch" groups cells by batch too,
             and draws controls from the same batch, or from the cell type where the batch has none.
@@ -90,7 +91,7 @@ class PerturbationDataset(Dataset[dict[str, torch.Tensor]]):
         output_size: Number of features of the target cells (D').
         feature_names: Names of the control cells' features in order, or `None` where the files do not say.
         target_names: Names of the target cells' features in order, or `None`.
-        counts_names: Genes of `counts` in order, or `None`.
+        expression_names: Genes of `target_expression` in order, or `None`.
 
     Raises:
         ValueError: A slot is missing or differs between files, a cell type has no controls, a value read is not finite,
@@ -105,7 +106,7 @@ class PerturbationDataset(Dataset[dict[str, torch.Tensor]]):
         part: SplitPart = "train",
         features: str = "X",
         targets: str | None = None,
-        counts: str | None = None,
+        target_expression: str | None = None,
         set_size: int = 64,
         control_matching: ControlMatching = "random",
         control_sets: int = 1,
@@ -134,8 +135,8 @@ class PerturbationDataset(Dataset[dict[str, torch.Tensor]]):
             seed=seed,
         )
         self._slots = {"control": features, "target": targets or features}
-        if counts is not None:
-            self._slots["counts"] = counts
+        if target_expression is not None:
+            self._slots["target_expression"] = target_expression
         self._rows = {slot: _open_slot(screens, slot) for slot in dict.fromkeys(self._slots.values())}
         # Shared memory, so that workers that live on see the epoch change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -167,9 +168,9 @@ class PerturbationDataset(Dataset[dict[str, torch.Tensor]]):
         return self._names("target")
 
     @property
-    def counts_names(self) -> list[str] | None:
-        """Genes of `counts` in order."""
-        return self._names("counts") if "counts" in self._slots else None
+    def expression_names(self) -> list[str] | None:
+        """Genes of `target_expression` in order."""
+        return self._names("target_expression") if "target_expression" in self._slots else None
 
     @property
     def epoch(self) -> int:
