@@ -25,6 +25,11 @@ def _register_state_transition_config(auto: ModuleType, ours: ModuleType) -> Non
     auto.AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
+def _register_baseline_config(auto: ModuleType, ours: ModuleType) -> None:
+    config = ours.PerturbationBaselineConfig
+    auto.AutoConfig.register(config.model_type, config, exist_ok=True)
+
+
 def _register_tokenizers(auto: ModuleType, ours: ModuleType) -> None:
     from state_hf.configuration.state_embedding import StateEmbeddingConfig
 
@@ -41,6 +46,10 @@ def _register_state_transition_models(auto: ModuleType, ours: ModuleType) -> Non
     config = ours.StateTransitionConfig
     auto.AutoModel.register(config, ours.StateTransitionModel, exist_ok=True)
     auto.AutoModelForPreTraining.register(config, ours.StateTransitionForPerturbation, exist_ok=True)
+
+
+def _register_baselines(auto: ModuleType, ours: ModuleType) -> None:
+    auto.AutoModel.register(ours.PerturbationBaselineConfig, ours.PerturbationBaseline, exist_ok=True)
 
 
 def _register_pipelines(pipelines: ModuleType, ours: ModuleType) -> None:
@@ -63,6 +72,11 @@ _REGISTRATIONS: tuple[tuple[str, str, _Register], ...] = (
         _register_state_transition_config,
     ),
     (
+        "transformers.models.auto.configuration_auto",
+        "state_hf.configuration.perturbation_baseline",
+        _register_baseline_config,
+    ),
+    (
         "transformers.models.auto.tokenization_auto",
         "state_hf.tokenization.cell_sentence",
         _register_tokenizers,
@@ -76,6 +90,11 @@ _REGISTRATIONS: tuple[tuple[str, str, _Register], ...] = (
         "transformers.models.auto.modeling_auto",
         "state_hf.modeling.state_transition",
         _register_state_transition_models,
+    ),
+    (
+        "transformers.models.auto.modeling_auto",
+        "state_hf.modeling.baselines",
+        _register_baselines,
     ),
     (
         "transformers.pipelines",

@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -92,11 +92,59 @@ def cell_writer(
     Raises:
         OSError: The disk is full; nothing is left of the file, and an old one stays.
     """
-    try:
-        with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
-            writer = CellWriter(file, genes, dense=dense)
+    with _disk_full_explained(path), written_whole(path) as temporary, h5py.File(temporary, "w") as file:
+        writer = CellWriter(file, genes, dense=dense)
+        yield writer
+        writer.finish(uns or {})
+
+
+class MatrixWriter:
+    """Rows that are being added to a .npy file. Made by `matrix_writer`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.num_cells = 0
+        self.labels: list[pd.DataFrame] = []
+        self._file = file
+
+    def add(self, values: np.ndarray, labels: Mapping[str, str | Sequence[str]]) -> None:
+        """Add cells; see `CellWriter.add`."""
+        np.ascontiguousarray(values, dtype="<f4").tofile(self._file)
+        self.labels.append(pd.DataFrame(dict(labels), index=range(self.num_cells, self.num_cells + len(values))))
+        self.num_cells += len(values)
+
+
+@contextmanager
+def matrix_writer(path: Path, num_columns: int) -> Iterator[MatrixWriter]:
+    """A .npy file (cells, columns) of float32 to add cells to, with their labels beside it as .obs.csv.
+
+    Args:
+        path: The .npy file; one that exists is replaced at the end.
+        num_columns: Columns of the matrix.
+
+    Raises:
+        OSError: The disk is full; nothing is left of the files.
+    """
+    with _disk_full_explained(path), written_whole(path) as temporary:
+        with temporary.open("wb") as file:
+            # The header is written again at the end, when the number of rows is known; numpy leaves room for it.
+            _write_header(file, 0, num_columns)
+            writer = MatrixWriter(file)
             yield writer
-            writer.finish(uns or {})
+            file.seek(0)
+            _write_header(file, writer.num_cells, num_columns)
+        with written_whole(path.with_suffix(".obs.csv")) as labels:
+            pd.concat(writer.labels).to_csv(labels, index_label="cell")
+
+
+def _write_header(file: BinaryIO, num_rows: int, num_columns: int) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": (num_rows, num_columns)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+@contextmanager
+def _disk_full_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if error.errno not in _DISK_FULL and "No space left" not in str(error):
             raise
@@ -104,4 +152,4 @@ def cell_writer(
         raise OSError(error.errno or errno.ENOSPC, message, str(path)) from error
 
 
-__all__ = ["CellWriter", "cell_writer"]
+__all__ = ["CellWriter", "MatrixWriter", "cell_writer", "matrix_writer"]
