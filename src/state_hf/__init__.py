@@ -29,6 +29,7 @@ _EXPORTS = {
     "generate_screen": "state_hf.data.synthetic_screen",
     "open_screens": "state_hf.data.perturbation_screens",
     "predict": "state_hf.pipelines.predict",
+    "train": "state_hf.pipelines.train",
     "embed": "state_hf.pipelines.embed",
     "CellEmbeddingPipeline": "state_hf.pipelines.cell_embedding",
 }

@@ -1,14 +1,16 @@
 """Configuration of the State Transition model (ST)."""
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
-from transformers.models.gpt2.configuration_gpt2 import GPT2Config
-from transformers.models.llama.configuration_llama import LlamaConfig
 
 from state_hf.configuration.auto_map import PortableConfigMixin
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
+
+if TYPE_CHECKING:
+    from transformers.models.gpt2.configuration_gpt2 import GPT2Config
+    from transformers.models.llama.configuration_llama import LlamaConfig
 
 
 @strict
@@ -184,8 +186,12 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
             return self.gene_dim
         return None if self.output_space == "embedding" or self.feature_scale == "embedding" else self.output_dim
 
-    def backbone_config(self) -> LlamaConfig | GPT2Config:
+    def backbone_config(self) -> "LlamaConfig | GPT2Config":
         """Configuration of the backbone, as a model of transformers."""
+        # Their modules look into the Auto classes while they load, which may be loading themselves and import this one.
+        from transformers.models.gpt2.configuration_gpt2 import GPT2Config
+        from transformers.models.llama.configuration_llama import LlamaConfig
+
         if self.backbone == "gpt2":
             return GPT2Config(
                 vocab_size=1,

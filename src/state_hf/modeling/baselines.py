@@ -35,7 +35,7 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
         self.shifts: nn.Parameter | None = None
         self.profiles: nn.Parameter | None = None
         self.perturbation_table: nn.Parameter | None = None
-        if method in ("context_mean", "perturbation_mean", "perturbation_profile"):
+        if method in ("control_copy", "context_mean", "perturbation_mean", "perturbation_profile"):
             self.shifts = _constant(config.num_perturbations, config.input_dim)
         if method == "context_profile":
             self.profiles = _constant(config.num_cell_types, config.input_dim)
@@ -58,10 +58,8 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
             acting = acting & (ids != self.vocabulary.perturbation_id(self.vocabulary.control_perturbation))
         if self.perturbation_table is not None:
             rows = self.perturbation_table[ids.clamp(min=0)] @ self.coefficients[:-1] + self.coefficients[-1]
-        elif self.shifts is not None:
-            rows = self.shifts[ids.clamp(min=0)]
         else:
-            rows = torch.zeros(*ids.shape, self.config.input_dim, device=ids.device)
+            rows = self.shifts[ids.clamp(min=0)]  # type: ignore[index]
         return (rows * acting.unsqueeze(-1)).sum(dim=1)
 
     @can_return_tuple

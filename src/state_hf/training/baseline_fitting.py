@@ -44,8 +44,7 @@ def fit_baselines(
         perturbation_features: (perturbations, features) for "perturbation_ridge"; one-hot by default, which shrinks
             every perturbation's effect towards the mean effect.
         ridge_penalty: Penalty on the squared coefficients, above 0.
-        methods: Which to fit. By default all, but "context_profile" only where a context that trains has no
-            perturbation held out or each of its perturbed contexts is known: where any context has training cells.
+        methods: Which to fit. By default all.
 
     Returns:
         Fitted models by method.

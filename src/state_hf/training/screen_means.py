@@ -1,4 +1,4 @@
-"""Mean cells of every perturbation and context of the training cells, in one pass over the files."""
+"""Mean cells of every perturbation and context, in one pass over the files."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,7 @@ from scipy import sparse
 
 from state_hf.data.cell_rows import CellRows
 from state_hf.data.perturbation_screens import PerturbationScreens
+from state_hf.data.split_definition import SplitPart
 from state_hf.data.splits import PerturbationSplit
 
 _BLOCK_VALUES = 2**24
@@ -17,7 +18,7 @@ ContextId = tuple[str, int]
 
 @dataclass(frozen=True)
 class ScreenMeans:
-    """Means of the training cells.
+    """Means of the cells of one part of a split.
 
     Attributes:
         controls: Mean control cell (features,) of every context.
@@ -36,13 +37,16 @@ class ScreenMeans:
         }
 
 
-def screen_means(screens: PerturbationScreens, split: PerturbationSplit | None, *, slot: str) -> ScreenMeans:
-    """Average the training cells by context and perturbation.
+def screen_means(
+    screens: PerturbationScreens, split: PerturbationSplit | None, *, slot: str, part: SplitPart = "train"
+) -> ScreenMeans:
+    """Average the cells of one part by context and perturbation.
 
     Args:
         screens: The labels.
-        split: Which cells train; `None` takes all.
+        split: Which cells are of which part; `None` takes all.
         slot: "X", "raw/X", "layers/NAME" or "obsm/NAME".
+        part: Which part: the cells that it predicts, and the controls that it draws from.
 
     Raises:
         ValueError: There is no such slot, or it has values that are not finite.
@@ -52,7 +56,7 @@ def screen_means(screens: PerturbationScreens, split: PerturbationSplit | None, 
     for number, screen in enumerate(screens.screens):
         wanted = np.ones(screen.num_cells, dtype=bool)
         if split is not None:
-            wanted = split.target_masks("train")[number] | split.control_masks("train")[number]
+            wanted = split.target_masks(part)[number] | split.control_masks(part)[number]
         rows, cells = np.flatnonzero(wanted), CellRows(screen.source, slot)
         keys = np.stack([screen.cell_types[rows], screen.perturbations[rows]], axis=1)
         groups, codes = np.unique(keys, axis=0, return_inverse=True)
