@@ -39,9 +39,7 @@ def train(name: str, info: dict, folder: Path, seed: int, steps: int) -> Path:
     if (saved / "config.json").exists():
         return saved
     started = time.time()
-    screens = open_screens(
-        {"screen": folder / f"{name}.h5ad"}, control=info["control"], cell_type_key="context"
-    )
+    screens = open_screens({"screen": folder / f"{name}.h5ad"}, control=info["control"], cell_type_key="context")
     context = ("screen", info["test_context"])
     definition = SplitDefinition(training=("screen",), fewshot={context: {"test": info["held_out_all"]}})
     split = PerturbationSplit(screens, definition)

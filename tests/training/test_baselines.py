@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from state_hf import PerturbationBaseline, StateTransitionVocabulary, open_screens
-from state_hf.data.splits import PerturbationSplit
 from state_hf.data.split_definition import SplitDefinition
+from state_hf.data.splits import PerturbationSplit
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.screen_means import screen_means
 
@@ -27,7 +27,9 @@ def fitted():
         np.array([cell[2] for cell in CELLS], dtype=np.float32), obs=obs, var=pd.DataFrame(index=["g1", "g2"])
     )
     screens = open_screens(screen, control="ctrl")
-    split = PerturbationSplit(screens, SplitDefinition(training=("screen",), fewshot={("screen", "b"): {"test": ["Q"]}}))
+    split = PerturbationSplit(
+        screens, SplitDefinition(training=("screen",), fewshot={("screen", "b"): {"test": ["Q"]}})
+    )
     vocabulary = StateTransitionVocabulary(screens.perturbations, "ctrl", (), screens.cell_types, ["g1", "g2"])
     return fit_baselines(screen_means(screens, split, slot="X"), vocabulary, cell_set_length=4)
 
@@ -61,7 +63,6 @@ def test_profiles_are_constant_cells(fitted):
 
 
 def test_ridge_is_the_closed_form(fitted):
-    inputs = np.array([[0, 1, 0], [0, 1, 0], [0, 0, 1]], dtype=float)  # ctrl is "ctrl", then P, P, Q by sorted name
     order = fitted["perturbation_ridge"].vocabulary.perturbations
     names = ["P", "P", "Q"]
     inputs = np.array([[name == other for other in order] for name in names], dtype=float)
@@ -69,7 +70,7 @@ def test_ridge_is_the_closed_form(fitted):
     x, y = inputs - inputs.mean(0), outputs - outputs.mean(0)
     slopes = np.linalg.solve(x.T @ x + np.eye(3), x.T @ y)
     expected = outputs.mean(0) + (np.array([other == "Q" for other in order]) - inputs.mean(0)) @ slopes
-    np.testing.assert_allclose(predicted(fitted["perturbation_ridge"], "Q")[1], [1, 2] + expected, rtol=1e-5)
+    np.testing.assert_allclose(predicted(fitted["perturbation_ridge"], "Q")[1], np.array([1, 2]) + expected, rtol=1e-5)
 
 
 def test_nothing_below_zero_and_padding_is_zero(fitted):

@@ -10,14 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.screen_models import small_model
 from transformers import set_seed
 
-from state_hf import PerturbationDataset, StateTransitionForPerturbation, StateTransitionTrainingArguments
-from state_hf import StateTransitionTrainer, StateTransitionVocabulary
+from state_hf import (
+    PerturbationDataset,
+    StateTransitionForPerturbation,
+    StateTransitionTrainer,
+    StateTransitionTrainingArguments,
+    StateTransitionVocabulary,
+)
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.state_transition_trainer import WholeStepsSampler
 from state_hf.training.transfer import add_lora, freeze_backbone, replace_perturbations
-from tests.screen_models import small_model
 
 
 def arguments(folder, **changes) -> StateTransitionTrainingArguments:
@@ -71,7 +76,7 @@ def test_accumulating_two_batches_is_one_batch_of_both(tmp_path, split, vocabula
     np.testing.assert_allclose(curve(one), curve(two), rtol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{"gradient_checkpointing": True}, {"bf16": True}])
+@pytest.mark.parametrize("changes", [{"activation_checkpointing": True}, {"bf16": True}])
 def test_other_ways_of_computing_give_the_same_curve(tmp_path, split, vocabulary, changes):
     fields = {"dropout": 0.0}
     plain = make_trainer(tmp_path / "a", split, vocabulary, fields=fields)

@@ -18,7 +18,9 @@ from typing import Any
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `state-hf train`."""
-    parser.add_argument("input", nargs="*", type=Path, metavar="SCREEN", help=".h5ad files, unless the split names them")
+    parser.add_argument(
+        "input", nargs="*", type=Path, metavar="SCREEN", help=".h5ad files, unless the split names them"
+    )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the model")
     parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint in the folder")
 
@@ -46,7 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     labels = parser.add_argument_group("what the files hold")
     labels.add_argument("--perturbation-key", default="perturbation", metavar="NAME", help="column of obs")
     labels.add_argument("--control", default="non-targeting", metavar="LABEL", help="label of control cells")
-    labels.add_argument("--cell-type-key", default="cell_type", metavar="NAME", help="column of obs, or another context")
+    labels.add_argument(
+        "--cell-type-key", default="cell_type", metavar="NAME", help="column of obs, or another context"
+    )
     labels.add_argument("--batch-key", metavar="NAME", help="column of obs")
     labels.add_argument(
         "--feature-key", default="X", metavar="NAME", help="X, a key of obsm, or layers/NAME (default: X)"
@@ -130,7 +134,7 @@ def _training(arguments: argparse.Namespace, *, validates: bool) -> Any:
         save_total_limit=2,
         load_best_model_at_end=validates,
         bf16=arguments.bf16,
-        gradient_checkpointing=arguments.gradient_checkpointing,
+        activation_checkpointing=arguments.gradient_checkpointing,
         use_cpu=arguments.device == "cpu",
         report_to=arguments.report_to,
         logging_steps=max(1, min(100, arguments.steps // 20)),

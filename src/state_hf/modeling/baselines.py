@@ -25,12 +25,12 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
     """
 
     config: PerturbationBaselineConfig  # type: ignore[assignment]
-    config_class = PerturbationBaselineConfig
+    config_class = PerturbationBaselineConfig  # type: ignore[assignment]
     base_model_prefix = "baseline"
     supports_gradient_checkpointing = False
 
     def __init__(self, config: PerturbationBaselineConfig) -> None:
-        super().__init__(config)  # type: ignore[arg-type]
+        super().__init__(config)
         method = config.method
         self.shifts: nn.Parameter | None = None
         self.profiles: nn.Parameter | None = None

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,10 @@ def load_perturbation_model(
     """
     if not isinstance(model, PreTrainedModel):
         config = AutoConfig.from_pretrained(model)
-        classes = {StateTransitionConfig: StateTransitionForPerturbation, PerturbationBaselineConfig: PerturbationBaseline}
+        classes: dict[type, Any] = {
+            StateTransitionConfig: StateTransitionForPerturbation,
+            PerturbationBaselineConfig: PerturbationBaseline,
+        }
         if type(config) not in classes:
             raise ValueError(f"{model} is a {config.model_type!r} model, which does not predict perturbed cells")
         model = classes[type(config)].from_pretrained(model)
@@ -52,7 +56,7 @@ def load_perturbation_model(
     if not isinstance(model, StateTransitionPreTrainedModel):
         raise ValueError(f"a {type(model).__name__} does not predict perturbed cells")
     model.vocabulary  # noqa: B018 - raises where there is none
-    return model if device is None else model.to(device)
+    return model if device is None else model.to(torch.device(device))  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -114,7 +118,8 @@ class CellPredictor:
         batch_size: int,
         seed: int,
     ) -> None:
-        config, genes = model.config, model.vocabulary.genes
+        config: Any = model.config
+        genes = model.vocabulary.genes
         self.model, self.screens, self.batch_size, self.seed = model, screens, batch_size, seed
         self.decodes = config.gene_decoder is not None
         self.features = ControlCells(
@@ -135,7 +140,7 @@ class CellPredictor:
         """Scale of what is predicted: "log1p", "counts" or "embedding"."""
         if self.decodes:
             return "counts" if self.model.config.gene_decoder == "negative_binomial" else "log1p"
-        return self.model.config.feature_scale
+        return str(self.model.config.feature_scale)
 
     def run(self, groups: Sequence[PredictedGroup]) -> Iterator[PredictedSet]:
         """Predict groups in their order, a few sets at a time."""

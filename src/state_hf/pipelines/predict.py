@@ -10,7 +10,13 @@ import torch
 from transformers import PreTrainedModel
 
 from state_hf.data.perturbation_screens import open_screens
-from state_hf.pipelines.cell_predictor import CellPredictor, Slots, evaluation_mode, feature_slot, load_perturbation_model
+from state_hf.pipelines.cell_predictor import (
+    CellPredictor,
+    Slots,
+    evaluation_mode,
+    feature_slot,
+    load_perturbation_model,
+)
 from state_hf.pipelines.emitted_cells import EmittedCells, write_predictions
 from state_hf.pipelines.prediction_plan import Perturbations, plan_predictions
 
@@ -118,7 +124,9 @@ def predict(
         on_unknown=on_unknown,
     )
     keys = (perturbation_key, cell_type_key or "cell_type", batch_key)
-    slots = Slots(feature_slot(feature_key or loaded.config.feature_key), expression=expression_slot, counts=counts_slot)
+    slots = Slots(
+        feature_slot(feature_key or loaded.config.feature_key), expression=expression_slot, counts=counts_slot
+    )
     predictor = CellPredictor(loaded, screens, slots, batch_size=batch_size, seed=seed)
     emitted = EmittedCells(predictor, keys, counts=emit == "counts", depth=depth)
     with evaluation_mode(loaded):

@@ -6,9 +6,7 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 
-def draw_counts(
-    expression: np.ndarray, depths: np.ndarray, *, is_log1p: bool, rng: np.random.Generator
-) -> np.ndarray:
+def draw_counts(expression: np.ndarray, depths: np.ndarray, *, is_log1p: bool, rng: np.random.Generator) -> np.ndarray:
     """Draw whole numbers of molecules for predicted cells.
 
     A cell's expression, `expm1` of it on the log1p scale, is divided by its sum; the counts are one multinomial draw of

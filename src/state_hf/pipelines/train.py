@@ -286,7 +286,7 @@ def _baselines(
         means,
         vocabulary,
         feature_key=sets.expression_slot or sets.feature_key,
-        feature_scale="log1p" if sets.expression_slot else model.config.feature_scale,
+        feature_scale="log1p" if sets.expression_slot else model.config.feature_scale or "log1p",
         target_sum=target_sum,
         cell_set_length=sets.set_size,
     )
@@ -295,7 +295,7 @@ def _baselines(
     if not held_out <= trained:
         # The mean of a context's own perturbations is for few-shot splits.
         del fitted["context_profile"]
-    return dict(fitted)
+    return {str(name): baseline for name, baseline in fitted.items()}
 
 
 def _cell_types(split: PerturbationSplit, part: str) -> set[str]:

@@ -1,6 +1,7 @@
 """Fits the baselines of a perturbation screen: seconds, and the numbers that a trained model has to beat."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ def fit_baselines(
     vocabulary: StateTransitionVocabulary,
     *,
     feature_key: str = "X",
-    feature_scale: str = "log1p",
+    feature_scale: Literal["counts", "log1p", "embedding"] = "log1p",
     target_sum: float | None = None,
     cell_set_length: int = 512,
     perturbation_features: np.ndarray | None = None,
@@ -139,7 +140,9 @@ def _context_profiles(means: ScreenMeans, num_cell_types: int) -> np.ndarray:
     width = len(next(iter(means.perturbed.values())))
     profiles = np.full((num_cell_types, width), np.nan)
     for cell_type in {cell_type for (_, cell_type), _ in means.perturbed}:
-        profiles[cell_type] = np.mean([mean for ((_, other), _), mean in means.perturbed.items() if other == cell_type], axis=0)
+        profiles[cell_type] = np.mean(
+            [mean for ((_, other), _), mean in means.perturbed.items() if other == cell_type], axis=0
+        )
     return profiles
 
 

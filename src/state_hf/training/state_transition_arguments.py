@@ -20,7 +20,8 @@ class StateTransitionTrainingArguments(TrainingArguments):
     max_grad_norm: float = field(default=10.0, metadata={"help": "Norm that gradients are clipped to."})
     max_steps: int = field(default=40_000, metadata={"help": "Training steps."})
     dataloader_pin_memory: bool = field(
-        default_factory=torch.accelerator.is_available, metadata={"help": "Pin memory; by default where there is a GPU."}
+        default_factory=torch.accelerator.is_available,
+        metadata={"help": "Pin memory; by default where there is a GPU."},
     )
     lr_scheduler_type: str = field(default="constant", metadata={"help": "How the learning rate changes."})  # type: ignore[assignment]
 

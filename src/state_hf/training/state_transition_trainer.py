@@ -70,7 +70,7 @@ class StateTransitionTrainer(Trainer):
             self.add_callback(_EpochOfSets(train_dataset))
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
+        dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         # train_batch_size is that of this process' devices.
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return WholeStepsSampler(dataset, sets_per_step=step)
@@ -96,7 +96,7 @@ class StateTransitionTrainer(Trainer):
         A process that is killed, or finds the disk full, leaves the checkpoint behind that it was writing.
         """
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            resume_from_checkpoint = last_complete_checkpoint(str(self.args.output_dir))
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to resume from.")
         return super().train(resume_from_checkpoint, *args, **kwargs)
@@ -136,15 +136,17 @@ class StateTransitionTrainer(Trainer):
         training = self._loss_sums, self._loss_count
         self._loss_sums, self._loss_count = {}, 0
         output = super().evaluation_loop(dataloader, *args, **kwargs)
+        metrics: dict[str, float] = output.metrics or {}
         prefix = kwargs.get("metric_key_prefix", "eval")
-        output.metrics.update(self._pop_losses(f"{prefix}_"))
+        metrics.update(self._pop_losses(f"{prefix}_"))
         self._loss_sums, self._loss_count = training
         compute = self.compute_prediction_metrics
         if compute is not None:
-            computed = [self._prediction_metrics(dataloader.dataset, compute) if self.is_world_process_zero() else None]
+            dataset: Any = dataloader.dataset
+            computed = [self._prediction_metrics(dataset, compute) if self.is_world_process_zero() else None]
             # Every process has to stop early, or choose a best checkpoint, by the same numbers.
-            metrics = broadcast_object_list(computed)[0] or {}
-            output.metrics.update({f"{prefix}_{name}": value for name, value in metrics.items()})
+            scores = broadcast_object_list(computed)[0] or {}
+            metrics.update({f"{prefix}_{name}": value for name, value in scores.items()})
         return output
 
     def _prediction_metrics(self, dataset: PerturbationDataset, compute: PredictionMetrics) -> dict[str, float]:
@@ -167,7 +169,7 @@ class StateTransitionTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         model.eval()
         self._set_signature_columns_if_needed()
-        inputs = {name: value for name, value in sets.items() if name in self._signature_columns}
+        inputs = {name: value for name, value in sets.items() if name in (self._signature_columns or ())}
         inputs = {name: value for name, value in inputs.items() if not name.startswith("target")}
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             output = model(**self._prepare_inputs(inputs))

@@ -1,6 +1,6 @@
 """Takes a trained State Transition model to a new screen."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -37,8 +37,10 @@ def replace_perturbations(model: StateTransitionForPerturbation, vocabulary: Sta
             "same order: preprocess the screen with the model's genes (state-hf preprocess --genes)."
         )
     encoder = model.state_transition.perturbation_encoder
-    first = encoder[0]
-    new = nn.Linear(len(vocabulary.perturbations), first.out_features, device=first.weight.device, dtype=first.weight.dtype)
+    first: Any = encoder[0]
+    new = nn.Linear(
+        len(vocabulary.perturbations), first.out_features, device=first.weight.device, dtype=first.weight.dtype
+    )
     with torch.no_grad():
         new.weight.normal_(std=config.initializer_range)
         new.bias.copy_(first.bias)
