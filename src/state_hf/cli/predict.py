@@ -1,4 +1,4 @@
-"""Predict perturbed cells from control cells, with a State Transition model or a baseline.
+r"""Predict perturbed cells from control cells, with a State Transition model or a baseline.
 
 By default the groups of perturbed cells in the file are predicted, as many cells as it has; the control cells of each
 cell type are what the model starts from, and are written too, as scorers need them.
@@ -6,7 +6,8 @@ cell type are what the model starts from, and are written too, as scorers need t
 examples:
   state-hf predict screen.h5ad --model model --output predicted.h5ad
   state-hf predict controls.h5ad --model model --all-perturbations --cells 400 --output predicted.h5ad
-  state-hf predict controls.h5ad --model model --table wanted.tsv --emit counts --counts-slot layers/counts --output p.h5ad
+  state-hf predict controls.h5ad --model model --table wanted.tsv \
+    --emit counts --counts-slot layers/counts --output p.h5ad
 """
 
 import argparse

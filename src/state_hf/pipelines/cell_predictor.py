@@ -209,8 +209,8 @@ class CellPredictor:
     def _check_scale(self, values: np.ndarray) -> None:
         if self.model.config.feature_scale == "log1p" and values.size and values.max() > _LARGEST_LOG1P:
             raise ValueError(
-                f"{self.features.place} has the value {values.max():g}: these are no log1p-normalised values, which the "
-                "model reads. Normalise counts first (state-hf preprocess)."
+                f"{self.features.place} has the value {values.max():g}: these are no log1p-normalised values, which "
+                "the model reads. Normalise counts first (state-hf preprocess)."
             )
 
 

@@ -31,7 +31,7 @@ def columns_of(names: Sequence[str] | None, genes: Sequence[str], place: str) ->
         shown = ", ".join(map(repr, missing[:5]))
         raise ValueError(
             f"{place} has {len(names):,} genes and lacks {len(missing):,} of the model's {len(genes):,}: {shown}"
-            f"{', ...' if len(missing) > 5 else ''}. Prepare the file with the model's genes (state-hf preprocess --genes)."
+            f"{', ...' if len(missing) > 5 else ''}. Prepare the file with them (state-hf preprocess --genes)."
         )
     if len(at) != len(names):
         raise ValueError(f"{place} has gene names that occur twice, so the model's genes cannot be found by name.")

@@ -140,7 +140,7 @@ def write_predictions(
     named = [group for group in groups if group.perturbation == emitted.predictor.screens.control]
     if named and controls != "none":
         raise ValueError(
-            f"the control {named[0].perturbation!r} is among what to predict: write no others then (controls='none'), or "
+            f"the control {named[0].perturbation!r} is among what to predict: write no others (controls='none'), or "
             "leave it out and have it simulated (controls='simulated')"
         )
     cell_types = list(dict.fromkeys(group.cell_type for group in groups))

@@ -206,7 +206,7 @@ def _named(definition: SplitDefinition, data: Any) -> dict[str, Any]:
     names = definition.used_datasets
     if len(names) != 1:
         raise ValueError(
-            f"the split names the datasets {', '.join(map(repr, names))}: let it say where their files are, and give no data"
+            f"the split names the datasets {', '.join(map(repr, names))}: let it say where they are, and give no data"
         )
     return {names[0]: data}
 

@@ -23,7 +23,7 @@ class StateTransitionTrainingArguments(TrainingArguments):
         default_factory=torch.accelerator.is_available,
         metadata={"help": "Pin memory; by default where there is a GPU."},
     )
-    lr_scheduler_type: str = field(default="constant", metadata={"help": "How the learning rate changes."})  # type: ignore[assignment]
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "How the learning rate changes."})
 
 
 __all__ = ["StateTransitionTrainingArguments"]

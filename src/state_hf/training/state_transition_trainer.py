@@ -238,8 +238,8 @@ def _check_features(model: nn.Module, dataset: PerturbationDataset) -> None:
         wanted = getattr(config, name, size)
         if wanted != size:
             raise ValueError(
-                f"The dataset's cells have {size:,} features, but the model's {name} is {wanted:,}: choose the slot that "
-                "the model reads, or configure the model for this one."
+                f"The dataset's cells have {size:,} features, but the model's {name} is {wanted:,}: choose the slot "
+                "that the model reads, or configure the model for this one."
             )
 
 

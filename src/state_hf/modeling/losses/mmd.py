@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from state_hf.modeling.losses.pairwise_distances import cell_weights, precise, squared_norms, weighted_mean
+from state_hf.modeling.losses.pairwise_distances import cell_weights, squared_norms, weighted_mean, precise
 
 _CITATION = """
 @article{gretton2012kernel,
