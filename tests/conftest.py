@@ -13,3 +13,31 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no ../shared/data on this machine")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def screen_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small generated screen, log1p-normalised, with its counts in a layer."""
+    from tests.screen_models import normalised_screen
+
+    path = tmp_path_factory.mktemp("screen") / "screen.h5ad"
+    normalised_screen().write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def split(screen_path: Path):
+    """Its split: one cell type each to train, validate and test."""
+    from state_hf import PerturbationSplit, open_screens
+    from state_hf.data.split_definition import zeroshot_split
+
+    screens = open_screens(screen_path)
+    return PerturbationSplit(screens, zeroshot_split(screens, val=["type_2"], test=["type_3"]))
+
+
+@pytest.fixture(scope="session")
+def vocabulary(split):
+    """Its names."""
+    from tests.screen_models import vocabulary_of
+
+    return vocabulary_of(split)

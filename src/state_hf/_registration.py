@@ -25,6 +25,11 @@ def _register_state_transition_config(auto: ModuleType, ours: ModuleType) -> Non
     auto.AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
+def _register_baseline_config(auto: ModuleType, ours: ModuleType) -> None:
+    config = ours.PerturbationBaselineConfig
+    auto.AutoConfig.register(config.model_type, config, exist_ok=True)
+
+
 def _register_tokenizers(auto: ModuleType, ours: ModuleType) -> None:
     from state_hf.configuration.state_embedding import StateEmbeddingConfig
 
@@ -41,6 +46,10 @@ def _register_state_transition_models(auto: ModuleType, ours: ModuleType) -> Non
     config = ours.StateTransitionConfig
     auto.AutoModel.register(config, ours.StateTransitionModel, exist_ok=True)
     auto.AutoModelForPreTraining.register(config, ours.StateTransitionForPerturbation, exist_ok=True)
+
+
+def _register_baselines(auto: ModuleType, ours: ModuleType) -> None:
+    auto.AutoModel.register(ours.PerturbationBaselineConfig, ours.PerturbationBaseline, exist_ok=True)
 
 
 def _register_pipelines(pipelines: ModuleType, ours: ModuleType) -> None:
@@ -63,6 +72,11 @@ _REGISTRATIONS: tuple[tuple[str, str, _Register], ...] = (
         _register_state_transition_config,
     ),
     (
+        "transformers.models.auto.configuration_auto",
+        "state_hf.configuration.perturbation_baseline",
+        _register_baseline_config,
+    ),
+    (
         "transformers.models.auto.tokenization_auto",
         "state_hf.tokenization.cell_sentence",
         _register_tokenizers,
@@ -78,6 +92,11 @@ _REGISTRATIONS: tuple[tuple[str, str, _Register], ...] = (
         _register_state_transition_models,
     ),
     (
+        "transformers.models.auto.modeling_auto",
+        "state_hf.modeling.baselines",
+        _register_baselines,
+    ),
+    (
         "transformers.pipelines",
         "state_hf.pipelines.cell_embedding",
         _register_pipelines,
@@ -85,48 +104,75 @@ _REGISTRATIONS: tuple[tuple[str, str, _Register], ...] = (
 )
 
 
-class _AnnouncingLoader(Loader):
-    """Runs the wrapped loader, then says that the module is complete."""
+class _WatchedLoader(Loader):
+    """Runs the wrapped loader between two calls of its watcher."""
 
-    def __init__(self, loader: Loader, announce: Callable[[str], None]) -> None:
+    def __init__(self, loader: Loader, watcher: "_RegisterOnImport") -> None:
         self.loader = loader
-        self.announce = announce
+        self.watcher = watcher
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        self.loader.exec_module(module)
-        self.announce(module.__name__)
+        name = module.__name__
+        self.watcher.on_start(name)
+        try:
+            self.loader.exec_module(module)
+        finally:
+            self.watcher.on_end(name)
+        self.watcher.on_complete(name)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
 
 
 class _RegisterOnImport(MetaPathFinder):
-    """Watches the first import of every module of `_REGISTRATIONS`."""
+    """Watches the first import of every module of transformers, and of ours in `_REGISTRATIONS`.
+
+    Our modules are imported when none of these is half imported, as they may need what it has yet to define.
+    """
 
     def __init__(self) -> None:
-        self.awaited = {name for host, ours, _ in _REGISTRATIONS for name in (host, ours)}
+        self.hosts = {host for host, _, _ in _REGISTRATIONS}
+        self.ours = {ours for _, ours, _ in _REGISTRATIONS}
         self.complete: set[str] = set()
+        self.registered: set[str] = set()
+        self.being_found: set[str] = set()
+        self.half_imported: set[str] = set()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname not in self.awaited:
+        if fullname in self.being_found or not (fullname in self.ours or fullname.startswith("transformers.")):
             return None
-        self.awaited.remove(fullname)
-        spec = importlib.util.find_spec(fullname)
+        self.being_found.add(fullname)
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self.being_found.discard(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _AnnouncingLoader(spec.loader, self.on_complete)
+            spec.loader = _WatchedLoader(spec.loader, self)
         return spec
 
+    def on_start(self, name: str) -> None:
+        self.half_imported.add(name)
+
+    def on_end(self, name: str) -> None:
+        self.half_imported.discard(name)
+
     def on_complete(self, name: str) -> None:
-        self.complete.add(name)
+        if name in self.hosts or name in self.ours:
+            self.complete.add(name)
+        if self.half_imported:
+            return
         for host, ours, register in _REGISTRATIONS:
-            if name == host and ours not in sys.modules:
+            if host not in self.complete or ours in self.registered:
+                continue
+            if ours not in sys.modules:
                 importlib.import_module(ours)
-            elif name in (host, ours) and {host, ours} <= self.complete:
+            if ours in self.complete and ours not in self.registered:
+                self.registered.add(ours)
                 register(sys.modules[host], sys.modules[ours])
 
 
@@ -134,7 +180,6 @@ def install() -> None:
     """Register now what transformers has already imported, and the rest when it is imported."""
     finder = _RegisterOnImport()
     sys.meta_path.insert(0, finder)
-    for name in sorted(finder.awaited):
+    for name in sorted(finder.hosts | finder.ours):
         if name in sys.modules:
-            finder.awaited.remove(name)
             finder.on_complete(name)

@@ -10,6 +10,8 @@ from state_hf._version import __version__
 _COMMANDS = {
     "embed": "embed the cells of .h5ad files with a State Embedding model",
     "preprocess": "normalise counts, choose variable genes, check knock-downs",
+    "train": "train a State Transition model on a screen, with baselines",
+    "predict": "predict perturbed cells from control cells",
     "genes": "make the gene alias table of a model folder",
     "evaluate": "score a prediction against measured cells",
     "prep": "make or check a submission file of the Virtual Cell Challenge",

@@ -9,6 +9,8 @@ _MODULE = "state_hf_classes"
 # Every class that the `auto_map` of some checkpoint names.
 _CLASSES = (
     "CellSentenceTokenizer",
+    "PerturbationBaseline",
+    "PerturbationBaselineConfig",
     "StateEmbeddingConfig",
     "StateEmbeddingForMaskedExpression",
     "StateEmbeddingModel",

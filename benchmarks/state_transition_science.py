@@ -1,0 +1,131 @@
+"""Trains ST on the fixed splits of real screens, and writes the cells that it predicts for the judge.
+
+WORK=folder PUBLIC_DATA=../shared/data python ../shared/science/prepare.py     # the splits, once
+python benchmarks/state_transition_science.py A B1 B2 C --work folder --seeds 42 43 44
+(cd ../shared/science && WORK=folder python judge.py A arc_state_s42 arc_state_simctrl_s42 A/disjoint ...)
+
+The judge reads `pred_SPLIT_st_sSEED[_disjoint].npz`: `cells` (names), `X` (their predictions) and `C` (the model's own
+simulated controls). The budget is that of the reference's anchors: hidden 128, 4 layers, 3,000 steps of 8 sets of 64.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import torch
+from transformers import set_seed
+
+from state_hf import (
+    PerturbationDataset,
+    PerturbationSplit,
+    StateTransitionConfig,
+    StateTransitionForPerturbation,
+    StateTransitionVocabulary,
+    open_screens,
+    predict,
+)
+from state_hf.data.split_definition import SplitDefinition
+from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
+from state_hf.training.state_transition_trainer import StateTransitionTrainer
+
+
+def train(name: str, info: dict, folder: Path, seed: int, steps: int) -> Path:
+    """Train on the training cells of a split, and all controls. Returns the model's folder."""
+    saved = folder / f"st_{name}_s{seed}"
+    if (saved / "config.json").exists():
+        return saved
+    started = time.time()
+    screens = open_screens({"screen": folder / f"{name}.h5ad"}, control=info["control"], cell_type_key="context")
+    context = ("screen", info["test_context"])
+    definition = SplitDefinition(training=("screen",), fewshot={context: {"test": info["held_out_all"]}})
+    split = PerturbationSplit(screens, definition)
+    sets = PerturbationDataset(screens, split=split, part="train", features="obsm/X_hvg", set_size=64, seed=seed)
+    genes = sets.feature_names or list(anndata.read_h5ad(folder / f"{name}.h5ad", backed="r").var_names)
+    set_seed(seed)
+    config = StateTransitionConfig(
+        input_dim=len(genes),
+        perturbation_dim=len(screens.perturbations),
+        hidden_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=512,
+        num_encoder_layers=2,
+        cell_set_length=64,
+        target_sum=1e4,
+    )
+    model = StateTransitionForPerturbation(config)
+    model.vocabulary = StateTransitionVocabulary(
+        screens.perturbations, screens.control, screens.batches, screens.cell_types, genes
+    )
+    arguments = StateTransitionTrainingArguments(
+        output_dir=str(folder / f"checkpoints_{name}_s{seed}"),
+        max_steps=steps,
+        logging_steps=250,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        seed=seed,
+    )
+    trainer = StateTransitionTrainer(model, arguments, train_dataset=sets)
+    trainer.train()
+    model.save_pretrained(saved)
+    print(f"{name} seed {seed}: {steps} steps of 8 sets of 64 in {time.time() - started:.0f} s", flush=True)
+    return saved
+
+
+def test_context(name: str, info: dict, folder: Path, *, disjoint: bool) -> anndata.AnnData:
+    """The control cells that inference sees."""
+    cells = anndata.read_h5ad(folder / f"{name}.h5ad")
+    rows = np.flatnonzero((cells.obs["role"] == "control") & (cells.obs["context"] == info["test_context"]))
+    if disjoint:  # the judge's halves: the first is the predictors', the second the truth's
+        order = np.random.default_rng(7).permutation(rows)
+        rows = np.sort(order[: len(order) // 2])
+    return cells[rows].copy()
+
+
+def write_predictions(name: str, info: dict, folder: Path, model: Path, seed: int, *, disjoint: bool) -> None:
+    """Predict as many cells as the test has, and write them under the names of the test's cells."""
+    whole = anndata.read_h5ad(folder / f"{name}.h5ad", backed="r").obs
+    test = whole[whole["role"] == "test"]
+    controls = test_context(name, info, folder, disjoint=disjoint)
+    counts = test["perturbation"].astype(str).value_counts().sort_index()
+    counts[info["control"]] = len(controls)
+    plan = pd.DataFrame({"perturbation": counts.index, "cells": counts.to_numpy()})
+    predicted = predict(controls, model, plan, cell_type_key="context", controls="none", seed=seed)
+    labels = predicted.obs["perturbation"].astype(str).to_numpy()
+    names = [test.index[test["perturbation"] == label].to_numpy(str) for label in plan["perturbation"]]
+    order = [np.flatnonzero(labels == label) for label in plan["perturbation"]]
+    cells = predicted.X.toarray().astype(np.float32)
+    own = labels == info["control"]
+    suffix = "_disjoint" if disjoint else ""
+    np.savez(
+        folder / f"pred_{name}_st_s{seed}{suffix}.npz",
+        cells=np.concatenate(names),
+        X=cells[np.concatenate([rows for rows, group in zip(order, names, strict=True) if len(group)])],
+        C=cells[own],
+    )
+
+
+def main() -> None:
+    """Train and predict every split and seed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("splits", nargs="+")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
+    parser.add_argument("--steps", type=int, default=3000)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    splits = json.loads((arguments.work / "splits.json").read_text(encoding="utf-8"))
+    for seed in arguments.seeds:
+        for name in arguments.splits:
+            model = train(name, splits[name], arguments.work, seed, arguments.steps)
+            for disjoint in (False, True):
+                write_predictions(name, splits[name], arguments.work, model, seed, disjoint=disjoint)
+
+
+if __name__ == "__main__":
+    main()

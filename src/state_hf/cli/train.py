@@ -1,0 +1,177 @@
+"""Train a State Transition model on a perturbation screen, with the baselines that it has to beat beside it.
+
+The features must be what the model is to predict from and in: log1p-normalised expression (state-hf preprocess makes
+it, in X and obsm["X_hvg"]), or an embedding in obsm. The folder receives the model, its vocabulary, the split, the
+baselines, the checkpoints, and the table of scores on the held-out cells, which is printed.
+
+example:
+  state-hf train screen.h5ad --feature-key X_hvg --test-cell-types K562 --output model
+
+a split in the field's TOML, several processes:
+  accelerate launch --num_processes 2 -m state_hf train --split split.toml --feature-key X_hvg --output model
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `state-hf train`."""
+    parser.add_argument(
+        "input", nargs="*", type=Path, metavar="SCREEN", help=".h5ad files, unless the split names them"
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the model")
+    parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint in the folder")
+
+    split = parser.add_argument_group("what is held out (one of the first three)")
+    split.add_argument("--split", type=Path, metavar="TOML", help="split in the field's TOML")
+    split.add_argument("--test-cell-types", nargs="+", metavar="NAME", help="cell types to test on")
+    split.add_argument("--test-share", type=float, metavar="F", help="share of the perturbations to test on")
+    split.add_argument("--val-cell-types", nargs="+", default=(), metavar="NAME", help="cell types to validate on")
+    split.add_argument(
+        "--val-share", type=float, default=0.0, metavar="F", help="share of the perturbations to validate on"
+    )
+    split.add_argument(
+        "--few-shot-cell-types",
+        nargs="+",
+        metavar="NAME",
+        help="cell types in which these shares are held out; elsewhere they train (default: held out everywhere)",
+    )
+    split.add_argument(
+        "--split-controls",
+        choices=("shared", "train-only", "held-out"),
+        default="shared",
+        help="where control cells of held-out contexts go (default: shared)",
+    )
+
+    labels = parser.add_argument_group("what the files hold")
+    labels.add_argument("--perturbation-key", default="perturbation", metavar="NAME", help="column of obs")
+    labels.add_argument("--control", default="non-targeting", metavar="LABEL", help="label of control cells")
+    labels.add_argument(
+        "--cell-type-key", default="cell_type", metavar="NAME", help="column of obs, or another context"
+    )
+    labels.add_argument("--batch-key", metavar="NAME", help="column of obs")
+    labels.add_argument(
+        "--feature-key", default="X", metavar="NAME", help="X, a key of obsm, or layers/NAME (default: X)"
+    )
+    labels.add_argument("--expression-slot", metavar="SLOT", help="expression to decode, where features are embeddings")
+    labels.add_argument("--target-sum", type=float, metavar="N", help="counts per cell that they were normalised to")
+
+    model = parser.add_argument_group("the model")
+    for name, text in (
+        ("hidden-size", "width (default: 768)"),
+        ("num-hidden-layers", "layers (default: 8)"),
+        ("num-attention-heads", "attention heads (default: 12)"),
+        ("intermediate-size", "width of a layer's feed-forward block (default: 3072)"),
+        ("num-encoder-layers", "linear layers of the encoders (default: 1)"),
+    ):
+        model.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    model.add_argument("--set-size", type=int, default=64, metavar="N", help="cells of a set (default: 64)")
+    model.add_argument(
+        "--control-matching", choices=("random", "batch"), default="random", help="how controls are drawn"
+    )
+    model.add_argument("--initial-model", metavar="M", help="trained model to start from; it gets this screen's labels")
+    model.add_argument("--freeze", action="store_true", help="keep its backbone and output projection as they are")
+    model.add_argument("--lora-rank", type=int, metavar="R", help="train low-rank changes of its backbone instead")
+
+    training = parser.add_argument_group("how it is trained")
+    training.add_argument("--steps", type=int, default=40_000, metavar="N", help="training steps (default: 40,000)")
+    training.add_argument("--batch-size", type=int, default=8, metavar="N", help="sets a step and process (default: 8)")
+    training.add_argument(
+        "--gradient-accumulation", type=int, default=1, metavar="N", help="batches added up to a step (default: 1)"
+    )
+    training.add_argument("--learning-rate", type=float, default=3e-4, metavar="R", help="of AdamW (default: 3e-4)")
+    training.add_argument("--evaluate-every", type=int, default=2000, metavar="N", help="steps (default: 2,000)")
+    training.add_argument("--patience", type=int, metavar="N", help="stop after N evaluations without improvement")
+    training.add_argument("--bf16", action="store_true", help="compute in bfloat16 where that is safe")
+    training.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
+    training.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu even if there is a GPU")
+    training.add_argument("--report-to", default="none", metavar="NAME", help="tensorboard, wandb, ... (default: none)")
+    training.add_argument("--seed", type=int, default=0, help="seed of everything (default: 0)")
+
+
+def _definition(arguments: argparse.Namespace) -> Any:
+    from state_hf.data.perturbation_screens import open_screens
+    from state_hf.data.split_definition import random_split, zeroshot_split
+
+    chosen = [arguments.split, arguments.test_cell_types, arguments.test_share]
+    if sum(choice is not None for choice in chosen) != 1:
+        raise ValueError("say what is held out: one of --split, --test-cell-types and --test-share")
+    if arguments.split is not None:
+        return arguments.split
+    if not arguments.input:
+        raise ValueError("name the screen's .h5ad files")
+    screens = open_screens(
+        arguments.input,
+        perturbation_key=arguments.perturbation_key,
+        control=arguments.control,
+        cell_type_key=arguments.cell_type_key,
+    )
+    if arguments.test_cell_types is not None:
+        return zeroshot_split(screens, test=arguments.test_cell_types, val=arguments.val_cell_types)
+    return random_split(
+        screens,
+        val=arguments.val_share,
+        test=arguments.test_share,
+        cell_types=arguments.few_shot_cell_types,
+        seed=arguments.seed,
+    )
+
+
+def _training(arguments: argparse.Namespace, *, validates: bool) -> Any:
+    from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
+
+    return StateTransitionTrainingArguments(
+        output_dir=str(arguments.output / "checkpoints"),
+        max_steps=arguments.steps,
+        per_device_train_batch_size=arguments.batch_size,
+        gradient_accumulation_steps=arguments.gradient_accumulation,
+        learning_rate=arguments.learning_rate,
+        eval_strategy="steps" if validates else "no",
+        eval_steps=arguments.evaluate_every,
+        save_steps=arguments.evaluate_every,
+        save_total_limit=2,
+        load_best_model_at_end=validates,
+        bf16=arguments.bf16,
+        activation_checkpointing=arguments.gradient_checkpointing,
+        use_cpu=arguments.device == "cpu",
+        report_to=arguments.report_to,
+        logging_steps=max(1, min(100, arguments.steps // 20)),
+        seed=arguments.seed,
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, and print the split and the table of scores."""
+    from transformers import EarlyStoppingCallback
+
+    from state_hf.data.split_definition import SplitDefinition
+    from state_hf.data.split_toml import read_split_toml
+    from state_hf.pipelines.train import train
+
+    definition = _definition(arguments)
+    if not isinstance(definition, SplitDefinition):
+        definition = read_split_toml(definition)
+    validates = "val" in definition.zeroshot.values() or any(lists.get("val") for lists in definition.fewshot.values())
+    if arguments.patience is not None and not validates:
+        raise ValueError("--patience needs a validation part: hold some out (--val-cell-types, --val-share)")
+    sizes = (
+        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_encoder_layers",
+    )  # fmt: skip
+    chosen = {name: value for name in sizes if (value := getattr(arguments, name)) is not None}
+    same = (
+        "output", "initial_model", "freeze", "lora_rank", "perturbation_key", "control", "cell_type_key", "batch_key",
+        "feature_key", "expression_slot", "target_sum", "set_size", "control_matching", "split_controls", "resume",
+    )  # fmt: skip
+    trained = train(
+        arguments.input or None,
+        split=definition,
+        training=_training(arguments, validates=validates),
+        config=chosen,
+        callbacks=[EarlyStoppingCallback(arguments.patience)] if arguments.patience is not None else (),
+        **{name: getattr(arguments, name) for name in same},
+    )
+    if trained.scores is not None or trained.scored_part is None:
+        print(trained)
+    return 0

@@ -1,0 +1,155 @@
+"""Writes an .h5ad file of cells block by block, when their number is not known before."""
+
+import errno
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+import pandas as pd
+from anndata.io import write_elem
+from scipy import sparse
+
+from state_hf.data.whole_files import written_whole
+
+_CHUNK = 2**16
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class CellWriter:
+    """Cells that are being added to a file. Made by `cell_writer`."""
+
+    def __init__(self, file: h5py.File, genes: Sequence[str], *, dense: bool) -> None:
+        self.num_cells, self.num_values = 0, 0
+        self._file, self._genes, self._dense = file, list(genes), dense
+        self._columns: dict[str, list[np.ndarray]] = {}
+        self._indptr = [np.zeros(1, dtype=np.int64)]
+        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        if dense:
+            rows = max(1, _CHUNK // max(1, len(genes)))
+            self._values = file.create_dataset(
+                "X", (0, len(genes)), maxshape=(None, len(genes)), chunks=(rows, len(genes)), dtype=np.float32
+            )
+            self._values.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+            return
+        group = file.create_group("X")
+        growing: dict[str, Any] = {"shape": (0,), "maxshape": (None,), "chunks": (_CHUNK,)}
+        self._values = group.create_dataset("data", dtype=np.float32, **growing)
+        self._indices = group.create_dataset("indices", dtype=np.int32, **growing)
+
+    def add(self, values: np.ndarray, labels: Mapping[str, str | Sequence[str]]) -> None:
+        """Add cells.
+
+        Args:
+            values: (cells, genes).
+            labels: Columns of obs: a label for all of these cells, or one each.
+        """
+        count = len(values)
+        for name, column in labels.items():
+            texts = [column] * count if isinstance(column, str) else list(column)
+            self._columns.setdefault(name, []).append(np.array(texts, dtype=object))
+        if self._dense:
+            self._values.resize(self.num_cells + count, axis=0)
+            self._values[self.num_cells :] = values
+        else:
+            block = sparse.csr_array(values)
+            stop = self.num_values + block.nnz
+            for dataset, part in ((self._values, block.data), (self._indices, block.indices)):
+                dataset.resize(stop, axis=0)
+                dataset[self.num_values : stop] = part
+            self._indptr.append(self.num_values + block.indptr[1:].astype(np.int64))
+            self.num_values = stop
+        self.num_cells += count
+
+    def finish(self, uns: Mapping[str, Any]) -> None:
+        """Write what is known at the end: labels, genes, and how the cells were made."""
+        if not self._dense:
+            group = self._file["X"]
+            group["indptr"] = np.concatenate(self._indptr)
+            shape = np.array([self.num_cells, len(self._genes)])
+            group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape})
+        columns = {name: pd.Categorical(np.concatenate(parts)) for name, parts in self._columns.items()}
+        index = pd.Index([f"cell_{number}" for number in range(self.num_cells)], dtype=object)
+        write_elem(self._file, "obs", pd.DataFrame(columns, index=index))
+        write_elem(self._file, "var", pd.DataFrame(index=pd.Index(self._genes, dtype=object)))
+        write_elem(self._file, "uns", dict(uns))
+
+
+@contextmanager
+def cell_writer(
+    path: Path, genes: Sequence[str], *, uns: Mapping[str, Any] | None = None, dense: bool = False
+) -> Iterator[CellWriter]:
+    """A file to add cells to; it has its name when all are added, and is not there otherwise.
+
+    Args:
+        path: The .h5ad file; one that exists is replaced at the end.
+        genes: Names of the columns.
+        uns: How the cells were made.
+        dense: Whether X is dense; else CSR.
+
+    Raises:
+        OSError: The disk is full; nothing is left of the file, and an old one stays.
+    """
+    with _disk_full_explained(path), written_whole(path) as temporary, h5py.File(temporary, "w") as file:
+        writer = CellWriter(file, genes, dense=dense)
+        yield writer
+        writer.finish(uns or {})
+
+
+class MatrixWriter:
+    """Rows that are being added to a .npy file. Made by `matrix_writer`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.num_cells = 0
+        self.labels: list[pd.DataFrame] = []
+        self._file = file
+
+    def add(self, values: np.ndarray, labels: Mapping[str, str | Sequence[str]]) -> None:
+        """Add cells; see `CellWriter.add`."""
+        np.ascontiguousarray(values, dtype="<f4").tofile(self._file)
+        self.labels.append(pd.DataFrame(dict(labels), index=range(self.num_cells, self.num_cells + len(values))))
+        self.num_cells += len(values)
+
+
+@contextmanager
+def matrix_writer(path: Path, num_columns: int) -> Iterator[MatrixWriter]:
+    """A .npy file (cells, columns) of float32 to add cells to, with their labels beside it as .obs.csv.
+
+    Args:
+        path: The .npy file; one that exists is replaced at the end.
+        num_columns: Columns of the matrix.
+
+    Raises:
+        OSError: The disk is full; nothing is left of the files.
+    """
+    with _disk_full_explained(path), written_whole(path) as temporary:
+        with temporary.open("wb") as file:
+            # The header is written again at the end, when the number of rows is known; numpy leaves room for it.
+            _write_header(file, 0, num_columns)
+            writer = MatrixWriter(file)
+            yield writer
+            file.seek(0)
+            _write_header(file, writer.num_cells, num_columns)
+        with written_whole(path.with_suffix(".obs.csv")) as labels:
+            pd.concat(writer.labels).to_csv(labels, index_label="cell")
+
+
+def _write_header(file: BinaryIO, num_rows: int, num_columns: int) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": (num_rows, num_columns)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+@contextmanager
+def _disk_full_explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_FULL and "No space left" not in str(error):
+            raise
+        message = "The disk is full, so the file was not written: make room and run again"
+        raise OSError(error.errno or errno.ENOSPC, message, str(path)) from error
+
+
+__all__ = ["CellWriter", "MatrixWriter", "cell_writer", "matrix_writer"]

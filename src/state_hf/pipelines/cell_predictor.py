@@ -1,0 +1,225 @@
+"""Runs a perturbation model over sets of control cells."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, PreTrainedModel
+
+from state_hf.configuration.perturbation_baseline import PerturbationBaselineConfig
+from state_hf.configuration.state_transition import StateTransitionConfig
+from state_hf.data.perturbation_screens import PerturbationScreens
+from state_hf.modeling.baselines import PerturbationBaseline
+from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
+from state_hf.pipelines.control_cells import ControlCells, draw_windows, seeded_stream
+from state_hf.pipelines.prediction_plan import PredictedGroup
+
+# Predicted log1p expression is kept within these, as the original does: no gene of any cell has e^14 counts.
+_LOG1P_RANGE = (0.0, 14.0)
+# More than any log1p-normalised value; whole numbers beyond it are counts.
+_LARGEST_LOG1P = 20.0
+
+
+def feature_slot(feature_key: str) -> str:
+    """The slot of a `feature_key`: "X" and "layers/NAME" are slots already, and other names are keys of obsm."""
+    return feature_key if feature_key == "X" or "/" in feature_key else f"obsm/{feature_key}"
+
+
+def load_perturbation_model(
+    model: str | Path | PreTrainedModel, *, device: str | torch.device | None = None
+) -> StateTransitionPreTrainedModel:
+    """Load a State Transition model or a baseline for prediction.
+
+    Args:
+        model: A folder, a hub id, or a loaded model, which stays where it is unless a device is named.
+        device: Where it computes. By default a GPU if there is one.
+
+    Raises:
+        ValueError: It is another kind of model, or has no vocabulary.
+    """
+    if not isinstance(model, PreTrainedModel):
+        config = AutoConfig.from_pretrained(model)
+        classes: dict[type, Any] = {
+            StateTransitionConfig: StateTransitionForPerturbation,
+            PerturbationBaselineConfig: PerturbationBaseline,
+        }
+        if type(config) not in classes:
+            raise ValueError(f"{model} is a {config.model_type!r} model, which does not predict perturbed cells")
+        model = classes[type(config)].from_pretrained(model)
+        if device is None and torch.accelerator.is_available():
+            device = torch.accelerator.current_accelerator()
+    if not isinstance(model, StateTransitionPreTrainedModel):
+        raise ValueError(f"a {type(model).__name__} does not predict perturbed cells")
+    model.vocabulary  # noqa: B018 - raises where there is none
+    return model if device is None else model.to(torch.device(device))  # type: ignore[arg-type]
+
+
+@contextmanager
+def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
+    """No dropout and no gradients; the mode of before afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where the values of control cells are: the model's features, expression to be written, and raw counts."""
+
+    features: str
+    expression: str
+    counts: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedSet:
+    """Predicted cells of one group.
+
+    Attributes:
+        group: What they are.
+        controls: (cells, 2) screen and row of the control cell in the place of each.
+        values: (cells, genes) float32.
+    """
+
+    group: PredictedGroup
+    controls: np.ndarray
+    values: np.ndarray
+
+
+class CellPredictor:
+    """Predicts groups of cells from the control cells of screens.
+
+    Args:
+        model: The model.
+        screens: The labels of the control cells.
+        slots: Where their values are.
+        batch_size: Sets that go through the model together.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: The data do not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: StateTransitionPreTrainedModel,
+        screens: PerturbationScreens,
+        slots: Slots,
+        *,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        config: Any = model.config
+        genes = model.vocabulary.genes
+        self.model, self.screens, self.batch_size, self.seed = model, screens, batch_size, seed
+        self.decodes = config.gene_decoder is not None
+        self.features = ControlCells(
+            screens, slots.features, () if config.feature_scale == "embedding" else genes, num_features=config.input_dim
+        )
+        self.expression = self.features
+        if self.decodes:
+            self.expression = ControlCells(screens, slots.expression, genes, num_features=config.num_genes)
+        self.counts = None
+        if slots.counts is not None:
+            self.counts = ControlCells(screens, slots.counts, genes, num_features=config.num_genes)
+        self.num_columns = int(config.num_genes or getattr(config, "output_dim", config.input_dim))
+        self.genes = list(genes) or [f"feature_{number}" for number in range(self.num_columns)]
+        self._means: dict[str, np.ndarray] = {}
+
+    @property
+    def scale(self) -> str:
+        """Scale of what is predicted: "log1p", "counts" or "embedding"."""
+        if self.decodes:
+            return "counts" if self.model.config.gene_decoder == "negative_binomial" else "log1p"
+        return str(self.model.config.feature_scale)
+
+    def run(self, groups: Sequence[PredictedGroup]) -> Iterator[PredictedSet]:
+        """Predict groups in their order, a few sets at a time."""
+        windows = (
+            (group, controls, kept)
+            for group in groups
+            for controls, kept in draw_windows(
+                self.features.of(group.cell_type),
+                group.cells,
+                set_size=self.model.config.cell_set_length,
+                rng=seeded_stream(self.seed, "controls", group.cell_type, group.perturbation),
+            )
+        )
+        while batch := list(islice(windows, self.batch_size)):
+            predicted = self._forward([(group, controls) for group, controls, _ in batch])
+            for (group, controls, kept), values in zip(batch, predicted, strict=True):
+                yield PredictedSet(group, controls[:kept], values[:kept])
+
+    def _forward(self, sets: list[tuple[PredictedGroup, np.ndarray]]) -> np.ndarray:
+        """(sets, cells, genes) float32."""
+        length = max(len(controls) for _, controls in sets)
+        values = self.features.read(np.concatenate([controls for _, controls in sets]))
+        self._check_scale(values)
+        mask = np.zeros((len(sets), length), dtype=bool)
+        for row, (_, controls) in enumerate(sets):
+            mask[row, : len(controls)] = True
+        cells = np.zeros((len(sets), length, values.shape[1]), dtype=np.float32)
+        cells[mask] = values
+        combined = max(len(group.ids) for group, _ in sets)
+        ids = np.array([[*group.ids, *[-1] * (combined - len(group.ids))] for group, _ in sets])
+        inputs = {"control": torch.from_numpy(cells), "perturbation_ids": torch.from_numpy(ids)}
+        if not mask.all():
+            inputs["cell_mask"] = torch.from_numpy(mask)
+        inputs.update(self._contexts(sets, mask))
+        output = self.model(**{name: tensor.to(self.model.device) for name, tensor in inputs.items()})
+        predicted = output.predicted_cells
+        if getattr(output, "predicted_expression", None) is not None:
+            predicted = output.predicted_expression
+        if self.scale == "log1p":
+            predicted = predicted.clamp(*_LOG1P_RANGE)
+        return predicted.float().cpu().numpy()
+
+    def _contexts(self, sets: list[tuple[PredictedGroup, np.ndarray]], mask: np.ndarray) -> dict[str, torch.Tensor]:
+        """What a model reads of a set beside its cells and its perturbation."""
+        config, vocabulary = self.model.config, self.model.vocabulary
+        if isinstance(self.model, PerturbationBaseline):
+            names = [group.cell_type for group, _ in sets]
+            if config.method == "context_profile":
+                return {"cell_type_ids": torch.tensor([_position(vocabulary.cell_types, name) for name in names])}
+            if config.method == "perturbation_profile":
+                for name in set(names) - self._means.keys():
+                    self._means[name] = self.features.mean(name)
+                return {"control_mean": torch.from_numpy(np.stack([self._means[name] for name in names]))}
+        if config.use_batch_encoder:
+            ids = np.zeros(mask.shape, dtype=np.int64)
+            labels = [self.batch_of(cell) for _, controls in sets for cell in controls]
+            ids[mask] = vocabulary.batch_ids(labels)
+            return {"batch_ids": torch.from_numpy(ids)}
+        return {}
+
+    def batch_of(self, cell: np.ndarray) -> str:
+        """Batch of a control cell, given by its screen and row."""
+        screen, row = cell.tolist()
+        return self.screens.batches[self.screens.screens[screen].batches[row]]
+
+    def _check_scale(self, values: np.ndarray) -> None:
+        if self.model.config.feature_scale == "log1p" and values.size and values.max() > _LARGEST_LOG1P:
+            raise ValueError(
+                f"{self.features.place} has the value {values.max():g}: these are no log1p-normalised values, which "
+                "the model reads. Normalise counts first (state-hf preprocess)."
+            )
+
+
+def _position(names: Sequence[str], name: str) -> int:
+    if name not in names:
+        raise ValueError(
+            f"The baseline has a mean profile for {', '.join(map(repr, names))}, and not for the cell type {name!r}."
+        )
+    return list(names).index(name)
+
+
+__all__ = ["CellPredictor", "PredictedSet", "Slots", "evaluation_mode", "feature_slot", "load_perturbation_model"]

@@ -1,0 +1,174 @@
+"""Predicted cells and controls on their way to a file, on the scale that was asked for."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from transformers.utils import logging
+
+from state_hf._version import __version__
+from state_hf.data.cell_writer import CellWriter, MatrixWriter, cell_writer, matrix_writer
+from state_hf.pipelines.cell_predictor import CellPredictor, PredictedSet
+from state_hf.pipelines.control_cells import ControlCells, seeded_stream
+from state_hf.pipelines.predicted_counts import draw_counts
+from state_hf.pipelines.prediction_plan import PredictedGroup
+
+Labels = dict[str, str | Sequence[str]]
+_BLOCK_CELLS = 1024
+
+
+class EmittedCells:
+    """Blocks of cells with their labels.
+
+    Args:
+        predictor: What predicts.
+        keys: Columns of obs for the perturbation, the cell type and, if not None, the batch.
+        counts: Whether counts are drawn.
+        depth: Total counts of a cell; None for that of its control cell.
+
+    Raises:
+        ValueError: Counts are asked for of a model that predicts no expression.
+    """
+
+    def __init__(
+        self, predictor: CellPredictor, keys: tuple[str, str, str | None], *, counts: bool, depth: int | None
+    ) -> None:
+        if counts and predictor.scale == "embedding":
+            raise ValueError("the model predicts an embedding, of which no counts can be drawn")
+        if depth is not None and depth < 1:
+            raise ValueError(f"depth must be at least 1, and is {depth}")
+        self.predictor, self.keys, self.counts, self.depth = predictor, keys, counts, depth
+
+    @property
+    def scale(self) -> str:
+        """Scale of what is written."""
+        return "counts" if self.counts else self.predictor.scale
+
+    def record(self, controls: str) -> dict[str, Any]:
+        """How the cells were made, for uns."""
+        config = self.predictor.model.config
+        drawn = "multinomial draw of each cell's depth from its predicted shares" if self.counts else "none"
+        return {
+            "scale": self.scale,
+            "target_sum": -1.0 if self.counts or config.target_sum is None else float(config.target_sum),
+            "counts_drawn": drawn,
+            "depth": "control cell" if self.depth is None else str(self.depth),
+            "controls": controls,
+            "model": str(config.name_or_path),
+            "model_type": config.model_type,
+            "cell_set_length": int(config.cell_set_length),
+            "seed": self.predictor.seed,
+            "state_hf_version": __version__,
+        }
+
+    def _labels(self, perturbation: str, cell_type: str, cells: np.ndarray) -> Labels:
+        perturbation_key, cell_type_key, batch_key = self.keys
+        labels: Labels = {perturbation_key: perturbation, cell_type_key: cell_type}
+        if batch_key is not None:
+            labels[batch_key] = [self.predictor.batch_of(cell) for cell in cells]
+        return labels
+
+    def predicted(self, groups: Sequence[PredictedGroup]) -> Iterator[tuple[np.ndarray, Labels]]:
+        """(cells, genes) and labels of predicted cells."""
+        done: dict[tuple[str, str], int] = {}
+        for cells in self.predictor.run(groups):
+            group = cells.group
+            key = (group.cell_type, group.perturbation)
+            values = self._count(cells, done.get(key, 0)) if self.counts else cells.values
+            done[key] = done.get(key, 0) + 1
+            yield values, self._labels(group.perturbation, group.cell_type, cells.controls)
+
+    def _count(self, cells: PredictedSet, number: int) -> np.ndarray:
+        """Counts of the set that is the `number`th of its group."""
+        raw = self.predictor.counts
+        if self.depth is not None:
+            depths = np.full(len(cells.values), self.depth)
+        elif raw is not None:
+            depths = _whole(raw.read(cells.controls), raw).sum(axis=1).astype(np.int64)
+        else:
+            raise ValueError("depths are taken from raw counts: name their slot (counts_slot='layers/counts')")
+        group = cells.group
+        rng = seeded_stream(self.predictor.seed, "counts", group.cell_type, group.perturbation, str(number))
+        return draw_counts(cells.values, depths, is_log1p=self.predictor.scale == "log1p", rng=rng)
+
+    def real_controls(self, cell_types: Sequence[str]) -> Iterator[tuple[np.ndarray, Labels]]:
+        """(cells, genes) and labels of all control cells of cell types."""
+        source = self.predictor.counts if self.counts else self.predictor.expression
+        if source is None:
+            raise ValueError("control cells as counts need the slot of the raw counts (counts_slot='layers/counts')")
+        for cell_type in cell_types:
+            cells = source.of(cell_type)
+            for start in range(0, len(cells), _BLOCK_CELLS):
+                block = cells[start : start + _BLOCK_CELLS]
+                values = source.read(block)
+                yield (
+                    _whole(values, source) if self.counts else values,
+                    self._labels(self.predictor.screens.control, cell_type, block),
+                )
+
+    def control_groups(self, cell_types: Sequence[str]) -> list[PredictedGroup]:
+        """The control perturbation of cell types, as many cells as there are controls."""
+        vocabulary, screens = self.predictor.model.vocabulary, self.predictor.screens
+        if vocabulary.control_perturbation is None:
+            raise ValueError("the model does not say which perturbation is its control, so it simulates none")
+        ids = (vocabulary.perturbation_id(vocabulary.control_perturbation),)
+        return [
+            PredictedGroup(cell_type, screens.control, ids, len(self.predictor.features.of(cell_type)))
+            for cell_type in cell_types
+        ]
+
+
+def write_predictions(
+    emitted: EmittedCells,
+    groups: Sequence[PredictedGroup],
+    output: Path,
+    *,
+    controls: Literal["real", "simulated", "none"],
+) -> None:
+    """Write predicted cells, and control cells of the same cell types, as they are made.
+
+    Args:
+        emitted: What is written.
+        groups: What is predicted.
+        output: A .h5ad or .npy file; it is there when all is written.
+        controls: Which control cells are written first.
+    """
+    if controls not in ("real", "simulated", "none"):
+        raise ValueError(f"controls is one of real, simulated, none, not {controls!r}")
+    named = [group for group in groups if group.perturbation == emitted.predictor.screens.control]
+    if named and controls != "none":
+        raise ValueError(
+            f"the control {named[0].perturbation!r} is among what to predict: write no others (controls='none'), or "
+            "leave it out and have it simulated (controls='simulated')"
+        )
+    cell_types = list(dict.fromkeys(group.cell_type for group in groups))
+    simulated = emitted.control_groups(cell_types) if controls == "simulated" else []
+    total = sum(group.cells for group in [*simulated, *groups])
+    with _writer(emitted, output, controls) as writer, logging.tqdm(total=total, unit="cell", desc="predict") as bar:
+        if controls == "real":
+            for values, labels in emitted.real_controls(cell_types):
+                writer.add(values, labels)
+        for values, labels in emitted.predicted([*simulated, *groups]):
+            writer.add(values, labels)
+            bar.update(len(values))
+
+
+def _writer(emitted: EmittedCells, output: Path, controls: str) -> AbstractContextManager[CellWriter | MatrixWriter]:
+    genes = emitted.predictor.genes
+    if output.suffix == ".npy":
+        return matrix_writer(output, len(genes))
+    if output.suffix != ".h5ad":
+        raise ValueError(f"the output must end in .h5ad or .npy, and is {output}")
+    uns = {"prediction": emitted.record(controls)}
+    return cell_writer(output, genes, uns=uns, dense=emitted.scale == "embedding")
+
+
+def _whole(values: np.ndarray, source: ControlCells) -> np.ndarray:
+    if (values < 0).any() or (values != np.rint(values)).any():
+        raise ValueError(f"{source.place} does not hold counts: it has values that are negative or no whole numbers")
+    return values
+
+
+__all__ = ["EmittedCells", "write_predictions"]

@@ -1,0 +1,142 @@
+"""From control cells and perturbations to predicted cells."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import anndata
+import torch
+from transformers import PreTrainedModel
+
+from state_hf.data.perturbation_screens import open_screens
+from state_hf.pipelines.cell_predictor import (
+    CellPredictor,
+    Slots,
+    evaluation_mode,
+    feature_slot,
+    load_perturbation_model,
+)
+from state_hf.pipelines.emitted_cells import EmittedCells, write_predictions
+from state_hf.pipelines.prediction_plan import Perturbations, plan_predictions
+
+
+def predict(
+    data: anndata.AnnData | str | Path,
+    model: str | Path | PreTrainedModel,
+    perturbations: Perturbations = None,
+    *,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    perturbation_key: str = "perturbation",
+    control: str | None = None,
+    cell_type_key: str | None = "cell_type",
+    batch_key: str | None = None,
+    feature_key: str | None = None,
+    cells: int | None = None,
+    min_cells: int | None = None,
+    max_cells: int | None = None,
+    cell_types: Sequence[str] | None = None,
+    on_unknown: Literal["error", "control"] = "error",
+    expression_slot: str = "X",
+    emit: Literal["model", "counts"] = "model",
+    depth: int | None = None,
+    counts_slot: str | None = None,
+    controls: Literal["real", "simulated", "none"] = "real",
+    batch_size: int = 8,
+    device: str | torch.device | None = None,
+    seed: int = 0,
+) -> anndata.AnnData | Path:
+    """Predict perturbed cells from the control cells of a screen.
+
+    For every (cell type, perturbation), sets of control cells of that cell type are drawn with the seed and go through
+    the model. What a group's cells are depends on the seed, the cell type and the perturbation alone, and not on what
+    else is predicted. Cells are written as they are made; memory holds a few sets.
+
+    Args:
+        data: An .h5ad file or AnnData with the control cells. Perturbed cells in it are not read; they say what to
+            predict where nothing else does.
+        model: A folder, a hub id, or a loaded model: a State Transition model or a baseline.
+        perturbations: What to predict: `None` for the groups of perturbed cells in the data, with their numbers of
+            cells; "all" for every perturbation that the model knows; names; or a table (frame, .csv or .tsv) with the
+            columns `perturbation`, `cells` and, if a row is for one cell type only, `cell_type`. A combination "A+B"
+            that the model has no row for is the sum of its members.
+        output: The .h5ad file to write; or a .npy file of the matrix, with the labels beside it as .obs.csv. By default
+            the cells are returned.
+        overwrite: Whether outputs that exist are replaced.
+        perturbation_key: Column of obs with the perturbations.
+        control: Label of control cells. By default the model's.
+        cell_type_key: Column of obs with the cell types; `None` takes all cells for one.
+        batch_key: Column of obs with the batches, for a model that reads them.
+        feature_key: Where the model's features are: "X", a key of obsm, or a slot such as "layers/NAME". By default
+            where they were in training.
+        cells: Cells of every perturbation, where the data or the table do not say.
+        min_cells: A group with fewer cells is predicted with so many.
+        max_cells: A group with more cells is predicted with so many.
+        cell_types: Cell types to predict. By default all of the data.
+        on_unknown: "error", or "control" to predict an unknown perturbation as the control, which is logged.
+        expression_slot: Slot from which the real control cells are written where the model reads an embedding and
+            predicts expression.
+        emit: "model" for the model's own scale, or "counts" for whole numbers: one multinomial draw a cell, see
+            `draw_counts`.
+        depth: Total counts of every cell with `emit="counts"`. By default that of the control cell it comes from.
+        counts_slot: Slot of the raw counts ("X", "layers/counts"), from which control cells and their depths are taken
+            with `emit="counts"`.
+        controls: Which control cells are written among the predicted ones, as scorers need them: the "real" ones,
+            as many as "simulated" by the model for the control perturbation, or "none". Which ones a score uses changes
+            it several-fold; predicted cells are the same in all cases.
+        batch_size: Sets that go through the model together.
+        device: Where the model computes. By default a GPU if there is one.
+        seed: Seed of the draws.
+
+    Returns:
+        The predicted cells, or the path of the output: X in the model's order of genes, obs with the perturbation and
+        the cell type under the names of the input's columns, and uns["prediction"] with scale, model and settings.
+
+    Raises:
+        FileExistsError: The output exists, and is not to be replaced.
+        ValueError: A perturbation, cell type or slot is unknown, the control label is missing, or the data do not fit
+            the model.
+    """
+    target = None if output is None else Path(output)
+    if target is not None and target.exists() and not overwrite:
+        raise FileExistsError(f"{target} exists; choose another output, or replace it with overwrite")
+    if emit == "counts" and counts_slot is None and (depth is None or controls == "real"):
+        raise ValueError(
+            "emit='counts' takes control cells and depths from raw counts: name their slot "
+            "(counts_slot='layers/counts'), or give a depth and write no real control cells (controls='none')"
+        )
+    loaded = load_perturbation_model(model, device=device)
+    control = control or loaded.vocabulary.control_perturbation
+    if control is None:
+        raise ValueError("the model does not name its control perturbation: give the data's label (control=...)")
+    screens = open_screens(
+        data, perturbation_key=perturbation_key, control=control, cell_type_key=cell_type_key, batch_key=batch_key
+    )
+    groups = plan_predictions(
+        screens,
+        loaded.vocabulary,
+        perturbations,
+        cells=cells,
+        min_cells=min_cells,
+        max_cells=max_cells,
+        cell_types=cell_types,
+        on_unknown=on_unknown,
+    )
+    keys = (perturbation_key, cell_type_key or "cell_type", batch_key)
+    slots = Slots(
+        feature_slot(feature_key or loaded.config.feature_key), expression=expression_slot, counts=counts_slot
+    )
+    predictor = CellPredictor(loaded, screens, slots, batch_size=batch_size, seed=seed)
+    emitted = EmittedCells(predictor, keys, counts=emit == "counts", depth=depth)
+    with evaluation_mode(loaded):
+        if target is not None:
+            write_predictions(emitted, groups, target, controls=controls)
+            return target
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder, "predicted.h5ad")
+            write_predictions(emitted, groups, target, controls=controls)
+            return anndata.read_h5ad(target)
+
+
+__all__ = ["predict"]

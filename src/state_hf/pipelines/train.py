@@ -1,0 +1,320 @@
+"""From a screen to a trained State Transition model, with the baselines beside it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anndata
+import pandas as pd
+from transformers import set_seed
+from transformers.utils import logging
+
+from state_hf.configuration.state_transition import StateTransitionConfig
+from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
+from state_hf.data.perturbation_dataset import PerturbationDataset
+from state_hf.data.perturbation_screens import PerturbationScreens, open_screens
+from state_hf.data.perturbation_sets import ControlMatching
+from state_hf.data.split_definition import SplitDefinition, SplitPart
+from state_hf.data.split_toml import dataset_files, read_split_toml
+from state_hf.data.splits import PerturbationSplit, SplitControls
+from state_hf.data.whole_files import written_whole
+from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
+from state_hf.pipelines.cell_predictor import feature_slot
+from state_hf.training.baseline_fitting import fit_baselines
+from state_hf.training.checkpoints import last_complete_checkpoint
+from state_hf.training.profile_scores import score_models
+from state_hf.training.screen_means import screen_means
+from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
+from state_hf.training.state_transition_trainer import PredictionMetrics, StateTransitionTrainer
+from state_hf.training.transfer import add_lora, freeze_backbone, replace_perturbations
+
+logger = logging.get_logger(__name__)
+
+BASELINES_FOLDER, SCORES_FILE = "baselines", "scores.csv"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModels:
+    """What a training gives.
+
+    Attributes:
+        model: The trained model.
+        baselines: The baselines by name.
+        split: Which cells trained, validated and tested them.
+        scores: One row a model, see `score_models`; None without held-out cells.
+        scored_part: The part that was scored, "test" or "val".
+        folder: Where everything was saved.
+    """
+
+    model: StateTransitionForPerturbation
+    baselines: dict[str, StateTransitionPreTrainedModel]
+    split: PerturbationSplit
+    scores: pd.DataFrame | None
+    scored_part: SplitPart | None
+    folder: Path
+
+    def __str__(self) -> str:
+        if self.scores is None:
+            return f"{self.split}\n\nno cells are held out, so there are no scores"
+        table = self.scores.to_string(float_format=lambda value: f"{value:.4f}")
+        return f"{self.split}\n\nprediction of the {self.scored_part} part:\n{table}"
+
+
+@dataclass(frozen=True, eq=False)
+class ScreenSets:
+    """The sets of a screen that train and evaluate a model.
+
+    Attributes:
+        split: Which cells are of which part.
+        feature_key: Where the model's features are.
+        expression_slot: Where the expression is that the model decodes, if it does.
+        set_size: Most cells of a set.
+        control_matching: How controls are matched.
+        seed: Seed of the draws.
+    """
+
+    split: PerturbationSplit
+    feature_key: str
+    expression_slot: str | None
+    set_size: int
+    control_matching: ControlMatching
+    seed: int
+
+    @property
+    def screens(self) -> PerturbationScreens:
+        """The labels."""
+        return self.split.screens
+
+    def dataset(self, part: SplitPart, *, of_expression: bool = False) -> PerturbationDataset | None:
+        """The sets of one part; None if it has no perturbed cells. With `of_expression`, those of the decoded slot."""
+        audit = self.split.audit()
+        if audit.loc[audit["part"] == part, "perturbed_cells"].sum() == 0:
+            return None
+        return PerturbationDataset(
+            self.screens,
+            split=self.split,
+            part=part,
+            features=self.expression_slot if of_expression and self.expression_slot else feature_slot(self.feature_key),
+            target_expression=None if of_expression else self.expression_slot,
+            set_size=self.set_size,
+            control_matching=self.control_matching,
+            seed=self.seed,
+        )
+
+    @property
+    def scored_slot(self) -> str:
+        """The slot that predictions are compared in."""
+        return self.expression_slot or feature_slot(self.feature_key)
+
+
+def train(
+    data: str | Path | anndata.AnnData | Sequence[str | Path] | None,
+    output: str | Path,
+    *,
+    split: str | Path | SplitDefinition,
+    training: StateTransitionTrainingArguments,
+    config: dict[str, Any] | None = None,
+    initial_model: str | Path | None = None,
+    freeze: bool = False,
+    lora_rank: int | None = None,
+    perturbation_key: str = "perturbation",
+    control: str = "non-targeting",
+    cell_type_key: str | None = "cell_type",
+    batch_key: str | None = None,
+    feature_key: str = "X",
+    expression_slot: str | None = None,
+    target_sum: float | None = None,
+    set_size: int = 64,
+    control_matching: ControlMatching = "random",
+    split_controls: SplitControls = "shared",
+    callbacks: Sequence[Any] = (),
+    compute_prediction_metrics: PredictionMetrics | None = None,
+    resume: bool = False,
+) -> TrainedModels:
+    """Train a State Transition model on a screen, fit the baselines, and score both on the held-out cells.
+
+    Args:
+        data: The .h5ad file(s) of one dataset; `None` where the split says where the files are.
+        output: Folder for the model. It also receives the vocabulary, the split, `scores.csv`, the baselines (in
+            `baselines/`) and the checkpoints (in `checkpoints/`).
+        split: The field's TOML file, or a definition.
+        training: Arguments of the Trainer; its `output_dir` is replaced by `output`/checkpoints.
+        config: Fields of the `StateTransitionConfig` that differ from the defaults, such as `hidden_size`.
+        initial_model: A trained model to start from; its perturbations are replaced by the screen's.
+        freeze: Whether the backbone and the output projection of `initial_model` stay as they are.
+        lora_rank: Rank of low-rank changes (LoRA) that are trained instead of the backbone.
+        perturbation_key: Column of obs with the perturbations.
+        control: Label of control cells in that column.
+        cell_type_key: Column of obs with the cell types or other contexts.
+        batch_key: Column of obs with the batches.
+        feature_key: Where the cells' features are: "X", a key of obsm, or a slot such as "layers/NAME".
+        expression_slot: Slot of the expression to decode, where the features are an embedding.
+        target_sum: Counts per cell that the features were normalised to, if known; it is kept with the model.
+        set_size: Most cells of a set.
+        control_matching: "random" or "batch".
+        split_controls: What becomes of control cells in the split, see `PerturbationSplit`.
+        callbacks: Callbacks of the Trainer.
+        compute_prediction_metrics: See `StateTransitionTrainer`.
+        resume: Whether to go on from the last complete checkpoint in `output`.
+
+    Raises:
+        FileExistsError: The output holds a model or checkpoints, and `resume` is not set.
+        ValueError: Files, labels, split or options do not fit each other; the message says what to change.
+    """
+    folder = Path(output)
+    checkpoints = folder / "checkpoints"
+    checkpoint = last_complete_checkpoint(checkpoints) if resume else None
+    if not resume and ((folder / "config.json").exists() or last_complete_checkpoint(checkpoints)):
+        raise FileExistsError(f"{folder} holds a training already: go on with it (resume), or choose another folder")
+    definition = split if isinstance(split, SplitDefinition) else read_split_toml(split)
+    sources: Any = dataset_files(definition) if data is None else _named(definition, data)
+    screens = open_screens(
+        sources, perturbation_key=perturbation_key, control=control, cell_type_key=cell_type_key, batch_key=batch_key
+    )
+    applied = PerturbationSplit(screens, definition, controls=split_controls, seed=training.seed)
+    sets = ScreenSets(applied, feature_key, expression_slot, set_size, control_matching, training.seed)
+    train_sets = sets.dataset("train")
+    if train_sets is None:
+        raise ValueError(f"no perturbed cells train with this split:\n{applied}")
+    set_seed(training.seed)
+    vocabulary = _vocabulary(sets, train_sets)
+    model = _model(sets, train_sets, vocabulary, config or {}, initial_model, target_sum)
+    if freeze:
+        freeze_backbone(model)
+    trained: Any = model if lora_rank is None else add_lora(model, rank=lora_rank, alpha=2 * lora_rank)
+    folder.mkdir(parents=True, exist_ok=True)
+    applied.save(folder)
+    vocabulary.save(folder)
+    training.output_dir = str(checkpoints)
+    trainer = StateTransitionTrainer(
+        trained,
+        training,
+        train_dataset=train_sets,
+        eval_dataset=sets.dataset("val"),
+        callbacks=list(callbacks),
+        compute_prediction_metrics=compute_prediction_metrics,
+    )
+    trainer.train(checkpoint)
+    if lora_rank is not None:
+        model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+    return _finish(model, sets, vocabulary, folder, is_main=trainer.is_world_process_zero(), target_sum=target_sum)
+
+
+def _named(definition: SplitDefinition, data: Any) -> dict[str, Any]:
+    """The data under the name of the one dataset of the split."""
+    names = definition.used_datasets
+    if len(names) != 1:
+        raise ValueError(
+            f"the split names the datasets {', '.join(map(repr, names))}: let it say where they are, and give no data"
+        )
+    return {names[0]: data}
+
+
+def _vocabulary(sets: ScreenSets, dataset: PerturbationDataset) -> StateTransitionVocabulary:
+    screens = sets.screens
+    genes = dataset.expression_names if sets.expression_slot else dataset.target_names
+    return StateTransitionVocabulary(
+        screens.perturbations, screens.control, screens.batches, screens.cell_types, genes or ()
+    )
+
+
+def _model(
+    sets: ScreenSets,
+    dataset: PerturbationDataset,
+    vocabulary: StateTransitionVocabulary,
+    config: dict[str, Any],
+    initial_model: str | Path | None,
+    target_sum: float | None,
+) -> StateTransitionForPerturbation:
+    if initial_model is not None:
+        if config:
+            raise ValueError(f"the initial model has its sizes, so {', '.join(config)} cannot be chosen")
+        model = StateTransitionForPerturbation.from_pretrained(initial_model)
+        replace_perturbations(model, vocabulary)
+        return model
+    decoder: dict[str, Any] = {}
+    if sets.expression_slot is not None:
+        decoder = {"gene_decoder": "mlp", "gene_dim": len(dataset.expression_names or ()), "feature_scale": "embedding"}
+    fields: dict[str, Any] = {
+        "input_dim": dataset.input_size,
+        "perturbation_dim": len(vocabulary.perturbations),
+        "num_batches": len(vocabulary.batches),
+        "cell_set_length": sets.set_size,
+        "feature_key": sets.feature_key,
+        "target_sum": target_sum,
+        **decoder,
+        **config,
+    }
+    model = StateTransitionForPerturbation(StateTransitionConfig(**fields))
+    model.vocabulary = vocabulary
+    return model
+
+
+def _finish(
+    model: StateTransitionForPerturbation,
+    sets: ScreenSets,
+    vocabulary: StateTransitionVocabulary,
+    folder: Path,
+    *,
+    is_main: bool,
+    target_sum: float | None,
+) -> TrainedModels:
+    """Fit and score the baselines, and save everything."""
+    baselines = _baselines(model, sets, vocabulary, target_sum)
+    part: SplitPart | None = next((part for part in ("test", "val") if sets.dataset(part) is not None), None)
+    scores = None
+    if is_main:
+        model.save_pretrained(folder)
+        for name, baseline in baselines.items():
+            baseline.save_pretrained(folder / BASELINES_FOLDER / name)
+        if part is not None:
+            scores = _score(model, baselines, sets, part)
+            with written_whole(folder / SCORES_FILE) as temporary:
+                scores.to_csv(temporary)
+    return TrainedModels(model, baselines, sets.split, scores, part, folder)
+
+
+def _baselines(
+    model: StateTransitionForPerturbation,
+    sets: ScreenSets,
+    vocabulary: StateTransitionVocabulary,
+    target_sum: float | None,
+) -> dict[str, StateTransitionPreTrainedModel]:
+    means = screen_means(sets.screens, sets.split, slot=sets.scored_slot)
+    fitted = fit_baselines(
+        means,
+        vocabulary,
+        feature_key=sets.expression_slot or sets.feature_key,
+        feature_scale="log1p" if sets.expression_slot else model.config.feature_scale or "log1p",
+        target_sum=target_sum,
+        cell_set_length=sets.set_size,
+    )
+    held_out = {cell_type for part in ("val", "test") for cell_type in _cell_types(sets.split, part)}
+    trained = _cell_types(sets.split, "train")
+    if not held_out <= trained:
+        # The mean of a context's own perturbations is for few-shot splits.
+        del fitted["context_profile"]
+    return {str(name): baseline for name, baseline in fitted.items()}
+
+
+def _cell_types(split: PerturbationSplit, part: str) -> set[str]:
+    audit = split.audit()
+    return set(audit.loc[(audit["part"] == part) & (audit["perturbed_cells"] > 0), "cell_type"])
+
+
+def _score(
+    model: StateTransitionForPerturbation,
+    baselines: dict[str, StateTransitionPreTrainedModel],
+    sets: ScreenSets,
+    part: SplitPart,
+) -> pd.DataFrame:
+    means = screen_means(sets.screens, sets.split, slot=sets.scored_slot, part=part)
+    own, others = sets.dataset(part), sets.dataset(part, of_expression=True)
+    if own is None or others is None:
+        raise ValueError(f"the {part} part has no perturbed cells")
+    tables = [score_models({"state_transition": model}, own, means), score_models(baselines, others, means)]
+    return pd.concat(tables)
+
+
+__all__ = ["TrainedModels", "train"]

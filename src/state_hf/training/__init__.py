@@ -1,0 +1,1 @@
+"""Training: a Trainer for sets of cells, fitting of baselines, and transfer to new screens."""

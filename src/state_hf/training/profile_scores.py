@@ -1,0 +1,129 @@
+"""How well models predict held-out sets of cells: a few numbers for each, from the same sets for all."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
+from transformers.utils import logging
+
+from state_hf.data.perturbation_dataset import PerturbationDataset
+from state_hf.modeling.baselines import PerturbationBaseline
+from state_hf.modeling.losses import EnergyDistanceLoss
+from state_hf.modeling.state_transition import StateTransitionPreTrainedModel
+from state_hf.training.screen_means import ScreenMeans
+
+logger = logging.get_logger(__name__)
+
+# (cell type id, perturbation id)
+_Group = tuple[int, int]
+_FORWARD = ("control", "perturbation_ids", "batch_ids", "cell_mask")
+
+
+class _Sums:
+    """Sums of the predicted cells of every group, and the energy distances of their sets."""
+
+    def __init__(self) -> None:
+        self.total: dict[_Group, np.ndarray] = {}
+        self.cells: dict[_Group, int] = {}
+        self.distances: list[float] = []
+
+    def add(self, group: _Group, cells: np.ndarray) -> None:
+        self.total[group] = self.total.get(group, 0) + cells.sum(axis=0, dtype=np.float64)
+        self.cells[group] = self.cells.get(group, 0) + len(cells)
+
+    def mean(self, group: _Group) -> np.ndarray:
+        return self.total[group] / self.cells[group]
+
+
+@torch.no_grad()
+def score_models(
+    models: Mapping[str, StateTransitionPreTrainedModel],
+    dataset: PerturbationDataset,
+    means: ScreenMeans,
+    *,
+    batch_size: int = 8,
+) -> pd.DataFrame:
+    """Score predictions of perturbed sets, all models on the same ones.
+
+    Args:
+        models: The models by name.
+        dataset: The held-out sets. With `target_expression`, that is what predictions are compared with.
+        means: Means of the held-out part, of the same features as the targets.
+        batch_size: Sets that go through a model together.
+
+    Returns:
+        One row a model; means over (cell type, perturbation) groups, but the first over sets. Columns:
+
+        - `energy_distance`: between the predicted and the real cells of a set.
+        - `mae`: mean absolute difference of the mean predicted and the mean real cell.
+        - `pearson_delta`: correlation of their differences from the mean control cell, over genes. NaN where the
+          predicted difference is the same for all genes.
+        - `discrimination`: 1 for a prediction that is closer (L1) to the mean of its own perturbation than to that of
+          any other of the cell type, 0 for one that is the farthest.
+    """
+    sums = {name: _Sums() for name in models}
+    decoded = dataset.expression_names is not None
+    control_means = {cell_type: mean for (_, cell_type), mean in means.controls.items()}
+    distance = EnergyDistanceLoss()
+    loader = DataLoader(dataset, batch_size=batch_size)
+    for sets in logging.tqdm(loader, desc="score"):
+        perturbed = sets["perturbation_ids"] != dataset.screens.control_id
+        sets = {name: value[perturbed] for name, value in sets.items()}
+        if not perturbed.any():
+            continue
+        target = sets["target_expression" if decoded else "target"]
+        groups = list(zip(sets["cell_type_ids"].tolist(), sets["perturbation_ids"].tolist(), strict=True))
+        for name, model in models.items():
+            predicted = _predict(model, sets, control_means).cpu()
+            energies = distance(predicted, target, sets["cell_mask"], sets["target_mask"])
+            sums[name].distances += energies.tolist()
+            for group, cells, mask in zip(groups, predicted, sets["cell_mask"], strict=True):
+                sums[name].add(group, cells[mask].numpy())
+    real = {(cell_type, perturbation): mean for ((_, cell_type), perturbation), mean in means.perturbed.items()}
+    rows = {name: _scores(collected, real, control_means) for name, collected in sums.items()}
+    return pd.DataFrame(rows).T.rename_axis("model")
+
+
+def _predict(
+    model: StateTransitionPreTrainedModel, sets: dict[str, torch.Tensor], control_means: Mapping[int, np.ndarray]
+) -> torch.Tensor:
+    inputs: dict[str, Any] = {name: sets[name] for name in _FORWARD}
+    if isinstance(model, PerturbationBaseline):
+        inputs["cell_type_ids"] = sets["cell_type_ids"]
+        means = np.stack([control_means[cell_type] for cell_type in sets["cell_type_ids"].tolist()])
+        inputs["control_mean"] = torch.from_numpy(means.astype(np.float32))
+    output = model.eval()(**{name: value.to(model.device) for name, value in inputs.items()})
+    return output.predicted_cells if output.predicted_expression is None else output.predicted_expression
+
+
+def _scores(
+    sums: _Sums, real: Mapping[_Group, np.ndarray], control_means: Mapping[int, np.ndarray]
+) -> dict[str, float]:
+    errors, correlations, ranks = [], [], []
+    for group in sums.total:
+        cell_type, _ = group
+        predicted, truth, control = sums.mean(group), real[group], control_means[cell_type]
+        errors.append(np.abs(predicted - truth).mean())
+        correlations.append(_correlation(predicted - control, truth - control))
+        others = [real[other] for other in sums.total if other[0] == cell_type and other != group]
+        if others:
+            own = np.abs(predicted - truth).sum()
+            ranks.append(np.mean([own < np.abs(predicted - other).sum() for other in others]))
+    return {
+        "energy_distance": float(np.mean(sums.distances)),
+        "mae": float(np.mean(errors)),
+        "pearson_delta": float(np.mean(correlations)),
+        "discrimination": float(np.mean(ranks)) if ranks else float("nan"),
+    }
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    one, other = one - one.mean(), other - other.mean()
+    norm = np.linalg.norm(one) * np.linalg.norm(other)
+    return float(one @ other / norm) if norm > 0 else float("nan")
+
+
+__all__ = ["score_models"]

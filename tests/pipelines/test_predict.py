@@ -1,0 +1,172 @@
+"""Prediction: what is predicted, from which controls, on which scale, and what is refused."""
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from state_hf import PerturbationBaseline, PerturbationBaselineConfig, predict
+from state_hf.data.cell_writer import cell_writer
+from state_hf.pipelines.control_cells import draw_windows
+from state_hf.pipelines.predicted_counts import draw_counts
+from tests.screen_models import normalised_screen, small_model
+
+
+@pytest.fixture(scope="module")
+def model(vocabulary):
+    torch.manual_seed(0)
+    return small_model(vocabulary, nonnegative_output=True)
+
+
+@pytest.fixture(scope="module")
+def screen():
+    return normalised_screen()
+
+
+def of(cells, perturbation, cell_type):
+    chosen = (cells.obs["perturbation"] == perturbation) & (cells.obs["cell_type"] == cell_type)
+    return np.asarray(cells[chosen.to_numpy()].X.todense())
+
+
+def test_the_groups_of_the_file_with_their_numbers_and_its_controls(screen, screen_path, model, vocabulary):
+    predicted = predict(screen_path, model)
+    assert list(predicted.var_names) == list(vocabulary.genes)
+    groups = ["cell_type", "perturbation"]
+    expected = screen.obs.astype(str).value_counts(groups)
+    pd.testing.assert_series_equal(predicted.obs.astype(str).value_counts(groups).sort_index(), expected.sort_index())
+    control = vocabulary.control_perturbation
+    np.testing.assert_array_equal(of(predicted, control, "type_2"), of(screen, control, "type_2"))
+    assert predicted.uns["prediction"]["scale"] == "log1p"
+    assert predicted.X.min() >= 0
+    assert predicted.X.max() <= 14
+
+
+def test_a_group_depends_on_the_seed_alone(screen, model, vocabulary):
+    name = vocabulary.perturbations[0]
+    whole = predict(screen, model, cells=10)
+    alone = predict(screen, model, [name], cells=10, cell_types=["type_2"], batch_size=1, controls="none")
+    assert alone.n_obs == 10
+    np.testing.assert_allclose(of(alone, name, "type_2"), of(whole, name, "type_2"), atol=1e-5)
+    other = predict(screen, model, [name], cells=10, cell_types=["type_2"], controls="none", seed=1)
+    assert not np.allclose(of(other, name, "type_2"), of(alone, name, "type_2"))
+
+
+def test_windows_hold_different_controls_and_deal_the_predictions():
+    windows = list(draw_windows(np.arange(5), 9, set_size=4, rng=np.random.default_rng(0)))
+    assert [kept for _, kept in windows] == [3, 3, 3]
+    assert all(len(set(controls)) == 4 for controls, _ in windows)
+    assert [
+        len(controls) for controls, _ in draw_windows(np.arange(2), 3, set_size=4, rng=np.random.default_rng(0))
+    ] == [2, 2]
+
+
+def test_a_table_with_limits(screen, model, vocabulary, tmp_path):
+    one, two = vocabulary.perturbations[:2]
+    table = tmp_path / "wanted.tsv"
+    table.write_text(f"perturbation\tcells\tcell_type\n{one}\t3\ttype_1\n{two}\t30\ttype_3\n")
+    predicted = predict(screen, model, table, min_cells=5, max_cells=20, controls="none")
+    assert predicted.obs.astype(str).value_counts(["perturbation", "cell_type"]).to_dict() == {
+        (one, "type_1"): 5, (two, "type_3"): 20,
+    }  # fmt: skip
+
+
+def test_simulated_controls_replace_the_real_ones_and_nothing_else(screen, model, vocabulary):
+    real, simulated = (predict(screen, model, "all", cells=4, controls=kind) for kind in ("real", "simulated"))
+    control, name = vocabulary.control_perturbation, vocabulary.perturbations[0]
+    assert of(simulated, control, "type_1").shape == of(real, control, "type_1").shape
+    assert not np.allclose(of(simulated, control, "type_1"), of(real, control, "type_1"))
+    np.testing.assert_allclose(of(simulated, name, "type_1"), of(real, name, "type_1"), atol=1e-5)
+
+
+def test_counts_are_whole_and_have_the_depth(screen, model, vocabulary):
+    predicted = predict(screen, model, "all", cells=4, emit="counts", depth=100, counts_slot="layers/counts")
+    control = vocabulary.control_perturbation
+    drawn = predicted[(predicted.obs["perturbation"] != control).to_numpy()].X
+    np.testing.assert_array_equal(np.asarray(drawn.sum(axis=1)).ravel(), 100)
+    np.testing.assert_array_equal(predicted.X.data, np.rint(predicted.X.data))
+    shares = draw_counts(np.log1p(np.array([[1.0, 3.0]])), np.array([40_000]), is_log1p=True,
+                         rng=np.random.default_rng(0))  # fmt: skip
+    assert shares[0, 0] == pytest.approx(10_000, rel=0.03)
+
+
+def test_a_combination_is_the_sum_of_its_members(screen, vocabulary):
+    config = PerturbationBaselineConfig(
+        method="perturbation_mean", input_dim=20, num_perturbations=5, feature_key="X", cell_set_length=8
+    )
+    baseline = PerturbationBaseline(config)
+    baseline.vocabulary = vocabulary
+    baseline.shifts += torch.arange(5).unsqueeze(1)
+    one, two = vocabulary.perturbations[1:3]
+    options = {"cells": 6, "cell_types": ["type_1"], "controls": "none"}
+    with torch.no_grad():
+        baseline.shifts[vocabulary.perturbation_id(vocabulary.control_perturbation)] = 0
+    sums = predict(screen, baseline, [f"{one}+{two}"], **options).X.todense().sum()
+    assert sums > 0
+
+
+def test_what_is_unknown_is_named(screen, model, caplog):
+    with pytest.raises(ValueError, match=r"and not 'GENE00001'\. Nearest"):
+        predict(screen, model, ["GENE00001"], cells=3)
+    with pytest.raises(ValueError, match="no cell type 'type_9'; did you mean"):
+        predict(screen, model, "all", cells=3, cell_types=["type_9"])
+    assert predict(screen, model, ["GENE00001"], cells=3, on_unknown="control", controls="none").n_obs == 9
+
+
+def test_faults(screen, model, tmp_path):
+    with pytest.raises(ValueError, match="no cell labelled 'contrl', the control; known: "):
+        predict(screen, model, control="contrl")
+    counts = screen.copy()
+    counts.X = counts.layers["counts"] * 100
+    with pytest.raises(ValueError, match=r"no log1p-normalised values.*state-hf preprocess"):
+        predict(counts, model)
+    with pytest.raises(ValueError, match="lacks 1 of the model's 20"):
+        predict(screen[:, 1:].copy(), model)
+    with pytest.raises(ValueError, match="name their slot"):
+        predict(screen, model, emit="counts")
+    (tmp_path / "there.h5ad").write_text("")
+    with pytest.raises(FileExistsError, match="exists"):
+        predict(screen, model, output=tmp_path / "there.h5ad")
+
+
+def test_genes_are_found_by_name(screen, model):
+    np.testing.assert_allclose(
+        predict(screen[:, ::-1].copy(), model, seed=3).X.todense(),
+        predict(screen, model, seed=3).X.todense(),
+        atol=1e-5,
+    )
+
+
+def test_npy_with_labels_beside_it(screen, model, tmp_path):
+    path = predict(screen, model, "all", cells=3, controls="none", output=tmp_path / "cells.npy")
+    labels = pd.read_csv(tmp_path / "cells.obs.csv")
+    matrix = np.load(path)
+    assert matrix.shape == (len(labels), 20)
+    np.testing.assert_allclose(matrix, predict(screen, model, "all", cells=3, controls="none").X.todense(), atol=1e-6)
+
+
+def test_an_interrupted_file_is_not_there(tmp_path):
+    def fail():
+        with cell_writer(tmp_path / "cells.h5ad", ["a"]) as writer:
+            writer.add(np.ones((2, 1), dtype=np.float32), {"perturbation": "x"})
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_explained(tmp_path):
+    with pytest.raises(OSError, match="The disk is full"), cell_writer(tmp_path / "cells.h5ad", ["a"]):
+        raise OSError(28, "No space left on device")
+
+
+def test_blocks_make_one_matrix(tmp_path):
+    values = np.random.default_rng(0).poisson(0.5, (7, 3)).astype(np.float32)
+    for dense in (False, True):
+        with cell_writer(tmp_path / "cells.h5ad", ["a", "b", "c"], dense=dense) as writer:
+            writer.add(values[:4], {"label": "x"})
+            writer.add(values[4:], {"label": ["y", "y", "z"]})
+        cells = anndata.read_h5ad(tmp_path / "cells.h5ad")
+        np.testing.assert_array_equal(cells.X if dense else cells.X.todense(), values)
+        assert list(cells.obs["label"]) == list("xxxxyyz")

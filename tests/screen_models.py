@@ -1,0 +1,43 @@
+"""A small screen and a small model for the tests of training and prediction."""
+
+import anndata
+import numpy as np
+
+from state_hf import (
+    PerturbationDataset,
+    PerturbationSplit,
+    StateTransitionConfig,
+    StateTransitionForPerturbation,
+    StateTransitionVocabulary,
+    generate_screen,
+)
+
+
+def normalised_screen() -> anndata.AnnData:
+    screen = generate_screen(
+        num_cell_types=3, num_perturbations=4, num_genes=20, cells_per_perturbation=20, controls=24, seed=3
+    )
+    screen.layers["counts"] = screen.X.copy()
+    totals = np.asarray(screen.X.sum(axis=1)).ravel()
+    screen.X.data = np.log1p(screen.X.data / np.repeat(totals, np.diff(screen.X.indptr)) * 1e4).astype(np.float32)
+    return screen
+
+
+def vocabulary_of(split: PerturbationSplit) -> StateTransitionVocabulary:
+    screens = split.screens
+    genes = PerturbationDataset(screens, split=split).feature_names
+    return StateTransitionVocabulary(screens.perturbations, screens.control, screens.batches, screens.cell_types, genes)
+
+
+def small_model(vocabulary: StateTransitionVocabulary, **fields) -> StateTransitionForPerturbation:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = StateTransitionConfig(
+        input_dim=len(vocabulary.genes),
+        perturbation_dim=len(vocabulary.perturbations),
+        feature_key="X",
+        cell_set_length=8,
+        **{**sizes, **fields},
+    )
+    model = StateTransitionForPerturbation(config)
+    model.vocabulary = vocabulary
+    return model

@@ -1,0 +1,94 @@
+"""Baselines against numbers that can be worked out by hand."""
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from state_hf import PerturbationBaseline, StateTransitionVocabulary, open_screens
+from state_hf.data.split_definition import SplitDefinition
+from state_hf.data.splits import PerturbationSplit
+from state_hf.training.baseline_fitting import fit_baselines
+from state_hf.training.screen_means import screen_means
+
+# Two genes. Effects: P in a: (2, 0); P in b: (4, 0); Q in a: (0, 3). Context b has no Q in training.
+CELLS = [
+    ("ctrl", "a", [1, 1]), ("ctrl", "a", [3, 1]), ("P", "a", [4, 1]), ("Q", "a", [2, 3]), ("Q", "a", [2, 5]),
+    ("ctrl", "b", [5, 0]), ("P", "b", [9, 0]), ("Q", "b", [100, 100]),
+]  # fmt: skip
+
+
+@pytest.fixture
+def fitted():
+    obs = pd.DataFrame([cell[:2] for cell in CELLS], columns=["perturbation", "cell_type"]).astype("category")
+    obs.index = obs.index.astype(str)
+    screen = anndata.AnnData(
+        np.array([cell[2] for cell in CELLS], dtype=np.float32), obs=obs, var=pd.DataFrame(index=["g1", "g2"])
+    )
+    screens = open_screens(screen, control="ctrl")
+    split = PerturbationSplit(
+        screens, SplitDefinition(training=("screen",), fewshot={("screen", "b"): {"test": ["Q"]}})
+    )
+    vocabulary = StateTransitionVocabulary(screens.perturbations, "ctrl", (), screens.cell_types, ["g1", "g2"])
+    return fit_baselines(screen_means(screens, split, slot="X"), vocabulary, cell_set_length=4)
+
+
+def predicted(model, perturbation, control=((5.0, 0.0), (1.0, 2.0)), **inputs):
+    ids = torch.tensor([model.vocabulary.perturbation_id(perturbation)])
+    return model(control=torch.tensor([control]), perturbation_ids=ids, **inputs).predicted_cells[0].tolist()
+
+
+def test_shifts(fitted):
+    assert predicted(fitted["control_copy"], "Q") == [[5, 0], [1, 2]]
+    # Mean of (2, 0), (4, 0) and (0, 3).
+    assert predicted(fitted["context_mean"], "Q") == [[7, 1], [3, 3]]
+    assert predicted(fitted["perturbation_mean"], "P") == [[8, 0], [4, 2]]
+    assert predicted(fitted["perturbation_mean"], "Q") == [[5, 3], [1, 5]]
+
+
+def test_the_control_has_no_effect(fitted):
+    for method in ("control_copy", "context_mean", "perturbation_mean", "perturbation_ridge"):
+        assert predicted(fitted[method], "ctrl") == [[5, 0], [1, 2]]
+
+
+def test_profiles_are_constant_cells(fitted):
+    # Mean of the controls (3, 1), or as given, plus the effect.
+    assert predicted(fitted["perturbation_profile"], "P") == [[6, 1], [6, 1]]
+    given = torch.tensor([[10.0, 0.0]])
+    assert predicted(fitted["perturbation_profile"], "P", control_mean=given) == [[13, 0], [13, 0]]
+    # Context b trained with P alone, context a with P (4, 1) and Q (2, 4).
+    for cell_type, profile in ((0, [3, 2.5]), (1, [9, 0])):
+        assert predicted(fitted["context_profile"], "Q", cell_type_ids=torch.tensor([cell_type])) == [profile] * 2
+
+
+def test_ridge_is_the_closed_form(fitted):
+    order = fitted["perturbation_ridge"].vocabulary.perturbations
+    names = ["P", "P", "Q"]
+    inputs = np.array([[name == other for other in order] for name in names], dtype=float)
+    outputs = np.array([[2, 0], [4, 0], [0, 3]], dtype=float)
+    x, y = inputs - inputs.mean(0), outputs - outputs.mean(0)
+    slopes = np.linalg.solve(x.T @ x + np.eye(3), x.T @ y)
+    expected = outputs.mean(0) + (np.array([other == "Q" for other in order]) - inputs.mean(0)) @ slopes
+    np.testing.assert_allclose(predicted(fitted["perturbation_ridge"], "Q")[1], np.array([1, 2]) + expected, rtol=1e-5)
+
+
+def test_nothing_below_zero_and_padding_is_zero(fitted):
+    mask = torch.tensor([[True, False]])
+    fitted["perturbation_mean"].shifts -= 50
+    assert predicted(fitted["perturbation_mean"], "P", cell_mask=mask) == [[0, 0], [0, 0]]
+
+
+def test_saved_and_loaded(fitted, tmp_path):
+    for method, model in fitted.items():
+        model.save_pretrained(tmp_path / method)
+        loaded = PerturbationBaseline.from_pretrained(tmp_path / method)
+        assert loaded.vocabulary == model.vocabulary
+        inputs = {"cell_type_ids": torch.tensor([0])}
+        assert predicted(loaded, "P", **inputs) == predicted(model, "P", **inputs)
+
+
+def test_a_loss_with_targets(fitted):
+    cells = torch.rand(2, 3, 2)
+    output = fitted["control_copy"](control=cells, perturbation_ids=torch.tensor([0, 1]), target=cells)
+    assert output.loss == pytest.approx(0, abs=1e-6)
