@@ -6,6 +6,10 @@ from typing import Any
 import numba
 import numpy as np
 
+# Rows of the two sides of a sparse product at a time. Known to the compiler, so that the inner loop is vectorised.
+BLOCK_CELLS = 64
+PANEL_CELLS = 64
+
 
 def kernel(*, parallel: bool = False, fastmath: bool = False) -> Callable[[Callable[..., Any]], Any]:
     """Decorator that compiles a loop with numba, cached on disk where any folder can be written.
@@ -341,23 +345,93 @@ def leave_one_out_sparse(
 
 
 @kernel(parallel=True)
-def centred_sparse_rows(indptr, indices, data, rows, scale, mode, centre, dense):
-    """Write rows of a block, transformed and minus `centre`, into a dense tile."""
-    for position in numba.prange(len(rows)):
-        row = rows[position]
-        for gene in range(len(centre)):
-            dense[position, gene] = -centre[gene]
+def transform_rows(indptr, data, scale, mode, values):
+    """Transform the values of some rows."""
+    for row in numba.prange(len(scale)):
         for k in range(indptr[row], indptr[row + 1]):
-            dense[position, indices[k]] = _transform(data[k], scale, row, mode) - centre[indices[k]]
+            values[k] = _transform(data[k], scale, row, mode)
 
 
 @kernel(parallel=True)
-def centred_dense_rows(matrix, rows, scale, mode, centre, dense):
-    """As `centred_sparse_rows`, for a dense block."""
-    for position in numba.prange(len(rows)):
-        row = rows[position]
+def centred_rows(indptr, indices, values, centre, dense):
+    """Write rows minus `centre` into a dense matrix."""
+    for row in numba.prange(dense.shape[0]):
+        dense[row] = -centre
+        for k in range(indptr[row], indptr[row + 1]):
+            dense[row, indices[k]] += values[k]
+
+
+@kernel(parallel=True)
+def centred_norms(indptr, indices, values, centre, norms):
+    """Squared norm of each row minus `centre`."""
+    unexpressed = 0.0
+    for gene in range(len(centre)):
+        unexpressed += float(centre[gene]) * float(centre[gene])
+    for row in numba.prange(len(norms)):
+        total = unexpressed
+        for k in range(indptr[row], indptr[row + 1]):
+            mean = float(centre[indices[k]])
+            difference = float(values[k]) - mean
+            total += difference * difference - mean * mean
+        norms[row] = total
+
+
+@kernel(parallel=True)
+def order_by_gene(indptr, indices, values, starts, n_genes, genes, rows, ordered):
+    """Sort the values of each block of BLOCK_CELLS rows by gene."""
+    for block in numba.prange(len(starts) - 1):
+        first = block * BLOCK_CELLS
+        last = min(first + BLOCK_CELLS, len(indptr) - 1)
+        place = np.zeros(n_genes + 1, dtype=np.int64)
+        for k in range(starts[block], starts[block + 1]):
+            place[indices[k] + 1] += 1
+        place[0] = starts[block]
+        for gene in range(n_genes):
+            place[gene + 1] += place[gene]
+        for row in range(first, last):
+            for k in range(indptr[row], indptr[row + 1]):
+                gene = indices[k]
+                genes[place[gene]], rows[place[gene]], ordered[place[gene]] = gene, row - first, values[k]
+                place[gene] += 1
+
+
+@kernel(parallel=True)
+def fill_panels(indptr, indices, values, centre, panels):
+    """Write rows minus `centre` into panels of PANEL_CELLS rows, gene x row within each."""
+    n_rows = len(indptr) - 1
+    for panel in numba.prange(panels.shape[0]):
+        first = panel * PANEL_CELLS
+        width = min(PANEL_CELLS, n_rows - first)
         for gene in range(len(centre)):
-            dense[position, gene] = _transform(matrix[row, gene], scale, row, mode) - centre[gene]
+            panels[panel, gene, :width] = -centre[gene]
+        for row in range(width):
+            for k in range(indptr[first + row], indptr[first + row + 1]):
+                panels[panel, indices[k], row] += values[k]
+
+
+@kernel(parallel=True, fastmath=True)
+def distances_to_panel(starts, genes, rows, values, norms, panel, shift, panel_norms, same_from, sums):
+    """Add to `sums` the distances of each sparse row to the dense rows of a panel.
+
+    Only non-zero values are multiplied: x.(y - c) - c.(y - c) is the product of the centred rows, `shift` being
+    c.(y - c). A block's products fit the first cache while the panel's rows stream by in the order of the genes.
+    `same_from` is the panel's first row where the panel is part of the rows themselves, else -1.
+    """
+    for block in numba.prange(len(starts) - 1):
+        first = block * BLOCK_CELLS
+        products = np.zeros((BLOCK_CELLS, PANEL_CELLS), dtype=panel.dtype)
+        for k in range(starts[block], starts[block + 1]):
+            row, gene, value = rows[k], genes[k], values[k]
+            for cell in range(PANEL_CELLS):
+                products[row, cell] += value * panel[gene, cell]
+        for row in range(min(BLOCK_CELLS, len(norms) - first)):
+            total = 0.0
+            for cell in range(len(panel_norms)):
+                product = products[row, cell] - shift[cell]
+                squared = norms[first + row] + panel_norms[cell] - product - product
+                if squared > 0 and not (same_from >= 0 and same_from + cell == first + row):
+                    total += np.sqrt(squared)
+            sums[first + row] += total
 
 
 @kernel(parallel=True, fastmath=True)
