@@ -220,8 +220,19 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
             )
         if (self.gene_decoder is None) != (self.gene_dim is None):
             raise ValueError(f"gene_decoder ({self.gene_decoder!r}) and gene_dim ({self.gene_dim}) belong together")
-        if (self.gene_decoder == "state_embedding") != (self.state_embedding_config is not None):
+        se = self.state_embedding_config
+        if (self.gene_decoder == "state_embedding") != (se is not None):
             raise ValueError('gene_decoder="state_embedding" and state_embedding_config belong together')
+        if isinstance(se, StateEmbeddingConfig) and self.output_dim != se.embedding_dim:
+            raise ValueError(
+                f"The State Embedding decoder reads embeddings of width {se.embedding_dim}, but output_dim is "
+                f"{self.output_dim}"
+            )
+        if self.regularization and self.output_dim != self.input_dim:
+            raise ValueError(
+                f"regularization compares prediction and control, so output_dim ({self.output_dim}) must be input_dim "
+                f"({self.input_dim})"
+            )
 
 
 __all__ = ["StateTransitionConfig"]

@@ -1,10 +1,14 @@
 """Decoders from a predicted embedding of a cell to the expression of its genes."""
 
+from itertools import pairwise
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers.activations import ACT2FN
 
+from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.modeling.state_embedding import StateEmbeddingExpressionDecoder, StateEmbeddingGeneEncoder
 
@@ -19,8 +23,11 @@ def _block(in_features: int, out_features: int, config: StateTransitionConfig) -
 
 
 def _widths(config: StateTransitionConfig) -> list[tuple[int, int]]:
-    sizes = (config.output_dim, *config.gene_decoder_hidden_sizes)
-    return list(zip(sizes, sizes[1:], strict=False))
+    return list(pairwise((cast(int, config.output_dim), *config.gene_decoder_hidden_sizes)))
+
+
+def _genes(config: StateTransitionConfig) -> int:
+    return cast(int, config.gene_dim)
 
 
 class MLPGeneDecoder(nn.Module):
@@ -29,7 +36,7 @@ class MLPGeneDecoder(nn.Module):
     def __init__(self, config: StateTransitionConfig) -> None:
         super().__init__()
         blocks = [layer for width in _widths(config) for layer in _block(*width, config)]
-        self.decoder = nn.Sequential(*blocks, nn.Linear(config.gene_decoder_hidden_sizes[-1], config.gene_dim))
+        self.decoder = nn.Sequential(*blocks, nn.Linear(config.gene_decoder_hidden_sizes[-1], _genes(config)))
 
     def forward(self, cells: torch.Tensor) -> torch.Tensor:
         return F.relu(self.decoder(cells))
@@ -41,7 +48,7 @@ class ResidualGeneDecoder(nn.Module):
     def __init__(self, config: StateTransitionConfig) -> None:
         super().__init__()
         self.blocks = nn.ModuleList([nn.Sequential(*_block(*width, config)) for width in _widths(config)])
-        self.final_layer = nn.Sequential(nn.Linear(config.gene_decoder_hidden_sizes[-1], config.gene_dim))
+        self.final_layer = nn.Sequential(nn.Linear(config.gene_decoder_hidden_sizes[-1], _genes(config)))
 
     def forward(self, cells: torch.Tensor) -> torch.Tensor:
         for number, block in enumerate(self.blocks):
@@ -62,9 +69,9 @@ class NegativeBinomialGeneDecoder(nn.Module):
         blocks = [layer for width in _widths(config) for layer in _block(*width, config)]
         width = config.gene_decoder_hidden_sizes[-1]
         self.trunk = nn.Sequential(*blocks)
-        self.rate = nn.Linear(width, config.gene_dim)
+        self.rate = nn.Linear(width, _genes(config))
         self.log_size = nn.Linear(width, 1)
-        self.log_dispersion = nn.Parameter(torch.zeros(config.gene_dim))
+        self.log_dispersion = nn.Parameter(torch.zeros(_genes(config)))
 
     @property
     def dispersion(self) -> torch.Tensor:
@@ -84,29 +91,29 @@ class StateEmbeddingGeneDecoder(nn.Module):
 
     def __init__(self, config: StateTransitionConfig) -> None:
         super().__init__()
-        se = config.state_embedding_config
-        genes, latent = config.gene_dim, config.output_dim
+        se = cast(StateEmbeddingConfig, config.state_embedding_config)
+        genes = _genes(config)
         self.gene_table = nn.Embedding(genes, se.gene_embedding_dim)
         self.gene_table.weight.requires_grad_(False)
         self.gene_encoder = StateEmbeddingGeneEncoder(se)
         self.expression_decoder = StateEmbeddingExpressionDecoder(se)
-        self.read_depth = nn.Parameter(torch.empty(1))
-        self.gene_correction = nn.Sequential(nn.Linear(genes, 128), nn.Linear(128, genes))
-        self.cell_correction = nn.Sequential(
-            *_block(latent, 512, config), *_block(512, 512, config), nn.Linear(512, genes)
+        self.read_depth = nn.Parameter(torch.empty(()))
+        blocks = [layer for width in _widths(config) for layer in _block(*width, config)]
+        self.latent_decoder = nn.Sequential(*blocks, nn.Linear(config.gene_decoder_hidden_sizes[-1], genes))
+        self.gene_decoder_proj = nn.Sequential(
+            *_block(genes, 128, config)[:3], *_block(128, 128, config), nn.Linear(128, genes)
         )
-        self.output_dim = se.output_dim
+        self.cell_dim = se.output_dim
 
     def forward(self, cells: torch.Tensor) -> torch.Tensor:
-        sets, number, _ = cells.shape
-        flat = cells.reshape(sets * number, -1)
-        depth = self.read_depth.to(flat.dtype).expand(len(flat), 1)
-        # A cell: its embedding, the read depth, the embedding of its dataset.
-        features = torch.cat([flat[:, : self.output_dim], depth, flat[:, self.output_dim :]], dim=-1)
+        latent = cells.flatten(0, -2)
+        depth = self.read_depth.to(latent.dtype).expand(len(latent), 1)
+        # What the expression decoder knows of a cell: its embedding, the read depth, the embedding of its dataset.
+        known = torch.cat([latent[:, : self.cell_dim], depth, latent[:, self.cell_dim :]], dim=-1)
         genes = self.gene_encoder(self.gene_table.weight)
-        decoded = self.expression_decoder(genes.expand(len(flat), -1, -1), features)
-        decoded = decoded + self.gene_correction(decoded) + self.cell_correction(flat)
-        return F.relu(decoded).view(sets, number, -1)
+        decoded = self.expression_decoder(genes.expand(len(latent), -1, -1), known)
+        decoded = decoded + self.gene_decoder_proj(decoded) + self.latent_decoder(latent)
+        return F.relu(decoded).unflatten(0, cells.shape[:-1])
 
 
 _DECODERS: dict[str, type[nn.Module]] = {

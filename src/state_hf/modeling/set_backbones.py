@@ -17,7 +17,7 @@ from state_hf.configuration.state_transition import StateTransitionConfig
 class LlamaSetAttention(LlamaAttention):
     """Llama's attention without rotation: with every position 0 it would turn nothing, at 3 to 6 % of a step."""
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: torch.Tensor,
         position_embeddings: None = None,
@@ -58,12 +58,23 @@ class ZeroPositions(nn.Module):
         return torch.zeros((), device=position_ids.device)
 
 
+def _without_language(config: StateTransitionConfig) -> dict[str, Any]:
+    """What makes a language model one of sets: no tokens, no generation, and attention in both directions."""
+    return {
+        "vocab_size": 1,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "use_cache": False,
+        "is_causal": config.is_causal,
+        "attn_implementation": config._attn_implementation,
+    }
+
+
 class LlamaSetModel(LlamaModel):
     """Llama over a set of cells, which come as `inputs_embeds`."""
 
     def __init__(self, config: StateTransitionConfig) -> None:
         llama = LlamaConfig(
-            vocab_size=1,
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
             num_hidden_layers=config.num_hidden_layers,
@@ -74,11 +85,7 @@ class LlamaSetModel(LlamaModel):
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
             attention_dropout=config.attention_dropout,
             initializer_range=config.initializer_range,
-            is_causal=config.is_causal,
-            use_cache=False,
-            bos_token_id=None,
-            eos_token_id=None,
-            attn_implementation=config._attn_implementation,
+            **_without_language(config),
         )
         super().__init__(llama)
         self.embed_tokens = None  # type: ignore[assignment]
@@ -93,7 +100,6 @@ class GPT2SetModel(GPT2Model):
 
     def __init__(self, config: StateTransitionConfig) -> None:
         gpt2 = GPT2Config(
-            vocab_size=1,
             n_positions=1,
             n_embd=config.hidden_size,
             n_layer=config.num_hidden_layers,
@@ -104,11 +110,7 @@ class GPT2SetModel(GPT2Model):
             attn_pdrop=config.attention_dropout,
             layer_norm_epsilon=config.layer_norm_eps,
             initializer_range=config.initializer_range,
-            is_causal=config.is_causal,
-            use_cache=False,
-            bos_token_id=None,
-            eos_token_id=None,
-            attn_implementation=config._attn_implementation,
+            **_without_language(config),
         )
         super().__init__(gpt2)
         self.wte = None  # type: ignore[assignment]

@@ -1,9 +1,8 @@
 """State Transition (ST): a set of control cells and a perturbation in, the set of perturbed cells out."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,17 +14,14 @@ from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
-from transformers.utils.hub import cached_file
 
 from state_hf.configuration.state_transition import StateTransitionConfig
-from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 from state_hf.modeling.gene_decoders import NegativeBinomialGeneDecoder, StateEmbeddingGeneDecoder, make_gene_decoder
 from state_hf.modeling.losses import make_set_loss
 from state_hf.modeling.losses.negative_binomial import NegativeBinomialLoss
 from state_hf.modeling.losses.pairwise_distances import cell_weights, precise, without_padding
 from state_hf.modeling.set_backbones import make_set_backbone
-
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+from state_hf.modeling.vocabulary import VocabularyMixin
 
 
 @dataclass
@@ -108,15 +104,20 @@ class StateTransitionPerturbationEncoder(StateTransitionMLP):
 
     def encode_ids(self, ids: torch.Tensor, dose: torch.Tensor | None) -> torch.Tensor:
         """(sets, hidden_size) of ids (sets, combined), -1 where there is none, and doses (sets, combined)."""
-        first = self[0]
-        amount = (ids >= 0).to(first.weight.dtype)
-        if dose is not None:
-            amount = amount * dose
-        rows = F.embedding(ids.clamp(min=0), first.weight.t())
-        hidden = torch.einsum("sk,skh->sh", amount, rows) + first.bias
-        for layer in list(self)[1:]:
+        first, *rest = self
+        first = cast(nn.Linear, first)
+        hidden = _combined(first.weight.t(), ids, dose) + first.bias
+        for layer in rest:
             hidden = layer(hidden)
         return hidden
+
+
+def _combined(table: torch.Tensor, ids: torch.Tensor, dose: torch.Tensor | None) -> torch.Tensor:
+    """(sets, width). Sum of the rows that ids (sets, combined) name, times their doses; -1 names none."""
+    amount = (ids >= 0).to(table.dtype)
+    if dose is not None:
+        amount = amount * dose.to(table.dtype)
+    return torch.einsum("sk,skh->sh", amount, F.embedding(ids.clamp(min=0), table))
 
 
 class StateTransitionConfidenceHead(nn.Sequential):
@@ -125,7 +126,7 @@ class StateTransitionConfidenceHead(nn.Sequential):
     def __init__(self, config: StateTransitionConfig) -> None:
         widths = (config.hidden_size, config.hidden_size // 2, config.hidden_size // 4)
         modules: list[nn.Module] = []
-        for width, next_width in zip(widths, widths[1:], strict=False):
+        for width, next_width in pairwise(widths):
             modules += [
                 nn.Linear(width, next_width),
                 nn.LayerNorm(next_width, eps=config.layer_norm_eps),
@@ -135,7 +136,7 @@ class StateTransitionConfidenceHead(nn.Sequential):
         super().__init__(*modules, nn.Linear(widths[-1], 1), nn.ReLU())
 
 
-class StateTransitionPreTrainedModel(PreTrainedModel):
+class StateTransitionPreTrainedModel(VocabularyMixin, PreTrainedModel):
     """Weights: how they start, where they come from, what runs on them, and the names that belong to them."""
 
     config: StateTransitionConfig
@@ -151,13 +152,14 @@ class StateTransitionPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     # What an original checkpoint holds and never uses: the backbones' token and position tables, of which sets of
-    # cells have none, and the bottleneck where nothing is added before it.
+    # cells have none, the bottleneck where nothing is added before it, and most of a
+    # State Embedding model whose expression decoder is reused.
     _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
         r"backbone\.embed_tokens\.",
         r"backbone\.w[tp]e\.",
         r"bottleneck\.",
+        r"gene_decoder\.finetune\.",
     ]
-    _vocabulary: StateTransitionVocabulary | None = None
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -170,63 +172,6 @@ class StateTransitionPreTrainedModel(PreTrainedModel):
             init.zeros_(module.log_dispersion)
         elif isinstance(module, StateEmbeddingGeneDecoder):
             init.constant_(module.read_depth, 4.0)
-
-    @property
-    def vocabulary(self) -> StateTransitionVocabulary:
-        """Names of the perturbations, batches, cell types and genes. They are saved and loaded with the weights.
-
-        Raises:
-            ValueError: If the model has none, or one is set that does not fit its sizes.
-        """
-        vocabulary = self.base_model._vocabulary
-        if vocabulary is None:
-            raise ValueError(
-                f"The model {self.config.name_or_path!r} has no vocabulary ({StateTransitionVocabulary.FILE_NAME}). "
-                "Set `model.vocabulary = StateTransitionVocabulary(...)`."
-            )
-        return vocabulary
-
-    @vocabulary.setter
-    def vocabulary(self, vocabulary: StateTransitionVocabulary) -> None:
-        config = self.config
-        rows = config.num_perturbations or None
-        batches = config.num_batches if config.use_batch_encoder or config.use_batch_token else None
-        for name, size in (("perturbations", rows), ("batches", batches), ("genes", config.num_genes)):
-            named = len(getattr(vocabulary, name))
-            # Genes may stay unnamed: some original checkpoints do not say what theirs are.
-            if size is not None and named != size and not (name == "genes" and named == 0):
-                raise ValueError(f"The vocabulary names {named} {name}, but the model has {size}.")
-        self.base_model._vocabulary = vocabulary
-
-    @property
-    def has_vocabulary(self) -> bool:
-        """Whether the names of the model's perturbations are known."""
-        return self.base_model._vocabulary is not None
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Save weights, configuration and vocabulary. See `PreTrainedModel.save_pretrained`."""
-        if self.has_vocabulary and kwargs.get("is_main_process", True):
-            Path(save_directory).mkdir(parents=True, exist_ok=True)
-            self.vocabulary.save(save_directory)
-        super().save_pretrained(save_directory, *args, **kwargs)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load weights, configuration and vocabulary. See `PreTrainedModel.from_pretrained`."""
-        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        path = None
-        if pretrained_model_name_or_path is not None:
-            path = cached_file(
-                pretrained_model_name_or_path,
-                StateTransitionVocabulary.FILE_NAME,
-                _raise_exceptions_for_missing_entries=False,
-                **hub,
-            )
-        if path is not None:
-            model = loaded[0] if isinstance(loaded, tuple) else loaded
-            model.vocabulary = StateTransitionVocabulary.load(path)
-        return loaded
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoModel") -> None:
@@ -253,7 +198,7 @@ class StateTransitionModel(StateTransitionPreTrainedModel):
 
     def __init__(self, config: StateTransitionConfig) -> None:
         super().__init__(config)
-        width = config.hidden_size
+        width, output_dim = config.hidden_size, cast(int, config.output_dim)
         self.perturbation_encoder = StateTransitionPerturbationEncoder(config)
         self.perturbation_table = None
         if config.perturbation_features == "vectors" and config.num_perturbations:
@@ -268,12 +213,13 @@ class StateTransitionModel(StateTransitionPreTrainedModel):
         self.batch_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_batch_token else None
         self.confidence_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_confidence_token else None
         self.backbone = make_set_backbone(config)
-        self.output_projection = StateTransitionMLP(config, width, config.output_dim, config.num_decoder_layers)
+        self.output_projection = StateTransitionMLP(config, width, output_dim, config.num_decoder_layers)
         self.bottleneck = None
         if config.output_space == "all" and config.predict_residual:
-            narrow = config.output_dim // 8
             self.bottleneck = nn.Sequential(
-                nn.Linear(config.output_dim, narrow), ACT2FN[config.hidden_act], nn.Linear(narrow, config.output_dim)
+                nn.Linear(output_dim, output_dim // 8),
+                ACT2FN[config.hidden_act],
+                nn.Linear(output_dim // 8, output_dim),
             )
         self.post_init()
 
@@ -309,11 +255,8 @@ class StateTransitionModel(StateTransitionPreTrainedModel):
                     "This model reads perturbation_features and has no table of them (num_perturbations=0): "
                     "it cannot look up perturbation_ids."
                 )
-            amount = (ids >= 0).to(self.perturbation_table.weight.dtype)
-            amount = amount if dose is None else amount * dose
-            rows = self.perturbation_table(ids.clamp(min=0))
-            perturbation_features, dose = torch.einsum("sk,skd->sd", amount, rows), None
-        features = perturbation_features.to(self.perturbation_encoder[0].weight.dtype)
+            perturbation_features, dose = _combined(self.perturbation_table.weight, ids, dose), None
+        features = cast(torch.Tensor, perturbation_features).to(self.dtype)
         if features.shape[-1] != config.perturbation_dim:
             raise ValueError(
                 f"perturbation_features have the width {features.shape[-1]}, but the model reads "
@@ -359,11 +302,7 @@ class StateTransitionModel(StateTransitionPreTrainedModel):
                 f"control has the shape {tuple(control.shape)}, but this model reads sets x cells x "
                 f"{config.input_dim} features (of {config.feature_key!r})."
             )
-        weight = next(self.control_encoder.parameters())
-        control = control.to(weight.dtype)
-        if cell_mask is not None:
-            cell_mask = cell_mask.bool()
-            control = without_padding(control, cell_mask)
+        control = without_padding(control.to(self.dtype), cell_mask)
         encoded_control = self.control_encoder(control)
         hidden_states = encoded_control + self.encode_perturbation(perturbation_ids, perturbation_features, dose)
         if self.batch_embeddings is not None:
@@ -387,15 +326,13 @@ class StateTransitionModel(StateTransitionPreTrainedModel):
             attentions=backbone.attentions,
         )
 
-    def _run_backbone(self, cells: torch.Tensor, cell_mask: torch.Tensor | None, **kwargs: Any) -> ModelOutput:
+    def _run_backbone(self, cells: torch.Tensor, cell_mask: torch.Tensor | None, **kwargs: Any) -> Any:
         sets = len(cells)
-        parts, present = [cells], [cell_mask]
+        parts = [cells]
         if self.batch_token is not None:
             parts.insert(0, self.batch_token.expand(sets, -1, -1))
-            present.insert(0, None)
         if self.confidence_token is not None:
             parts.append(self.confidence_token.expand(sets, -1, -1))
-            present.append(None)
         tokens = torch.cat(parts, dim=1) if len(parts) > 1 else cells
         if self.config.mask_attention:
             # Each token is a sequence of its own.
@@ -404,12 +341,12 @@ class StateTransitionModel(StateTransitionPreTrainedModel):
             return output
         mask = position_ids = None
         if cell_mask is not None:
-            ones = cell_mask.new_ones(sets, 1)
-            mask = torch.cat([ones if part is None else part for part in present], dim=1)
+            specials = (int(self.batch_token is not None), int(self.confidence_token is not None))
+            mask = F.pad(cell_mask.long(), specials, value=1)
         if self.config.position_embedding_type == "rotary":
             # Padding takes no position.
-            count = torch.ones(tokens.shape[:2], device=tokens.device) if mask is None else mask
-            position_ids = (count.long().cumsum(dim=1) - 1).clamp(min=0)
+            counted = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device) if mask is None else mask
+            position_ids = (counted.cumsum(dim=1) - 1).clamp(min=0)
         return self.backbone(inputs_embeds=tokens, attention_mask=mask, position_ids=position_ids, **kwargs)
 
     def _project(
@@ -492,74 +429,71 @@ class StateTransitionForPerturbation(StateTransitionPreTrainedModel):
             result.batch_logits = self.batch_classifier(output.batch_hidden)
         if self.confidence_head is not None:
             result.confidence = self.confidence_head(output.confidence_hidden).squeeze(-1)
-        if target is not None:
-            self._add_losses(result, control, batch_ids, cell_mask, target, target_mask, target_expression)
-        return result
+        if target is None:
+            return result
 
-    def _add_losses(
-        self,
-        result: StateTransitionForPerturbationOutput,
-        control: torch.Tensor,
-        batch_ids: torch.Tensor | None,
-        cell_mask: torch.Tensor | None,
-        target: torch.Tensor,
-        target_mask: torch.Tensor | None,
-        target_expression: torch.Tensor | None,
-    ) -> None:
-        config = self.config
-        predicted = result.predicted_cells
         filled = _filled_sets(predicted, cell_mask) & _filled_sets(target, target_mask)
         set_losses = self.loss(predicted, target, cell_mask, target_mask)
         result.distribution_loss = _mean_over(set_losses, filled)
-        losses = [result.distribution_loss]
         if self.gene_decoder is not None and target_expression is not None:
-            result.expression_loss = self._expression_loss(
-                result, cell_mask, target, target_mask, target_expression, filled
+            expression_losses = self._expression_losses(
+                predicted, result.predicted_expression, cell_mask, target, target_mask, target_expression
             )
-            losses.append(config.decoder_weight * result.expression_loss)
-        if self.batch_classifier is not None:
-            if batch_ids is None:
-                raise ValueError("This model classifies the batch (use_batch_token): its loss needs batch_ids.")
-            labels = batch_ids[:, 0] if batch_ids.dim() == 2 else batch_ids
-            entropies = F.cross_entropy(precise(result.batch_logits), labels, reduction="none")
-            result.batch_loss = _mean_over(entropies, filled)
-            losses.append(config.batch_token_weight * result.batch_loss)
-        if self.confidence_head is not None:
-            errors = (
-                result.confidence.to(set_losses.dtype) - config.confidence_target_scale * set_losses.detach()
-            ).square()
-            result.confidence_loss = _mean_over(errors, filled)
-            losses.append(config.confidence_weight * result.confidence_loss)
-        if config.regularization:
-            changes = (precise(predicted) - precise(control)).abs().mean(dim=-1)
-            weights = cell_weights(predicted, cell_mask)
-            result.regularization_loss = _mean_over((changes.masked_fill(weights == 0, 0) * weights).sum(1), filled)
-            losses.append(config.regularization * result.regularization_loss)
-        result.loss = torch.stack(losses).sum()
+            result.expression_loss = _mean_over(expression_losses, filled)
+        if result.batch_logits is not None:
+            result.batch_loss = _mean_over(_batch_losses(result.batch_logits, batch_ids), filled)
+        if result.confidence is not None:
+            expected = self.config.confidence_target_scale * set_losses.detach()
+            result.confidence_loss = _mean_over((result.confidence.to(expected.dtype) - expected).square(), filled)
+        if self.config.regularization:
+            result.regularization_loss = _mean_over(_mean_change(predicted, control, cell_mask), filled)
+        result.loss = self._weighted_sum(result)
+        return result
 
-    def _expression_loss(
+    def _weighted_sum(self, result: StateTransitionForPerturbationOutput) -> torch.Tensor:
+        config = self.config
+        weighted = (
+            (1.0, result.distribution_loss),
+            (config.decoder_weight, result.expression_loss),
+            (config.batch_token_weight, result.batch_loss),
+            (config.confidence_weight, result.confidence_loss),
+            (config.regularization, result.regularization_loss),
+        )
+        return torch.stack([weight * loss for weight, loss in weighted if loss is not None]).sum()
+
+    def _expression_losses(
         self,
-        result: StateTransitionForPerturbationOutput,
+        predicted: torch.Tensor,
+        decoded: torch.Tensor | None,
         cell_mask: torch.Tensor | None,
         target: torch.Tensor,
         target_mask: torch.Tensor | None,
         target_expression: torch.Tensor,
-        filled: torch.Tensor,
     ) -> torch.Tensor:
-        decoded = result.predicted_expression
+        """(sets,). How far decoded expression is from that of the target's cells."""
+        decoder = cast(nn.Module, self.gene_decoder)
         if self.training and self.config.detach_decoder:
             # Real cells now and then: the decoder also learns where the predictions are yet to arrive.
             if torch.rand(()) < 0.1:
-                cells, cell_mask = target.to(result.predicted_cells.dtype), target_mask
+                decoded, cell_mask = decoder(target.to(predicted.dtype)), target_mask
             else:
-                cells = result.predicted_cells.detach()
-            decoded = self.gene_decoder(cells)
-        if isinstance(self.gene_decoder, NegativeBinomialGeneDecoder):
-            likelihood = NegativeBinomialLoss()
-            set_losses = likelihood(decoded, target_expression, self.gene_decoder.dispersion, cell_mask)
-        else:
-            set_losses = self.loss(decoded, target_expression, cell_mask, target_mask)
-        return _mean_over(set_losses, filled)
+                decoded = decoder(predicted.detach())
+        if isinstance(decoder, NegativeBinomialGeneDecoder):
+            return NegativeBinomialLoss()(decoded, target_expression, decoder.dispersion, cell_mask)
+        return self.loss(decoded, target_expression, cell_mask, target_mask)
+
+
+def _batch_losses(logits: torch.Tensor, batch_ids: torch.Tensor | None) -> torch.Tensor:
+    if batch_ids is None:
+        raise ValueError("This model classifies the batch (use_batch_token): its loss needs batch_ids.")
+    labels = batch_ids[:, 0] if batch_ids.dim() == 2 else batch_ids
+    return F.cross_entropy(precise(logits), labels, reduction="none")
+
+
+def _mean_change(predicted: torch.Tensor, control: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """(sets,). Mean absolute difference of prediction and control."""
+    changes = (precise(predicted, mask) - precise(control, mask)).abs().mean(dim=-1)
+    return (changes * cell_weights(predicted, mask)).sum(dim=1)
 
 
 def _filled_sets(cells: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -584,6 +518,11 @@ register_checkpoint_conversion_mapping(
         WeightRenaming("transformer_backbone", "backbone"),
         WeightRenaming("project_out", "output_projection"),
         WeightRenaming("final_down_then_up", "bottleneck"),
+        WeightRenaming(r"gene_decoder\.finetune\.model\.encoder\.0", "gene_decoder.gene_encoder.dense"),
+        WeightRenaming(r"gene_decoder\.finetune\.model\.encoder\.1", "gene_decoder.gene_encoder.layer_norm"),
+        WeightRenaming(r"gene_decoder\.binary_decoder\.0", "gene_decoder.expression_decoder.skip_blocks.0"),
+        WeightRenaming(r"gene_decoder\.binary_decoder\.1", "gene_decoder.expression_decoder.skip_blocks.1"),
+        WeightRenaming(r"gene_decoder\.binary_decoder\.2", "gene_decoder.expression_decoder.projection"),
         WeightRenaming(r"confidence_token\.confidence_projection", "confidence_head"),
         WeightRenaming(r"confidence_token\.confidence_token", "confidence_token"),
     ],

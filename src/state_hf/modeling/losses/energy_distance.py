@@ -102,7 +102,8 @@ class _EnergyDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, y: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         x_needs_gradient, y_needs_gradient, *_ = ctx.needs_input_grad
-        energies, pulls = [], []
+        energies: list[torch.Tensor] = []
+        pulls: list[torch.Tensor | None] = []
         for block in _blocks(x):
             between, within_x, within_y = _distance_matrices(x[block], y[block], a[block], b[block])
             energies.append(
@@ -118,7 +119,7 @@ class _EnergyDistance(torch.autograd.Function):
         return torch.cat(energies).to(a.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, y, b, *pulls = ctx.saved_tensors
         gradients = [torch.empty_like(z) if n else None for z, n in zip((x, y), ctx.needs_input_grad, strict=False)]
         for number, block in enumerate(_blocks(x)):

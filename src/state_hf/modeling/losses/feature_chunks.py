@@ -67,7 +67,7 @@ class FeatureChunksLoss(nn.Module):
     @property
     def citation(self) -> str:
         """BibTeX of the loss's paper."""
-        return self.loss.citation
+        return str(self.loss.citation)
 
 
 __all__ = ["FeatureChunksLoss"]

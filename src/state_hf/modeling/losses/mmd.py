@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from state_hf.modeling.losses.pairwise_distances import cell_weights, squared_norms, weighted_mean, precise
+from state_hf.modeling.losses.pairwise_distances import cell_weights, precise, squared_norms, weighted_mean
 
 _CITATION = """
 @article{gretton2012kernel,
@@ -138,7 +138,9 @@ class MultiKernelMMDLoss(nn.Module):
         scale = torch.einsum("bn,bnm,bm->b", a, matrices[0].detach(), b)
         # Sets that coincide have no scale; their discrepancy is 0 under any.
         scale = torch.where(scale > 0, scale, 1)[:, None, None]
-        kernels = [sum(torch.exp(-matrix / (scale * m)) for m in self.multipliers) for matrix in matrices]
+        kernels = [
+            torch.stack([torch.exp(-matrix / (scale * m)) for m in self.multipliers]).sum(dim=0) for matrix in matrices
+        ]
         return _discrepancy(kernels, weights)
 
     @property

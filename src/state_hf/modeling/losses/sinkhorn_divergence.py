@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from state_hf.modeling.losses.pairwise_distances import cell_weights, squared_norms, weighted_mean, precise
+from state_hf.modeling.losses.pairwise_distances import cell_weights, precise, squared_norms, weighted_mean
 
 # The logarithm of a padding cell's weight; finite, as minus infinity less itself is not a number.
 _NO_WEIGHT = -1e5

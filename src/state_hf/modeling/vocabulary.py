@@ -1,0 +1,80 @@
+"""Models that know the names of their perturbations, batches, cell types and genes."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers.utils.hub import cached_file
+
+from state_hf.configuration.state_transition import StateTransitionConfig
+from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
+
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+class VocabularyMixin:
+    """Keeps a vocabulary with a `PreTrainedModel`, and saves and loads it with the weights as `vocabulary.json`."""
+
+    config: StateTransitionConfig
+    base_model: Any
+    _vocabulary: StateTransitionVocabulary | None = None
+
+    @property
+    def has_vocabulary(self) -> bool:
+        """Whether the names of the model's perturbations are known."""
+        return self.base_model._vocabulary is not None
+
+    @property
+    def vocabulary(self) -> StateTransitionVocabulary:
+        """Names of the model's perturbations, batches, cell types and genes.
+
+        Raises:
+            ValueError: If the model has none, or one is set that does not fit its sizes.
+        """
+        vocabulary = self.base_model._vocabulary
+        if vocabulary is None:
+            raise ValueError(
+                f"The model {self.config.name_or_path!r} has no vocabulary ({StateTransitionVocabulary.FILE_NAME}). "
+                "Set `model.vocabulary = StateTransitionVocabulary(...)`."
+            )
+        return vocabulary
+
+    @vocabulary.setter
+    def vocabulary(self, vocabulary: StateTransitionVocabulary) -> None:
+        config = self.config
+        rows = config.num_perturbations or None
+        batches = config.num_batches if config.use_batch_encoder or config.use_batch_token else None
+        for name, size in (("perturbations", rows), ("batches", batches), ("genes", config.num_genes)):
+            named = len(getattr(vocabulary, name))
+            # Genes may stay unnamed: some original checkpoints do not say what theirs are.
+            if size is not None and named != size and not (name == "genes" and named == 0):
+                raise ValueError(f"The vocabulary names {named} {name}, but the model has {size}.")
+        self.base_model._vocabulary = vocabulary
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Save weights, configuration and vocabulary. See `PreTrainedModel.save_pretrained`."""
+        if self.has_vocabulary and kwargs.get("is_main_process", True):
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            self.vocabulary.save(save_directory)
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load weights, configuration and vocabulary. See `PreTrainedModel.from_pretrained`."""
+        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        path = None
+        if pretrained_model_name_or_path is not None:
+            path = cached_file(
+                pretrained_model_name_or_path,
+                StateTransitionVocabulary.FILE_NAME,
+                _raise_exceptions_for_missing_entries=False,
+                **hub,
+            )
+        if path is not None:
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            model.vocabulary = StateTransitionVocabulary.load(path)
+        return loaded
+
+
+__all__ = ["VocabularyMixin"]
