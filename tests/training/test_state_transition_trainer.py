@@ -186,7 +186,7 @@ if trainer.is_world_process_zero():
 
 
 def _command(script, *words, processes=1):
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"] if processes == 2 else []
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"] if processes == 2 else []
     return [sys.executable, *launch, str(script), *map(str, words)]
 
 
