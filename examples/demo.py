@@ -40,7 +40,7 @@ class DemoArguments:
         default=None, metadata={"help": "Column of obs that holds cell types. Default: the first usual name found."}
     )
     output_dir: str = field(default="demo", metadata={"help": "Folder for the results."})
-    max_steps: int = field(default=300, metadata={"help": "Training steps."})
+    max_steps: int = field(default=1600, metadata={"help": "Training steps."})
     training_cells: int = field(
         default=5000, metadata={"help": "Cells to train on, at most; the rest is embedded too."}
     )
@@ -116,11 +116,11 @@ def small_model(genes: int) -> StateEmbeddingForMaskedExpression:
         StateEmbeddingConfig(
             num_genes=genes,
             gene_embedding_dim=64,
-            hidden_size=96,
-            num_hidden_layers=3,
+            hidden_size=64,
+            num_hidden_layers=2,
             num_attention_heads=4,
-            intermediate_size=192,
-            output_dim=64,
+            intermediate_size=128,
+            output_dim=32,
             count_encoder_dim=64,
             max_position_embeddings=256,
             use_dataset_token=False,
@@ -145,18 +145,19 @@ def train(path: Path, folder: Path, arguments: DemoArguments) -> None:
         TrainingArguments(
             output_dir=str(folder / "training"),
             max_steps=arguments.max_steps,
-            per_device_train_batch_size=48,
+            per_device_train_batch_size=32,
             learning_rate=2e-3,
             warmup_steps=30,
             lr_scheduler_type="cosine",
-            logging_steps=25,
+            logging_steps=200,
             save_strategy="no",
+            dataloader_pin_memory=False,
             report_to="none",
             remove_unused_columns=False,
             seed=arguments.seed,
         ),
         train_dataset=Sentences(matrix, tokenizer, is_counts=is_counts),
-        data_collator=MaskedExpression(seen=96, targets=128, seed=arguments.seed),
+        data_collator=MaskedExpression(seen=64, targets=96, seed=arguments.seed),
     )
     trainer.train()
     model.save_pretrained(folder / "model")

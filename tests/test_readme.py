@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from state_hf import CellSentenceTokenizer, StateEmbeddingConfig, StateEmbeddingForMaskedExpression
+from state_hf import (
+    CellSentenceTokenizer,
+    StateEmbeddingConfig,
+    StateEmbeddingForMaskedExpression,
+    generate_screen,
+)
 from state_hf.cli import main
 
 README = Path(__file__).parents[1] / "README.md"
@@ -41,6 +46,17 @@ def files(tmp_path_factory):
     cells = anndata.AnnData(sp.csr_matrix(counts))
     cells.var_names, cells.obs_names = genes, [f"cell{number}" for number in range(20)]
     cells.write_h5ad(folder / "cells.h5ad")
+    screen = generate_screen(
+        num_cell_types=1,
+        num_perturbations=12,
+        num_genes=600,
+        cells_per_perturbation=200,
+        controls=600,
+        depth=10_000,
+        seed=0,
+    )
+    for first, name in enumerate(("predicted", "measured")):
+        screen[first::2].copy().write_h5ad(folder / f"{name}.h5ad")
     return folder
 
 

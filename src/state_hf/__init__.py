@@ -31,6 +31,11 @@ _EXPORTS = {
     "predict": "state_hf.pipelines.predict",
     "train": "state_hf.pipelines.train",
     "embed": "state_hf.pipelines.embed",
+    "differential_expression": "state_hf.pipelines.differential_expression",
+    "evaluate_predictions": "state_hf.pipelines.evaluate",
+    "metric_path": "state_hf.metrics.modules",
+    "write_evaluation_report": "state_hf.reporting.evaluation_report",
+    "load_profile": "state_hf.metrics.profiles",
     "CellEmbeddingPipeline": "state_hf.pipelines.cell_embedding",
 }
 

@@ -33,7 +33,7 @@ def test_a_saved_model_is_the_same_model(case, tmp_path):
 
 
 def test_a_sharded_model_is_the_same_model(case, tmp_path):
-    model, inputs = case
+    model, _ = case
     model.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     assert_close(type(model).from_pretrained(tmp_path).state_dict(), model.state_dict(), rtol=0, atol=0)
@@ -46,7 +46,8 @@ def test_half_precision_stays_half_and_close(case, dtype, tmp_path):
     half = type(model).from_pretrained(tmp_path, dtype=dtype)
     expected, got = run(model, inputs), run(half, inputs)
     assert got["cell_embedding"].dtype == dtype
-    assert_close(got["cell_embedding"].float(), expected["cell_embedding"], rtol=0, atol=0.03)
+    cosine = torch.cosine_similarity(got["cell_embedding"].float(), expected["cell_embedding"])
+    assert cosine.min() > 0.99
 
 
 def test_gradients_reach_every_trainable_weight(case):

@@ -236,6 +236,15 @@ def test_a_checkpoint_without_a_gene_table_takes_embeddings_and_refuses_ids(tmp_
         model(**sentences())
 
 
+def test_an_offloaded_model_is_the_same_model(tmp_path):
+    model = StateEmbeddingModel(state_embedding_config()).eval()
+    model.save_pretrained(tmp_path)
+    places = {name: "disk" for name, _ in model.named_children()}
+    loaded = StateEmbeddingModel.from_pretrained(tmp_path, device_map=places, offload_folder=tmp_path / "offload")
+    assert loaded.gene_table.weight.is_meta
+    assert_close(embed(loaded, **sentences()).embedding, embed(model, **sentences()).embedding, rtol=1e-5, atol=1e-5)
+
+
 def test_auto_classes(tmp_path):
     model = StateEmbeddingForMaskedExpression(state_embedding_config())
     model.save_pretrained(tmp_path)

@@ -94,5 +94,5 @@ def test_broken_values_name_the_data_and_the_cells(tiny_model):
     model, tokenizer = StateEmbeddingModel.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
     adata = make_cells(30)
     adata.X.data[-1] = np.nan
-    with open_cells(adata) as cells, pytest.raises(ValueError, match="Cells 20 to 29 of the AnnData object: .* NaN"):
+    with open_cells(adata) as cells, pytest.raises(ValueError, match=r"Cells 20 to 29 of the AnnData object: .* NaN"):
         embed_all(model, tokenizer, cells)

@@ -186,7 +186,10 @@ if trainer.is_world_process_zero():
 
 
 def _command(script, *words, processes=1):
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"] if processes == 2 else []
+    # With --cpu, accelerate launch starts one process whatever the number asked for; --multi_gpu starts them all, and
+    # the training arguments put them on the CPU.
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    launch = launch if processes == 2 else []
     return [sys.executable, *launch, str(script), *map(str, words)]
 
 

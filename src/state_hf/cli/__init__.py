@@ -13,6 +13,8 @@ _COMMANDS = {
     "train": "train a State Transition model on a screen, with baselines",
     "predict": "predict perturbed cells from control cells",
     "genes": "make the gene alias table of a model folder",
+    "evaluate": "score a prediction against measured cells",
+    "prep": "make or check a submission file of the Virtual Cell Challenge",
 }
 
 

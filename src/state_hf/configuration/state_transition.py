@@ -1,16 +1,12 @@
 """Configuration of the State Transition model (ST)."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from state_hf.configuration.auto_map import PortableConfigMixin
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
-
-if TYPE_CHECKING:
-    from transformers.models.gpt2.configuration_gpt2 import GPT2Config
-    from transformers.models.llama.configuration_llama import LlamaConfig
 
 
 @strict
@@ -185,51 +181,6 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
         if self.gene_decoder is not None:
             return self.gene_dim
         return None if self.output_space == "embedding" or self.feature_scale == "embedding" else self.output_dim
-
-    def backbone_config(self) -> "LlamaConfig | GPT2Config":
-        """Configuration of the backbone, as a model of transformers."""
-        # Their modules look into the Auto classes while they load, which may be loading themselves and import this one.
-        from transformers.models.gpt2.configuration_gpt2 import GPT2Config
-        from transformers.models.llama.configuration_llama import LlamaConfig
-
-        if self.backbone == "gpt2":
-            return GPT2Config(
-                vocab_size=1,
-                n_positions=1,
-                n_embd=self.hidden_size,
-                n_layer=self.num_hidden_layers,
-                n_head=self.num_attention_heads,
-                n_inner=self.intermediate_size,
-                resid_pdrop=self.backbone_dropout,
-                embd_pdrop=self.backbone_dropout,
-                attn_pdrop=self.attention_dropout,
-                layer_norm_epsilon=self.layer_norm_eps,
-                initializer_range=self.initializer_range,
-                is_causal=self.is_causal,
-                use_cache=False,
-                bos_token_id=None,
-                eos_token_id=None,
-                attn_implementation=self._attn_implementation,
-            )
-        return LlamaConfig(
-            vocab_size=1,
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size,
-            num_hidden_layers=self.num_hidden_layers,
-            num_attention_heads=self.num_attention_heads,
-            num_key_value_heads=self.num_key_value_heads,
-            head_dim=self.head_dim,
-            max_position_embeddings=self.cell_set_length + 2,
-            rms_norm_eps=self.rms_norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": self.rope_theta},
-            attention_dropout=self.attention_dropout,
-            initializer_range=self.initializer_range,
-            is_causal=self.is_causal,
-            use_cache=False,
-            bos_token_id=None,
-            eos_token_id=None,
-            attn_implementation=self._attn_implementation,
-        )
 
     def validate_architecture(self) -> None:
         """Check sizes and options against each other."""

@@ -17,9 +17,9 @@ import zarr
 from anndata.io import read_elem
 from scipy import sparse
 
-# A CSC matrix is read in windows of cells, each of which costs one pass over the whole matrix: 2**24 values are some
-# 400 MB while a window is built, and some 25 passes over a matrix of 200,000 cells.
-_CSC_WINDOW_VALUES = 2**24
+# A CSC matrix is read in windows of cells, each of which costs one pass over the whole matrix: 2**23 values are some
+# 400 MB while a window is built, and some 40 passes over a matrix of 200,000 cells.
+_CSC_WINDOW_VALUES = 2**23
 _CSC_READ_VALUES = 2**22
 
 
@@ -72,6 +72,7 @@ class _CscRows(_Rows):
         return max(stop, int(np.searchsorted(self.row_ends, before + _CSC_WINDOW_VALUES, side="right")))
 
     def _load(self, start: int, stop: int) -> None:
+        self.window, self.values = (0, 0), sparse.csr_matrix((0, self.shape[1]))  # room for the next one
         all_rows, all_columns, all_values = [], [], []
         for first, rows in self._pieces():
             inside = np.flatnonzero((rows >= start) & (rows < stop))

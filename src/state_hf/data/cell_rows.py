@@ -26,6 +26,13 @@ def _scatter(values, columns, starts, stops, out):
             out[row, columns[place]] = values[place]
 
 
+def _compilable(values: np.ndarray) -> np.ndarray:
+    """The same numbers in a type that compiled loops read: native byte order, and no half precision."""
+    if values.dtype.isnative and values.dtype != np.float16:
+        return values
+    return values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class RowBlock:
     """Some cells of a matrix in memory, dense or sparse.
@@ -81,7 +88,8 @@ class _CsrInFile:
     def read(self, rows: np.ndarray) -> RowBlock:
         starts, stops = self.indptr[rows], self.indptr[rows + 1]
         run_starts, run_stops, places = join_ranges(starts, stops, self.gap)
-        columns, values = self.columns.read(run_starts, run_stops), self.values.read(run_starts, run_stops)
+        columns = _compilable(self.columns.read(run_starts, run_stops))
+        values = _compilable(self.values.read(run_starts, run_stops))
         return RowBlock(self.place, rows, values, columns, places, places + stops - starts, self.shape[1])
 
 
@@ -97,10 +105,11 @@ class _DenseInFile:
 class _CsrInMemory:
     def __init__(self, place: str, matrix: sparse.csr_matrix | sparse.csr_array) -> None:
         self.place, self.matrix, self.shape = place, matrix, matrix.shape
+        self.values = _compilable(matrix.data)
 
     def read(self, rows: np.ndarray) -> RowBlock:
         matrix, starts, stops = self.matrix, self.matrix.indptr[rows], self.matrix.indptr[rows + 1]
-        return RowBlock(self.place, rows, matrix.data, matrix.indices, starts, stops, self.shape[1])
+        return RowBlock(self.place, rows, self.values, matrix.indices, starts, stops, self.shape[1])
 
 
 class _DenseInMemory:

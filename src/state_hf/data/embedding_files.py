@@ -1,6 +1,7 @@
 """Writes an embedding as .h5ad, .zarr, .npy or .parquet, block by block, and reads back how it was made."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -59,7 +60,11 @@ def _temporary(path: Path) -> Iterator[Path]:
     except BaseException:
         remove_output(temporary)
         raise
-    if path.is_dir():
+    if temporary.is_file():
+        # The blocks that it was made of are deleted next, so it has to be on the disk, not on its way there.
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+    elif path.is_dir():
         shutil.rmtree(path)
     temporary.replace(path)
 

@@ -5,6 +5,8 @@ ones are decoded chunk by chunk through h5py.
 """
 
 import os
+import re
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -12,6 +14,9 @@ import numpy as np
 
 # Reading this much for nothing is cheaper than a second call.
 _GAP_BYTES = 2**13
+# A disk fetches about so much in the time that one more piece elsewhere takes it.
+_SEEK_BYTES = 2**17
+_SWEEP_BYTES = 2**20
 
 
 def join_ranges(starts: np.ndarray, stops: np.ndarray, gap: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -34,6 +39,13 @@ def join_ranges(starts: np.ndarray, stops: np.ndarray, gap: int) -> tuple[np.nda
     return run_starts, run_stops, offsets[run] + starts - run_starts[run]
 
 
+def _free_memory() -> int:
+    """Bytes that the system can give without swapping, page cache included; 0 where it does not tell."""
+    table = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", table.read_text()) if table.exists() else None
+    return int(found[1]) * 1024 if found else 0
+
+
 class HDF5Items:
     """Items along the first axis of an HDF5 dataset: values of a vector, or rows of a matrix.
 
@@ -52,6 +64,7 @@ class HDF5Items:
         self.gap = max(1, _GAP_BYTES // max(1, self._item_bytes))
         if self._addresses is None and dataset.chunks:
             self.gap = dataset.chunks[0]  # chunks are decoded as a whole
+        self._pieces_read, self._swept = 0, False
         self._descriptor = dataset.file.id.get_vfd_handle() if self._addresses is not None else -1
 
     def _find_chunks(self) -> tuple[np.ndarray | None, int]:
@@ -103,12 +116,30 @@ class HDF5Items:
         places = addresses[chunk] + (piece_starts - chunk * self._chunk_items) * self._item_bytes
         return places.tolist(), ((piece_stops - piece_starts) * self._item_bytes).tolist()
 
+    def _announce(self, addresses: np.ndarray, places: list[int], sizes: list[int]) -> None:
+        """Has the kernel fetch the next pieces, all at once, in the order that suits the disk.
+
+        Once so many pieces have been read that a slow disk could have swept the whole dataset in the time, it is swept,
+        if half of the free memory holds it: from then on everything comes from the kernel's cache.
+        """
+        for place, size in zip(places, sizes, strict=True):
+            os.posix_fadvise(self._descriptor, place, size, os.POSIX_FADV_WILLNEED)
+        self._pieces_read += len(places)
+        total = self._shape[0] * self._item_bytes
+        if self._swept or self._pieces_read * _SEEK_BYTES < total:
+            return
+        self._swept = True
+        if total < _free_memory() / 2:
+            chunk_bytes = min(self._chunk_items * self._item_bytes, total)
+            for address in addresses.tolist():
+                for offset in range(0, chunk_bytes, _SWEEP_BYTES):
+                    size = min(_SWEEP_BYTES, chunk_bytes - offset)
+                    os.posix_fadvise(self._descriptor, address + offset, size, os.POSIX_FADV_WILLNEED)
+
     def _read_bytes(self, addresses: np.ndarray, starts: np.ndarray, stops: np.ndarray, items: np.ndarray) -> None:
         places, sizes = self._pieces(addresses, starts, stops)
         if hasattr(os, "posix_fadvise"):
-            # The kernel then fetches all of them at once, in the order that suits the disk.
-            for place, size in zip(places, sizes, strict=True):
-                os.posix_fadvise(self._descriptor, place, size, os.POSIX_FADV_WILLNEED)
+            self._announce(addresses, places, sizes)
         view, done = items.reshape(-1).view(np.uint8).data, 0
         for place, size in zip(places, sizes, strict=True):
             if os.preadv(self._descriptor, [view[done : done + size]], place) != size:

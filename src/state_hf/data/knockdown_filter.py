@@ -55,26 +55,21 @@ def filter_knockdown(
         control: The control's index in `names`.
         thresholds: The thresholds.
     """
-    is_control = codes == control
+    is_target = np.arange(len(names)) != control
     sizes = np.bincount(codes, minlength=len(names))
-    sums = np.bincount(codes, weights=np.where(is_control, 0.0, own_expression), minlength=len(names))
-    no_gene = np.isnan(control_means)
-    no_gene[control] = False
-    # As close to zero as NumPy's isclose takes for zero, cell-load's test.
-    unexpressed = ~no_gene & (control_means <= 1e-8)
-    unexpressed[control] = False
-    reference = np.where(no_gene | unexpressed, 1.0, control_means)
-    residual = sums / np.maximum(sizes, 1) / reference
-    weak = ~no_gene & ~unexpressed & ~(residual < thresholds.residual_expression)
-    weak[control] = False
+    no_gene = is_target & np.isnan(control_means)
+    # As close to zero as NumPy's isclose takes for zero, which is cell-load's test.
+    unexpressed = is_target & ~no_gene & (control_means <= 1e-8)
+    measured = is_target & ~no_gene & ~unexpressed
+    residual = own_expression / np.where(measured, control_means, 1.0)[codes]
+    average = np.bincount(codes, weights=residual, minlength=len(names)) / np.maximum(sizes, 1)
+    weak = measured & ~(average < thresholds.residual_expression)
 
     kept = ~(no_gene | unexpressed | weak)[codes]
-    cell_residual = own_expression / reference[codes]
-    escaped = kept & ~is_control & ~(cell_residual < thresholds.cell_residual_expression)
+    escaped = kept & is_target[codes] & ~(residual < thresholds.cell_residual_expression)
     kept &= ~escaped
     left = np.bincount(codes[kept], minlength=len(names))
-    few = (left < thresholds.min_cells) & (sizes > 0) & ~(no_gene | unexpressed | weak)
-    few[control] = False
+    few = measured & ~weak & (sizes > 0) & (left < thresholds.min_cells)
     too_few = kept & few[codes]
     kept &= ~too_few
 

@@ -172,6 +172,9 @@ def _as_mapping(sources: Sources | Mapping[str, Sources]) -> dict[str, list[Sour
     listed: dict[str, list[Source]] = {}
     for dataset, entry in sources.items():
         entries = [entry] if isinstance(entry, str | Path | anndata.AnnData) else list(entry)
+        for item in entries:
+            if isinstance(item, anndata.AnnData) and item.isbacked:
+                raise ValueError(f"an AnnData object backed by {item.filename}: give the file's path instead")
         listed[dataset] = [item if isinstance(item, anndata.AnnData) else Path(item) for item in entries]
         if not listed[dataset]:
             raise ValueError(f"dataset {dataset!r} has no files")
@@ -192,13 +195,13 @@ def _refuse_same_file_twice(listed: Mapping[str, Sequence[Source]]) -> None:
             seen[key] = dataset
 
 
-def _vocabulary(kind: str, found: Mapping[str, set[str]], given: Sequence[str] | None) -> list[str]:
+def _vocabulary(kind: str, found: Sequence[tuple[str, set[str]]], given: Sequence[str] | None) -> list[str]:
     """The given names, or those found, sorted by code point (the order that cell-load's maps have)."""
     if given is None:
-        return sorted(set().union(*found.values()))
+        return sorted(set().union(*(labels for _, labels in found)))
     names = list(given)
     known = set(names)
-    for place, labels in found.items():
+    for place, labels in found:
         for label in sorted(labels):
             if label not in known:
                 raise ValueError(
@@ -246,11 +249,11 @@ def open_screens(
             name = "the AnnData object" if isinstance(source, anndata.AnnData) else str(source)
             read.append((dataset, source, name, _read_labels(source, keys, name)))
     given = {"perturbation": perturbations, "cell type": cell_types, "batch": batches}
-    found: dict[str, dict[str, set[str]]] = {kind: {} for kind in given}
+    found: dict[str, list[tuple[str, set[str]]]] = {kind: [] for kind in given}
     for _, _, name, labels in read:
         for kind, (codes, texts) in labels.items():
-            found[kind][name] = {texts[code] for code in np.unique(codes)}
-    for name, labels_found in found["perturbation"].items():
+            found[kind].append((name, {texts[code] for code in np.unique(codes)}))
+    for name, labels_found in found["perturbation"]:
         if control not in labels_found:
             raise ValueError(
                 f"obs[{perturbation_key!r}] of {name} has no cell labelled {control!r}, the control; "

@@ -1,9 +1,13 @@
 """Files that are there whole or not at all."""
 
+import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -14,6 +18,9 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file to write; what has its name stays until the new file is complete.
+
+    Raises:
+        OSError: The file cannot be written; if because the disk is full, the message says so.
     """
     temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
     try:
@@ -21,5 +28,19 @@ def written_whole(path: Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        number = _error_number(error)
+        if number not in _DISK_FULL:
+            raise
+        message = "The disk is full, so the file was not written: make room and run again"
+        raise OSError(number, message, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _error_number(error: OSError | RuntimeError) -> int | None:
+    """The system's number; HDF5 gives it in its text only, and as a RuntimeError where a file is closed."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = re.search(r"errno = (\d+)", str(error))
+    return int(found[1]) if found else None

@@ -80,6 +80,20 @@ class StateEmbeddingForMaskedExpressionOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
+class StateEmbeddingSpecialTokens(nn.Module):
+    """The learned embeddings of `[CLS]` and of the dataset token, which are not in the gene table."""
+
+    def __init__(self, config: StateEmbeddingConfig) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.empty(1, config.gene_embedding_dim))
+        self.dataset_token = (
+            nn.Parameter(torch.empty(1, config.gene_embedding_dim)) if config.use_dataset_token else None
+        )
+
+    def forward(self) -> list[torch.Tensor]:
+        return [token for token in (self.cls_token, self.dataset_token) if token is not None]
+
+
 class StateEmbeddingGeneEncoder(nn.Module):
     """Projects protein language model embeddings of genes to the width of the encoder."""
 
@@ -103,7 +117,8 @@ class StateEmbeddingExpressionEncoder(nn.Module):
 
     def forward(self, expression: torch.Tensor) -> torch.Tensor:
         hidden = F.leaky_relu(self.dense(expression.to(self.dense.weight.dtype).unsqueeze(-1)))
-        return self.bin_projection(hidden).softmax(dim=-1) @ self.bin_embeddings.weight
+        bins = torch.arange(self.bin_embeddings.num_embeddings, device=hidden.device)
+        return self.bin_projection(hidden).softmax(dim=-1) @ self.bin_embeddings(bins)
 
 
 class StateEmbeddingAttention(nn.Module):
@@ -276,7 +291,7 @@ class StateEmbeddingPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, StateEmbeddingModel):
+        if isinstance(module, StateEmbeddingSpecialTokens):
             init.normal_(module.cls_token)
             if module.dataset_token is not None:
                 init.normal_(module.dataset_token)
@@ -325,14 +340,11 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
         self.gene_table = nn.Embedding(config.num_genes, config.gene_embedding_dim)
         self.gene_table.weight.requires_grad_(config.train_gene_table)
         self.has_gene_table = True
-        self.cls_token = nn.Parameter(torch.empty(1, config.gene_embedding_dim))
+        self.special_tokens = StateEmbeddingSpecialTokens(config)
         self.gene_encoder = StateEmbeddingGeneEncoder(config)
         self.expression_encoder = StateEmbeddingExpressionEncoder(config)
         self.encoder = StateEmbeddingEncoder(config)
         self.token_decoder = StateEmbeddingTokenDecoder(config)
-        self.dataset_token = (
-            nn.Parameter(torch.empty(1, config.gene_embedding_dim)) if config.use_dataset_token else None
-        )
         self.dataset_embedder = (
             nn.Linear(config.output_dim, config.dataset_embedding_dim) if config.use_dataset_token else None
         )
@@ -345,7 +357,7 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
         return super().train(mode)
 
     @torch.compiler.disable
-    def _all_gene_features(self) -> torch.Tensor:
+    def _all_gene_features(self, device: torch.device) -> torch.Tensor:
         """(num_genes, hidden_size). The gene encoder's output for the whole table, computed once for given weights."""
         if torch.is_grad_enabled():
             return self.gene_encoder(F.normalize(self.gene_table.weight, dim=-1))
@@ -353,8 +365,10 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
         # A tensor made in inference mode has no version counter; it cannot be changed in place outside of it, either.
         state = [(p.data_ptr(), p.dtype, p.device, 0 if p.is_inference() else p._version) for p in parameters]
         if self._gene_features_cache is None or self._gene_features_cache[0] != state:
-            # Blocks of rows: a normalised copy of the whole table would double the memory that the table takes.
-            blocks = self.gene_table.weight.split(4096)
+            # Looked up, in blocks: an offloaded table is only there in its own forward pass, and a normalised copy of
+            # the whole table would double the memory that it takes.
+            ids = torch.arange(self.config.num_genes, device=device)
+            blocks = [self.gene_table(block) for block in ids.split(4096)]
             features = torch.cat([self.gene_encoder(F.normalize(block, dim=-1)) for block in blocks])
             self._gene_features_cache = (state, features)
         return self._gene_features_cache[1]
@@ -371,11 +385,9 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
         if torch.is_grad_enabled() and genes.numel() < self.config.num_genes:
             tokens = self.gene_encoder(F.normalize(self.gene_table(genes), dim=-1))
         else:
-            tokens = F.embedding(genes, self._all_gene_features())
-        special = [self.gene_encoder(self.cls_token).expand(len(tokens), 1, -1), tokens]
-        if self.dataset_token is not None:
-            special.append(self.gene_encoder(self.dataset_token).expand(len(tokens), 1, -1))
-        return torch.cat(special, dim=1)
+            tokens = F.embedding(genes, self._all_gene_features(genes.device))
+        cls, *dataset = [self.gene_encoder(token).expand(len(tokens), 1, -1) for token in self.special_tokens()]
+        return torch.cat([cls, tokens, *dataset], dim=1)
 
     @capture_outputs
     def forward(
@@ -413,7 +425,7 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
         if input_ids is not None and inputs_embeds is None:
             hidden_states = self._embed_sentence(input_ids)
         elif inputs_embeds is not None and input_ids is None:
-            hidden_states = self.gene_encoder(inputs_embeds.to(self.cls_token.dtype))
+            hidden_states = self.gene_encoder(inputs_embeds.to(self.dtype))
         else:
             raise ValueError("Give either input_ids or inputs_embeds.")
         hidden_states = hidden_states * math.sqrt(self.config.hidden_size)
@@ -422,7 +434,7 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
 
         padding_mask = self._padding_mask(attention_mask, hidden_states)
         mask = create_bidirectional_mask(self.config, hidden_states, padding_mask)
-        special_positions = [0, hidden_states.shape[1] - 1] if self.dataset_token is not None else [0]
+        special_positions = [0, hidden_states.shape[1] - 1] if self.config.use_dataset_token else [0]
         # Flash and flex attention take masks whose query rows cannot be picked.
         can_pick = self.config._attn_implementation in ("eager", "sdpa")
         last_layer_positions = special_positions if can_pick and not output_genes else None
@@ -431,7 +443,7 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
             hidden_states = hidden_states[:, special_positions]
 
         decoded = self.token_decoder(hidden_states)
-        dataset_hidden = decoded[:, -1] if self.dataset_token is not None else None
+        dataset_hidden = decoded[:, -1] if self.config.use_dataset_token else None
         return StateEmbeddingOutput(
             cell_embedding=F.normalize(decoded[:, 0], dim=-1),
             dataset_embedding=None if self.dataset_embedder is None else self.dataset_embedder(dataset_hidden),
@@ -440,7 +452,7 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
         )
 
     def _add_expression(self, hidden_states: torch.Tensor, expression: torch.Tensor) -> torch.Tensor:
-        sentence = hidden_states.shape[1] - (self.dataset_token is not None)
+        sentence = hidden_states.shape[1] - self.config.use_dataset_token
         if expression.shape != (len(hidden_states), sentence):
             raise ValueError(
                 f"expression has the shape {tuple(expression.shape)}, but the sentences have "
@@ -455,7 +467,7 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
         if mask.dim() == 3:
             mask = mask.any(dim=-1)
         missing = hidden_states.shape[1] - mask.shape[1]
-        if mask.dim() != 2 or missing not in (0, int(self.dataset_token is not None)):
+        if mask.dim() != 2 or missing not in (0, int(self.config.use_dataset_token)):
             raise ValueError(
                 f"attention_mask has the shape {tuple(mask.shape)}, but the sentences have "
                 f"{hidden_states.shape[0]} cells x {hidden_states.shape[1]} tokens."
@@ -591,6 +603,8 @@ register_checkpoint_conversion_mapping(
         PrefixChange(prefix_to_remove="_orig_mod", model_prefix="binary_decoder"),
         PrefixChange(prefix_to_remove="_orig_mod", model_prefix="decoder"),
         WeightRenaming("pe_embedding", "gene_table"),
+        WeightRenaming("cls_token", "special_tokens.cls_token"),
+        WeightRenaming("dataset_token", "special_tokens.dataset_token"),
         WeightRenaming(r"(?<!\w)encoder\.0", "gene_encoder.dense"),
         WeightRenaming(r"(?<!\w)encoder\.1", "gene_encoder.layer_norm"),
         WeightRenaming(r"count_encoder\.0", "expression_encoder.dense"),

@@ -13,8 +13,6 @@ from transformers.activations import ACT2FN
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_utils import PreTrainedModel
-from transformers.models.gpt2.modeling_gpt2 import GPT2Model
-from transformers.models.llama.modeling_llama import LlamaModel
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.hub import cached_file
@@ -25,6 +23,7 @@ from state_hf.modeling.gene_decoders import NegativeBinomialGeneDecoder, StateEm
 from state_hf.modeling.losses import make_set_loss
 from state_hf.modeling.losses.negative_binomial import NegativeBinomialLoss
 from state_hf.modeling.losses.pairwise_distances import cell_weights, precise, without_padding
+from state_hf.modeling.set_backbones import make_set_backbone
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -134,21 +133,6 @@ class StateTransitionConfidenceHead(nn.Sequential):
                 nn.Dropout(config.dropout),
             ]
         super().__init__(*modules, nn.Linear(widths[-1], 1), nn.ReLU())
-
-
-class NoPositions(nn.Module):
-    """Stands in for a backbone's positions where a set has no order: rotation by 0 for Llama, adding 0 for GPT-2."""
-
-    def __init__(self, config: StateTransitionConfig) -> None:
-        super().__init__()
-        self.head_dim = config.head_dim
-        self.backbone = config.backbone
-
-    def forward(self, x: torch.Tensor, position_ids: torch.Tensor | None = None) -> Any:
-        if self.backbone == "gpt2":
-            return x.new_zeros((), dtype=torch.float32)
-        cosine = x.new_ones(1, 1, self.head_dim)
-        return cosine, torch.zeros_like(cosine)
 
 
 class StateTransitionPreTrainedModel(PreTrainedModel):
@@ -283,7 +267,7 @@ class StateTransitionModel(StateTransitionPreTrainedModel):
         self.batch_embeddings = nn.Embedding(config.num_batches, width) if config.use_batch_encoder else None
         self.batch_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_batch_token else None
         self.confidence_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_confidence_token else None
-        self.backbone = self._make_backbone(config)
+        self.backbone = make_set_backbone(config)
         self.output_projection = StateTransitionMLP(config, width, config.output_dim, config.num_decoder_layers)
         self.bottleneck = None
         if config.output_space == "all" and config.predict_residual:
@@ -292,18 +276,6 @@ class StateTransitionModel(StateTransitionPreTrainedModel):
                 nn.Linear(config.output_dim, narrow), ACT2FN[config.hidden_act], nn.Linear(narrow, config.output_dim)
             )
         self.post_init()
-
-    @staticmethod
-    def _make_backbone(config: StateTransitionConfig) -> PreTrainedModel:
-        if config.backbone == "gpt2":
-            backbone = GPT2Model(config.backbone_config())
-            backbone.wte, backbone.wpe = None, NoPositions(config)
-            return backbone
-        backbone = LlamaModel(config.backbone_config())
-        backbone.embed_tokens = None
-        if config.position_embedding_type == "none":
-            backbone.rotary_emb = NoPositions(config)
-        return backbone
 
     def get_input_embeddings(self) -> nn.Module:
         """The module whose output a frozen model must give a gradient to, e.g. for adapters under checkpointing."""

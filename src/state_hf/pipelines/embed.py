@@ -226,9 +226,10 @@ def _take_up(run: _Run, task: EmbeddingTask, output: Path) -> None:
     """Find out whether an earlier run can be continued, or throw it away."""
     folder = _partial_folder(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    if run.overwrite and folder.exists():
+    # Killed at its very end, a run leaves both its output and its blocks.
+    if folder.exists() and (run.overwrite or output.exists()):
         shutil.rmtree(folder)
-    elif run.resume and output.exists():
+    if run.resume and output.exists():
         changed = different_settings(read_record(output, run.key), task.settings)
         if changed:
             raise ValueError(

@@ -1,5 +1,7 @@
 """From raw counts to what State Transition trains on: normalised, logged, variable genes named, knock-downs checked."""
 
+import errno
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,8 +20,6 @@ from state_hf.data.highly_variable import GeneMoments, rank_variable_genes
 from state_hf.data.knockdown_filter import KnockdownFilter, filter_knockdown
 from state_hf.data.perturbation_screens import nearest, open_screens
 from state_hf.data.whole_files import written_whole
-
-logger = logging.get_logger(__name__)
 
 HVG_SLOT = "X_hvg"
 _BLOCK_BYTES = 2**26
@@ -135,6 +135,7 @@ def preprocess(
             **({f"knockdown_{name}": value for name, value in asdict(knockdown).items()} if knockdown else {}),
         }
         uns = {HVG_SLOT: {"var_names": names[columns]}, "log1p": {}, "preprocess": record}
+        _check_space(output, chosen, len(columns), counts=keep_counts)
         with written_whole(output) as temporary:
             left_out = _write(temporary, source, chosen, var, columns, uns, counts=keep_counts)
     return PreprocessReport(cells.num_cells, int(kept.sum()), dropped, total, names[columns].tolist(), left_out)
@@ -299,6 +300,15 @@ def _rank(kept: _Kept, num_variable_genes: int) -> pd.DataFrame:
         block.data = np.expm1(block.data)
         moments.add(block)
     return rank_variable_genes(moments.mean, moments.variance, num_genes=num_variable_genes)
+
+
+def _check_space(output: Path, kept: _Kept, num_variable_genes: int, *, counts: bool) -> None:
+    """Refuses to begin what the disk cannot hold; HDF5 itself may not survive a full disk."""
+    values = int(kept.lengths[kept.kept].sum()) * (1 + counts)
+    needed, free = 8 * values + 4 * int(kept.kept.sum()) * num_variable_genes, shutil.disk_usage(output.parent).free
+    if needed > free:
+        message = f"The disk is full: {needed / 1e9:.1f} GB are needed, and {free / 1e9:.1f} GB are free"
+        raise OSError(errno.ENOSPC, message, str(output))
 
 
 class _CsrWriter:

@@ -1,13 +1,13 @@
-"""This process among those that `accelerate launch` started, or alone."""
+"""This process among those that were launched together, or alone."""
 
 import datetime
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from accelerate import PartialState
+from accelerate.utils.environment import get_cpu_distributed_information
 
 Item = TypeVar("Item")
 
@@ -45,17 +45,26 @@ class Processes:
 
 
 def join_processes(device: str | torch.device | None) -> Processes:
-    """Find this process' place, and its device.
+    """Find this process' place among those of its launcher (accelerate, torchrun, mpirun), and its device.
 
     Args:
         device: As the user named it; None for this process' accelerator (CUDA, then MPS), or else the CPU.
+
+    Raises:
+        ValueError: accelerate was set up for one process before, in a process that is one of several.
     """
-    if "LOCAL_RANK" in os.environ or torch.distributed.is_initialized():
-        state = PartialState(cpu=device is not None and torch.device(device).type == "cpu", timeout=_PATIENCE)
-        chosen = state.device if device is None or str(device) == state.device.type else torch.device(device)
-        return Processes(state.process_index, state.num_processes, chosen)
-    # PartialState is left alone: what it finds here would bind a Trainer that the user makes later.
-    if device is None:
-        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        device = accelerator or "cpu"
-    return Processes(0, 1, torch.device(device))
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    wanted = torch.device(device or accelerator or "cpu")
+    launched = get_cpu_distributed_information().world_size
+    if launched == 1 and not torch.distributed.is_initialized():
+        # PartialState is left alone: what it finds here would bind a Trainer that the user makes later.
+        return Processes(0, 1, wanted)
+    state = PartialState(cpu=wanted.type == "cpu", timeout=_PATIENCE)
+    if state.num_processes < launched:
+        raise ValueError(
+            f"This is one of {launched} processes, but accelerate takes it for one of {state.num_processes}: "
+            "make no Accelerator or PartialState before, or make it with cpu=True for the CPU."
+        )
+    # "cuda" is every process' own GPU; "cuda:1" is what it says.
+    own = state.device if wanted.index is None and wanted.type == state.device.type else wanted
+    return Processes(state.process_index, state.num_processes, own)

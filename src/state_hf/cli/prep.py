@@ -1,0 +1,96 @@
+"""Make the submission file of the Virtual Cell Challenge 2025, or check that of 2026.
+
+state-hf prep predictions.h5ad --genes gene_names.csv
+state-hf prep predictions.h5ad --genes gene_names.csv --rules 2026
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from anndata import AnnData
+
+from state_hf.pipelines.reading import open_cells
+from state_hf.pipelines.submission import (
+    GENES_2025,
+    GENES_2026,
+    check_counts_submission,
+    plan_submission,
+    read_gene_list,
+    write_submission,
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("prediction", type=Path, help="predicted cells (.h5ad)")
+    parser.add_argument("--genes", type=Path, required=True, help="the challenge's gene list: a CSV without header")
+    parser.add_argument(
+        "--rules",
+        choices=("2025", "2026"),
+        default="2025",
+        help="2025 writes a .prep.vcc file of log-normalised values; 2026 checks raw counts (default: 2025)",
+    )
+    parser.add_argument("--output", type=Path, help="file to write (default: the input's name with .prep.vcc)")
+    parser.add_argument(
+        "--pert-col", default="target_gene", help="obs column of the perturbations (default: target_gene)"
+    )
+    parser.add_argument("--control", default="non-targeting", help="label of the controls (default: non-targeting)")
+    parser.add_argument("--context-col", help="obs column of the cell types, if the file shall have one (2025)")
+    parser.add_argument("--keep-scale", action="store_true", help="write integers as they are: no normalisation (2025)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check, and for 2025 write, the submission."""
+    genes = read_gene_list(arguments.genes)
+    expected = GENES_2025 if arguments.rules == "2025" else GENES_2026
+    if len(genes) != expected:
+        print(f"warning: {arguments.genes} lists {len(genes):,} genes, the challenge has {expected:,}", file=sys.stderr)
+    prediction = open_cells(arguments.prediction)
+    try:
+        if arguments.rules == "2026":
+            _check(prediction, genes, arguments)
+        else:
+            _write(prediction, genes, arguments)
+    finally:
+        prediction.file.close()
+    return 0
+
+
+def _check(prediction: AnnData, genes: list[str], arguments: argparse.Namespace) -> None:
+    for option, given in {"--output": arguments.output, "--context-col": arguments.context_col}.items():
+        if given is not None:
+            raise ValueError(f"{option} belongs to the rules of 2025; those of 2026 only check the file")
+    summary = check_counts_submission(prediction, genes, pert_col=arguments.pert_col)
+    print(
+        f"{arguments.prediction} keeps the rules of 2026: {prediction.n_obs:,} cells x {prediction.n_vars:,} genes, "
+        f"raw counts, at most {summary.totals.max():,.0f} a cell"
+    )
+
+
+def _write(prediction: AnnData, genes: list[str], arguments: argparse.Namespace) -> None:
+    plan = plan_submission(
+        prediction,
+        genes,
+        pert_col=arguments.pert_col,
+        control=arguments.control,
+        context_col=arguments.context_col,
+        keep_scale=arguments.keep_scale,
+    )
+    print(f"{prediction.n_obs:,} cells x {len(genes):,} genes, {plan.labels['target_gene'].nunique():,} labels")
+    if plan.reorder:
+        print("genes are brought into the order of the list")
+    if plan.median_total is not None:
+        print(f"counts are normalised to the median of {plan.median_total:,.0f} a cell, then log1p")
+    print(f"about {_size(plan.compressed_bytes)} to write ({_size(plan.uncompressed_bytes)} before compression)")
+    default = arguments.prediction.with_name(arguments.prediction.name.removesuffix(".h5ad") + ".prep.vcc")
+    output = write_submission(plan, arguments.output or default)
+    print(f"wrote {output} ({_size(output.stat().st_size)}), read back and checked")
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"

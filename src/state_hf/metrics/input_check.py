@@ -1,0 +1,284 @@
+"""Everything that keeps a prediction from being scored, found before the work starts and listed at once."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from transformers.utils import logging
+
+from state_hf.metrics.near_names import listed, near_matches
+from state_hf.metrics.value_check import ValueSummary, summarize_values
+
+logger = logging.get_logger(__name__)
+
+Scale = Literal["counts", "lognorm"]
+
+LOGNORM_LIMIT = 15.0
+"""Log-normalised values lie in [0, 15): exp(15) is three million counts of one gene in one cell."""
+
+INTEGER_TOLERANCE: dict[Scale, float] = {"counts": 1e-6, "lognorm": 1e-3}
+"""Distance from an integer below which a value counts as one: strict where counts are required, the 2025 rule else."""
+
+
+@dataclass
+class CheckedInputs:
+    """What the check read of the values of both sides, so that nobody has to read them again."""
+
+    prediction: ValueSummary
+    reference: ValueSummary
+
+
+def check_inputs(
+    prediction: AnnData,
+    reference: AnnData,
+    scale: Scale,
+    *,
+    pert_col: str,
+    control: str,
+    context_col: str | None = None,
+    control_in_prediction: bool = True,
+    max_counts_per_cell: float | None = None,
+) -> CheckedInputs:
+    """Refuse a pair of screens that cannot be scored, naming every reason at once.
+
+    Both may be backed: values are read in blocks.
+
+    Args:
+        prediction: Predicted cells, genes in `var_names`, labels in `obs[pert_col]`.
+        reference: Measured cells, likewise.
+        scale: What the profile reads. `"counts"`: non-negative integers. `"lognorm"`: log1p-normalised values in
+            [0, 15), or integer counts (which the profile normalises itself).
+        pert_col: Column of `obs` with the perturbation labels: strings, categories or numbers, compared as text.
+        control: Label of the control cells.
+        context_col: Column of `obs` with the contexts (cell types) that are scored apart from each other.
+        control_in_prediction: Whether the profile takes the prediction's own control cells.
+        max_counts_per_cell: Largest total of one cell, for `"counts"`.
+
+    Returns:
+        The summaries of the values of both sides.
+
+    Raises:
+        ValueError: With the numbered list of all problems.
+    """
+    sides = {"prediction": prediction, "reference": reference}
+    problems = _gene_problems(prediction, reference)
+    columns = [pert_col] if context_col is None else [context_col, pert_col]
+    missing = _column_problems(sides, columns)
+    problems += missing
+    if not missing:
+        problems += _label_problems(sides, pert_col, control, context_col, control_in_prediction=control_in_prediction)
+    summaries: dict[str, ValueSummary] = {}
+    for side, adata in sides.items():
+        if adata.X is None:
+            problems.append(f"the {side} has no X")
+            continue
+        try:
+            summaries[side] = summarize_values(adata.X, integer_tolerance=INTEGER_TOLERANCE[scale])
+        except ValueError as error:
+            problems.append(f"the {side}: {error}")
+            continue
+        problems += value_problems(summaries[side], adata, scale, side, max_counts_per_cell=max_counts_per_cell)
+        if scale == "counts" and not missing:
+            problems += _empty_perturbations(summaries[side], adata, columns, side)
+        _warn_of_duplicate_cells(adata, side)
+    if problems:
+        raise ValueError(problem_list(f"{_source(prediction)} cannot be scored against {_source(reference)}", problems))
+    return CheckedInputs(**summaries)
+
+
+def problem_list(headline: str, problems: list[str]) -> str:
+    """One message for several problems: the headline, then a numbered line each."""
+    lines = [f"  {number}. {problem}" for number, problem in enumerate(problems, start=1)]
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return "\n".join([f"{headline} ({count}):", *lines])
+
+
+def counted(number: int, noun: str) -> str:
+    """The number with its noun, in the plural where it is due."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def value_problems(
+    summary: ValueSummary, adata: AnnData, scale: Scale, side: str, *, max_counts_per_cell: float | None = None
+) -> list[str]:
+    """What is wrong with the values of one side for the scale that is asked for."""
+
+    def where(position: tuple[int, int, float] | None) -> str:
+        row, column, value = position or (0, 0, np.nan)
+        return f"first {value:g} in cell {adata.obs_names[row]!r} (row {row}), gene {adata.var_names[column]!r}"
+
+    problems = []
+    if summary.non_finite:
+        found = counted(summary.non_finite, "NaN or infinite value")
+        problems.append(f"the {side} has {found}: {where(summary.first_non_finite)}")
+    if summary.negative:
+        found = counted(summary.negative, "negative value")
+        problems.append(f"the {side} has {found}: {where(summary.first_negative)}")
+    if scale == "counts" and summary.fractional:
+        hint = " (it looks log-normalised)" if summary.maximum < LOGNORM_LIMIT else ""
+        problems.append(
+            f"the {side} must hold raw counts, but has {counted(summary.fractional, 'value')} with a fraction{hint}: "
+            f"{where(summary.first_fractional)}"
+        )
+    if scale == "lognorm" and summary.fractional and summary.maximum >= LOGNORM_LIMIT:
+        problems.append(
+            f"the {side} is neither counts nor log-normalised: it has fractions and its largest value is "
+            f"{summary.maximum:g}, while log-normalised values lie in [0, {LOGNORM_LIMIT:g}). Pass raw counts, or "
+            "normalise each cell and take log1p"
+        )
+    if scale == "counts" and max_counts_per_cell is not None and summary.totals.max(initial=0) > max_counts_per_cell:
+        over = np.flatnonzero(summary.totals > max_counts_per_cell)
+        problems.append(
+            f"the {side} has {counted(over.size, 'cell')} with more than {max_counts_per_cell:,.0f} counts: first "
+            f"{adata.obs_names[over[0]]!r} (row {over[0]}) with {summary.totals[over[0]]:,.0f}"
+        )
+    return problems
+
+
+def gene_differences(found: Iterable[str], expected: Iterable[str], side: str, expected_by: str) -> list[str]:
+    """Missing and extra genes of one side, with the names that look like each other."""
+    found, expected = list(found), list(expected)
+    missing = sorted(set(expected) - set(found))
+    extra = sorted(set(found) - set(expected))
+    problems = []
+    if missing:
+        hint = _hint(near_matches(missing, extra))
+        problems.append(
+            f"{counted(len(missing), 'gene')} of {expected_by} missing from the {side}: {listed(missing)}{hint}"
+        )
+    if extra:
+        problems.append(f"{counted(len(extra), 'gene')} of the {side} not in {expected_by}: {listed(extra)}")
+    return problems
+
+
+def _gene_problems(prediction: AnnData, reference: AnnData) -> list[str]:
+    problems = []
+    for side, adata in (("prediction", prediction), ("reference", reference)):
+        duplicated = sorted(set(adata.var_names[adata.var_names.duplicated()]))
+        if duplicated:
+            problems.append(
+                f"{counted(len(duplicated), 'gene')} of the {side} named more than once: {listed(duplicated)}"
+            )
+    problems += gene_differences(prediction.var_names, reference.var_names, "prediction", "the reference")
+    if not problems and not prediction.var_names.equals(reference.var_names):
+        first = int(np.flatnonzero(prediction.var_names != reference.var_names)[0])
+        problems.append(
+            f"the genes are the same but in another order, from position {first} on (prediction "
+            f"{prediction.var_names[first]!r}, reference {reference.var_names[first]!r}): reorder with "
+            "prediction[:, reference.var_names]"
+        )
+    return problems
+
+
+def _column_problems(sides: dict[str, AnnData], columns: list[str]) -> list[str]:
+    problems = []
+    for side, adata in sides.items():
+        for column in columns:
+            if column not in adata.obs:
+                near = near_matches([column], adata.obs.columns).get(column)
+                hint = f"; did you mean {near!r}?" if near is not None else ""
+                present = listed(list(adata.obs.columns)) or "none"
+                problems.append(f"the {side} has no obs column {column!r} (columns: {present}){hint}")
+    return problems
+
+
+def _label_problems(
+    sides: dict[str, AnnData], pert_col: str, control: str, context_col: str | None, *, control_in_prediction: bool
+) -> list[str]:
+    problems = []
+    labels = {side: _labels(adata.obs[pert_col]) for side, adata in sides.items()}
+    for side, adata in sides.items():
+        for column in [pert_col] if context_col is None else [context_col, pert_col]:
+            unlabelled = int(adata.obs[column].isna().sum())
+            if unlabelled:
+                problems.append(f"the {side} has {counted(unlabelled, 'cell')} without a label in obs[{column!r}]")
+        if control not in labels[side] and (side == "reference" or control_in_prediction):
+            hint = _hint(near_matches([control], labels[side]))
+            if not hint and labels[side]:
+                hint = f"; its most frequent label is {str(adata.obs[pert_col].value_counts().index[0])!r}"
+            problems.append(f"the control {control!r} is no label of the {side} in obs[{pert_col!r}]{hint}")
+    for side, other in (("prediction", "reference"), ("reference", "prediction")):
+        absent = [label for label in labels[other] if label not in labels[side] and label != control]
+        extra = [label for label in labels[side] if label not in labels[other] and label != control]
+        if not absent:
+            continue
+        declared = set(_categories(sides[side].obs[pert_col]))
+        empty = [label for label in absent if label in declared]
+        # The other direction would only repeat the pairs.
+        hint = _hint(near_matches(absent, extra)) if side == "prediction" else ""
+        if empty:
+            hint += f"; {listed(empty)} declared there without a cell"
+        problems.append(
+            f"{counted(len(absent), 'perturbation')} of the {other} missing from the {side}: {listed(absent)}{hint}"
+        )
+    if not problems and context_col is not None:
+        problems += _context_problems(
+            sides, pert_col, control, context_col, control_in_prediction=control_in_prediction
+        )
+    return problems
+
+
+def _context_problems(
+    sides: dict[str, AnnData], pert_col: str, control: str, context_col: str, *, control_in_prediction: bool
+) -> list[str]:
+    pairs = {
+        side: set(zip(adata.obs[context_col].astype(str), adata.obs[pert_col].astype(str), strict=True))
+        for side, adata in sides.items()
+    }
+    reference_pairs = pairs["reference"]
+    if not control_in_prediction:
+        pairs = {side: {pair for pair in found if pair[1] != control} for side, found in pairs.items()}
+    problems = []
+    for side, other in (("prediction", "reference"), ("reference", "prediction")):
+        absent = sorted(pairs[other] - pairs[side])
+        if absent:
+            names = [f"{label} in {context}" for context, label in absent]
+            problems.append(
+                f"{counted(len(names), 'perturbation')} of the {other} missing from the {side} in their context "
+                f"(obs[{context_col!r}]): {listed(names)}"
+            )
+    contexts = sorted({context for context, _ in pairs["reference"]})
+    without = [context for context in contexts if (context, control) not in reference_pairs]
+    if without:
+        problems.append(f"no control cells {control!r} of the reference in context {listed(without)}")
+    return problems
+
+
+def _empty_perturbations(summary: ValueSummary, adata: AnnData, columns: list[str], side: str) -> list[str]:
+    groups = pd.Series(summary.totals).groupby([adata.obs[column].to_numpy() for column in columns]).sum()
+    empty = [label if len(columns) == 1 else f"{label[1]} in {label[0]}" for label in groups.index[groups == 0]]
+    if not empty:
+        return []
+    return [f"{counted(len(empty), 'perturbation')} of the {side} without a single count: {listed(empty)}"]
+
+
+def _warn_of_duplicate_cells(adata: AnnData, side: str) -> None:
+    duplicated = int(adata.obs_names.duplicated().sum())
+    if duplicated:
+        logger.warning(
+            f"{duplicated:,} cell names of the {side} occur more than once; check that no cells are doubled."
+        )
+
+
+def _labels(column: pd.Series) -> list[str]:
+    return list(dict.fromkeys(map(str, column.dropna().unique())))
+
+
+def _categories(column: pd.Series) -> list[str]:
+    return [str(label) for label in column.cat.categories] if hasattr(column, "cat") else []
+
+
+def _hint(matches: Mapping[str, str], *, limit: int = 3) -> str:
+    if not matches:
+        return ""
+    pairs = ", ".join(f"{near!r} for {name!r}" for name, near in list(matches.items())[:limit])
+    more = f" and {len(matches) - limit} more" if len(matches) > limit else ""
+    return f"; perhaps it has {pairs}{more}"
+
+
+def _source(adata: AnnData) -> str:
+    return Path(adata.filename).name if adata.isbacked and adata.filename else f"AnnData of {adata.n_obs:,} cells"

@@ -1,0 +1,43 @@
+"""The differential expression table of a screen, by the rules of an evaluation profile."""
+
+from pathlib import Path
+
+import pandas as pd
+from anndata import AnnData
+
+from state_hf.metrics.profiles import Profile, load_profile
+from state_hf.metrics.summary import de_table
+from state_hf.pipelines.reading import open_cells, read_screens
+
+
+def differential_expression(
+    cells: AnnData | str | Path,
+    profile: str | Profile = "vcc2025",
+    *,
+    pert_col: str = "target_gene",
+    control: str = "non-targeting",
+    device: str | None = None,
+) -> pd.DataFrame:
+    """Test every gene of every perturbation against the control cells.
+
+    Two-sided Mann-Whitney U (normal approximation with tie correction), fold changes of means in count space, and
+    Benjamini-Hochberg within each perturbation. The non-zero values are sorted once a gene for all perturbations.
+
+    Args:
+        cells: The screen: raw counts, or log1p-normalised values where the profile takes them.
+        profile: Whose rules apply: `vcc2025` (log-normalised values, geometric means, continuity correction) or
+            `vcc2026` (counts per million, arithmetic means, genes above 5 CPM in the control).
+        pert_col: The obs column of perturbation labels.
+        control: The label of the control cells.
+        device: Torch device for the rank test, such as `cuda`; None for the CPU.
+
+    Returns:
+        One row a (perturbation, gene): target, feature, target_mean, ref_mean, target_membership, ref_membership,
+        log2_fold_change, percent_change, p_value, statistic, fdr.
+
+    Raises:
+        ValueError: If the labels or values do not fit.
+    """
+    rule = load_profile(profile) if isinstance(profile, str) else profile
+    screen = read_screens(open_cells(cells), pert_col=pert_col, control=control, context_col=None)[""]
+    return de_table(screen, rule, device=device).to_frame()

@@ -1,0 +1,199 @@
+"""Evaluate a prediction of perturbation responses against the real cells."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeAlias, cast
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from state_hf.metrics.input_check import check_inputs
+from state_hf.metrics.profiles import Profile, load_profile
+from state_hf.metrics.result import EvaluationResult
+from state_hf.metrics.screen import Screen
+from state_hf.pipelines.evaluate_screens import EvaluationOptions, RealSide, evaluate_screen
+from state_hf.pipelines.evaluation_cache import content_key
+from state_hf.pipelines.reading import labels_of, open_cells, read_screens
+
+MadeBaseline: TypeAlias = Literal["mean", "control"] | None
+
+
+def evaluate_predictions(
+    prediction: AnnData | str | Path,
+    reference: AnnData | str | Path,
+    profile: str | Profile = "vcc2025",
+    *,
+    pert_col: str = "target_gene",
+    control: str = "non-targeting",
+    context_col: str | None = None,
+    baseline: Literal["mean", "control"] | AnnData | str | Path | None = None,
+    replicate: bool = False,
+    target_genes: Mapping[str, str | None] | None = None,
+    on_error: Literal["raise", "nan"] = "raise",
+    cache_dir: str | Path | None = None,
+    seed: int = 0,
+    device: str | None = None,
+) -> EvaluationResult:
+    """Score predicted cells against real ones by a frozen profile.
+
+    Both sides need the same genes in the same order, the same perturbation labels, and cells of the control. Labels may
+    be categories, strings or numbers. Numbers of cells may differ. Matrices may be sparse or dense, in memory or on
+    disk; they are walked in blocks and never made dense as a whole.
+
+    Args:
+        prediction: Predicted cells: raw counts, or log1p-normalised values where the profile takes them.
+        reference: Real cells.
+        profile: `vcc2025`, `vcc2025-primer`, `vcc2026` or `full`.
+        pert_col: The obs column of perturbation labels.
+        control: The label of the control cells.
+        context_col: An obs column (cell type, line) by which to evaluate separately.
+        baseline: What a score of 0 stands for: `mean` (the mean perturbed profile, in the profile's form), `control`
+            (control cells drawn again), or predicted cells. None gives no scores.
+        replicate: Whether to compute what real cells score against real cells: the replicate of 2026, or the ceiling.
+        target_genes: Perturbation -> target gene, where labels are not gene names; None for one without a target.
+        on_error: `raise` stops at a metric that fails; `nan` gives it no value and notes why in `problems`.
+        cache_dir: Folder for what was computed of the real side, by content; the next evaluation reuses it.
+        seed: Seed of the baseline's draws and of the ceiling's split.
+        device: Torch device for rank tests and distances, such as `cuda`; None for the CPU.
+
+    Returns:
+        Metrics per perturbation, their aggregate, scores, DE tables, diagnostics and all settings.
+
+    Raises:
+        ValueError: If the sides do not fit each other or the profile.
+        MetricError: If a metric fails and `on_error` is `raise`.
+    """
+    rule = load_profile(profile) if isinstance(profile, str) else profile
+    options = EvaluationOptions(rule, control, replicate, target_genes, on_error, seed, device)
+    columns = _Columns(pert_col, control, context_col)
+    real, predicted = open_cells(reference), open_cells(prediction)
+    columns.check(predicted, real, rule)
+    cache = None if cache_dir is None else Path(cache_dir) / _key(real, reference, options, columns)
+    read_real, read_prediction = columns.reader(real), columns.reader(predicted)
+    read_baseline = None
+    if not (baseline is None or (isinstance(baseline, str) and baseline in ("mean", "control"))):
+        baseline_cells = open_cells(baseline)
+        columns.check(baseline_cells, real, rule)
+        read_baseline = columns.reader(baseline_cells)
+    results = {}
+    for context in columns.contexts(real):
+        results[context] = evaluate_screen(
+            partial(read_prediction, context),
+            RealSide(partial(read_real, context), options, None if cache is None else cache / _slug(context)),
+            options,
+            baseline=cast(MadeBaseline, baseline) if read_baseline is None else partial(read_baseline, context),
+        )
+    return results[""] if context_col is None else _merge(results, rule)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Where the labels of the cells are."""
+
+    pert_col: str
+    control: str
+    context_col: str | None
+
+    def check(self, prediction: AnnData, reference: AnnData, profile: Profile) -> None:
+        check_pair(
+            prediction,
+            reference,
+            pert_col=self.pert_col,
+            control=self.control,
+            context_col=self.context_col,
+            profile=profile,
+        )
+
+    def contexts(self, cells: AnnData) -> list[str]:
+        return [""] if self.context_col is None else sorted(set(labels_of(cells, self.context_col)))
+
+    def reader(self, cells: AnnData) -> Callable[[str], Screen]:
+        """What reads the cells of one context; all contexts are read at once, and each is handed out once."""
+        read: dict[str, Screen] = {}
+
+        def read_context(context: str) -> Screen:
+            if context not in read:
+                read.update(
+                    read_screens(cells, pert_col=self.pert_col, control=self.control, context_col=self.context_col)
+                )
+            return read.pop(context)
+
+        return read_context
+
+
+def check_pair(
+    prediction: AnnData,
+    reference: AnnData,
+    *,
+    pert_col: str,
+    control: str,
+    context_col: str | None,
+    profile: Profile,
+) -> None:
+    """Refuse a prediction that cannot be scored against the reference, with all reasons at once.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    expression = profile.settings["expression"]
+    check_inputs(
+        prediction,
+        reference,
+        "counts" if expression["space"] == "bulk_lognorm" else "lognorm",
+        pert_col=pert_col,
+        control=control,
+        context_col=context_col,
+        control_in_prediction=profile.settings["control_source"] == "own",
+        max_counts_per_cell=expression["max_counts_per_cell"],
+    )
+
+
+def _merge(results: Mapping[str, EvaluationResult], profile: Profile) -> EvaluationResult:
+    """One result over contexts: tables one below the other, aggregates and scores averaged over contexts."""
+    first = next(iter(results.values()))
+    names = ["context", "perturbation"]
+
+    def average(tables: list[pd.DataFrame]) -> pd.DataFrame:
+        return sum(tables[1:], start=tables[0]) / len(tables)
+
+    tables = [result.scores for result in results.values() if result.scores is not None]
+    settings = {**first.settings, "context": None, "contexts": list(results)}
+    counted = [name for name in settings if name.startswith("n_") and name not in ("n_genes", "n_genes_tested")]
+    settings.update({name: sum(result.settings[name] for result in results.values()) for name in counted})
+    return EvaluationResult(
+        profile=profile,
+        settings=settings,
+        per_perturbation=pd.concat({name: result.per_perturbation for name, result in results.items()}, names=names),
+        aggregate=average([result.aggregate for result in results.values()]),
+        scores=average(tables) if tables else None,
+        de_tables=None,
+        discrimination=None,
+        effects_prediction=None,
+        effects_reference=None,
+        diagnostics=pd.concat({name: result.diagnostics for name, result in results.items()}, names=names),
+        summary={name: float(np.mean([result.summary[name] for result in results.values()])) for name in first.summary},
+        problems={
+            f"{context}: {metric}": reasons
+            for context, result in results.items()
+            for metric, reasons in result.problems.items()
+        },
+        contexts=dict(results),
+    )
+
+
+def _key(cells: AnnData, source: AnnData | str | Path, options: EvaluationOptions, columns: _Columns) -> str:
+    targets = None if options.target_genes is None else sorted(map(list, options.target_genes.items()))
+    parts = {
+        "profile": options.profile.digest,
+        "columns": [column for column in (columns.pert_col, columns.context_col) if column is not None],
+        "control": options.control,
+        "target_genes": targets,
+    }
+    return content_key(cells, source, parts)
+
+
+def _slug(context: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else f"%{ord(letter):x}" for letter in context) or "all"

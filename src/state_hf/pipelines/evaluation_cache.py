@@ -1,0 +1,134 @@
+"""Keep what an evaluation computed of the real side, so that the next one costs only the prediction's half."""
+
+import hashlib
+import json
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from anndata import AnnData
+from transformers.utils import logging
+
+from state_hf.metrics.cell_rows import Rows, SparseRows
+from state_hf.metrics.differential_expression import DifferentialExpression
+from state_hf.metrics.screen import CellBlock
+from state_hf.metrics.summary import ScreenSummary
+
+logger = logging.get_logger(__name__)
+
+_FORMAT = 1
+_CHUNK = 1 << 24
+
+
+def content_key(cells: AnnData, source: AnnData | str | Path, parts: Mapping[str, Any]) -> str:
+    """SHA-256 of the cells' content and of everything else that the artefacts depend on.
+
+    Args:
+        cells: The cells.
+        source: What the user gave; a file is hashed as it lies on the disk, which spares reading its matrix.
+        parts: The rest: profile digest, column names, seeds.
+    """
+    digest = hashlib.sha256(json.dumps({**parts, "format": _FORMAT}, sort_keys=True).encode())
+    if not isinstance(source, AnnData):
+        with Path(source).open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
+    for names in (cells.var_names, *(cells.obs[column] for column in parts["columns"])):
+        digest.update("\0".join(map(str, names)).encode())
+    matrix: Any = cells.to_memory().X if cells.isbacked else cells.X
+    if isinstance(matrix, np.ndarray):
+        arrays = [np.ascontiguousarray(matrix)]
+    else:
+        rows = sp.csr_matrix(matrix)
+        arrays = [rows.indptr, rows.indices, rows.data]
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(array.data.cast("B"))
+    return digest.hexdigest()
+
+
+def load_summary(folder: Path, name: str) -> tuple[ScreenSummary, tuple[CellBlock, ...]] | None:
+    """Read a real side's summary and control cells; None if they are not there, or not readable."""
+    path = folder / f"{name}.npz"
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return _unpack(stored)
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        logger.warning("cannot read the cached evaluation artefact %s (%s); it is computed anew", path, error)
+        return None
+
+
+def store_summary(folder: Path, name: str, summary: ScreenSummary, control: tuple[CellBlock, ...]) -> None:
+    """Write a real side's summary and control cells, under a temporary name first."""
+    arrays = {f"summary_{key}": value for key, value in _arrays(summary).items() if key != "differential_expression"}
+    arrays |= {f"de_{key}": value for key, value in _arrays(summary.differential_expression).items()}
+    for number, block in enumerate(control):
+        arrays[f"control_{number}_library"] = block.library
+        arrays[f"control_{number}_codes"] = block.codes
+        if isinstance(block.matrix, np.ndarray):
+            arrays[f"control_{number}_dense"] = block.matrix
+        else:
+            for part in ("data", "indices", "indptr"):
+                arrays[f"control_{number}_{part}"] = getattr(block.matrix, part)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".writing", delete=False) as file:
+        np.savez(file, **arrays)
+    Path(file.name).replace(folder / f"{name}.npz")
+
+
+def load_values(folder: Path, name: str) -> dict[str, float] | None:
+    """Read metric values; None if they are not there."""
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        return None
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return {metric: np.nan if value is None else value for metric, value in values.items()}
+
+
+def store_values(folder: Path, name: str, values: Mapping[str, float]) -> None:
+    """Write metric values, under a temporary name first."""
+    plain = {metric: None if np.isnan(value) else float(value) for metric, value in values.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".writing", delete=False, encoding="utf-8") as file:
+        json.dump(plain, file)
+    Path(file.name).replace(folder / f"{name}.json")
+
+
+def _arrays(values: Any) -> dict[str, Any]:
+    found = {field.name: getattr(values, field.name) for field in fields(values)}
+    # Labels are stored as fixed-width text: an object array would need pickle.
+    return {
+        key: value.astype(str) if isinstance(value, np.ndarray) and value.dtype == object else value
+        for key, value in found.items()
+        if value is not None
+    }
+
+
+def _unpack(stored: Mapping[str, np.ndarray]) -> tuple[ScreenSummary, tuple[CellBlock, ...]]:
+    def read(prefix: str) -> dict[str, Any]:
+        values = {key.removeprefix(prefix): stored[key] for key in stored if key.startswith(prefix)}
+        return {key: value.astype(object) if value.dtype.kind == "U" else value for key, value in values.items()}
+
+    de = read("de_")
+    table = DifferentialExpression(
+        **{**de, "reference_cells": int(de["reference_cells"]), "significance": float(de["significance"])}
+    )
+    summary = ScreenSummary(**read("summary_"), differential_expression=table)
+    blocks: list[CellBlock] = []
+    while f"control_{len(blocks)}_codes" in stored:
+        part = read(f"control_{len(blocks)}_")
+        matrix: Rows = (
+            part["dense"]
+            if "dense" in part
+            else SparseRows(part["indptr"], part["indices"], part["data"], len(summary.genes))
+        )
+        blocks.append(CellBlock(matrix, part["codes"], part["library"]))
+    return summary, tuple(blocks)

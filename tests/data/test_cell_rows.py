@@ -1,0 +1,84 @@
+import pickle
+
+import anndata
+import numpy as np
+import pytest
+from scipy import sparse
+
+from state_hf.data.cell_rows import CellRows
+
+SLOTS = ("X", "layers/dense", "layers/doubles", "layers/halves", "layers/swapped", "obsm/X_pca", "raw/X")
+
+
+@pytest.fixture(scope="module")
+def adata(screen):
+    adata = anndata.AnnData(screen.X, obs=screen.obs, var=screen.var, obsm={"X_pca": screen.obsm["X_pca"]})
+    adata.raw = adata
+    adata.layers["dense"] = adata.X.toarray()
+    adata.layers["doubles"] = adata.X.astype(np.float64)
+    halves, swapped = adata.X.copy(), adata.X.copy()
+    halves.data, swapped.data = halves.data.astype(np.float16), swapped.data.astype(">f4")
+    adata.layers["halves"], adata.layers["swapped"] = halves, swapped
+    adata.layers["columns"] = adata.X.tocsc()
+    adata.uns["X_pca"] = {"var_names": [f"axis_{number}" for number in range(7)]}
+    return adata
+
+
+@pytest.fixture(scope="module", params=["memory", "plain", "gzip"])
+def source(adata, request, tmp_path_factory):
+    if request.param == "memory":
+        return adata
+    path = tmp_path_factory.mktemp("rows") / "cells.h5ad"
+    adata.write_h5ad(path, compression=None if request.param == "plain" else "gzip")
+    return path
+
+
+def whole(adata, slot):
+    group, _, name = slot.partition("/")
+    matrix = {"X": adata.X, "raw": adata.raw.X}.get(group)
+    matrix = getattr(adata, group)[name] if matrix is None else matrix
+    return matrix.astype(np.float32).toarray() if sparse.issparse(matrix) else matrix
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_rows_in_any_order(adata, source, slot):
+    rows = np.random.default_rng(0).permutation(adata.n_obs)[:50]
+    block = CellRows(source, slot).read(np.sort(rows))
+    dense = block.dense(rows[:20], 25)
+    assert dense.dtype == np.float32
+    np.testing.assert_array_equal(dense[:20], whole(adata, slot)[rows[:20]])
+    assert (dense[20:] == 0).all()
+
+
+def test_names_and_shape(adata, source):
+    assert CellRows(source, "X").feature_names == adata.var_names.tolist()
+    assert CellRows(source, "raw/X").feature_names == adata.var_names.tolist()
+    assert CellRows(source, "obsm/X_pca").feature_names == [f"axis_{number}" for number in range(7)]
+    assert CellRows(source, "obsm/X_pca").shape == (adata.n_obs, 7)
+
+
+def test_a_copy_in_another_process_opens_the_file_itself(adata, source):
+    rows = pickle.loads(pickle.dumps(CellRows(source, "X")))
+    np.testing.assert_array_equal(rows.read(np.arange(3)).dense(np.arange(3), 3), adata.X[:3].toarray())
+
+
+def test_slots_that_cannot_be_read(source):
+    with pytest.raises(ValueError, match=r"there is no obsm/X_umap of .*; it has X, .*obsm/X_pca"):
+        CellRows(source, "obsm/X_umap")
+    with pytest.raises(ValueError, match="CSR or a dense matrix only"):
+        CellRows(source, "layers/columns")
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        CellRows(tmp_path / "none.h5ad", "X")
+
+
+def test_values_that_are_not_finite(screen, tmp_path):
+    adata = anndata.AnnData(screen.X, obsm={"X_pca": screen.obsm["X_pca"].copy()})
+    adata.obsm["X_pca"][17, 2] = np.nan
+    adata.write_h5ad(tmp_path / "nan.h5ad")
+    block = CellRows(tmp_path / "nan.h5ad", "obsm/X_pca").read(np.arange(30))
+    assert np.isfinite(block.dense(np.arange(10), 10)).all()
+    with pytest.raises(ValueError, match=r"obsm/X_pca of .*nan\.h5ad has values that are not finite.*cell number 17 "):
+        block.dense(np.arange(30), 30)

@@ -1,0 +1,209 @@
+import shutil
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+from scipy import sparse
+
+from state_hf.cli import main
+from state_hf.data.knockdown_filter import KnockdownFilter
+from state_hf.data.synthetic_screen import generate_screen
+from state_hf.pipelines.preprocess import preprocess
+
+
+@pytest.fixture(scope="module")
+def screen():
+    adata = generate_screen(num_perturbations=5, num_genes=400, cells_per_perturbation=20, controls=40, depth=500.0)
+    adata.obsm["X_pca"] = adata.X[:, :3].toarray()
+    adata.obsm["table"] = pd.DataFrame({"a": np.arange(adata.n_obs)}, index=adata.obs_names)
+    adata.uns["study"] = "synthetic"
+    return adata
+
+
+@pytest.fixture
+def source(screen, tmp_path):
+    path = tmp_path / "counts.h5ad"
+    screen.write_h5ad(path)
+    return path
+
+
+def with_scanpy(adata, *, target_sum=None, genes=50):
+    expected = anndata.AnnData(sparse.csr_matrix(adata.X, dtype=np.float32), obs=adata.obs, var=adata.var)
+    sc.pp.normalize_total(expected, target_sum=target_sum)
+    sc.pp.log1p(expected)
+    sc.pp.highly_variable_genes(expected, n_top_genes=genes, flavor="seurat")
+    return expected
+
+
+def assert_same(written, expected):
+    assert isinstance(written.X, sparse.csr_matrix)
+    np.testing.assert_allclose(written.X.toarray(), expected.X.toarray(), rtol=1e-6, atol=1e-6)
+    assert written.var["highly_variable"].tolist() == expected.var["highly_variable"].tolist()
+    np.testing.assert_array_equal(
+        written.obsm["X_hvg"], written.X[:, expected.var["highly_variable"].to_numpy()].toarray()
+    )
+    names = expected.var_names[expected.var["highly_variable"]]
+    assert list(written.uns["X_hvg"]["var_names"]) == list(names)
+
+
+@pytest.mark.parametrize("target_sum", ["median", 1e4])
+def test_what_scanpy_gives(screen, source, tmp_path, target_sum):
+    report = preprocess(source, output=tmp_path / "out.h5ad", num_variable_genes=50, target_sum=target_sum)
+    written = anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert_same(written, with_scanpy(screen, target_sum=None if target_sum == "median" else target_sum))
+    assert written.obs.equals(screen.obs)
+    np.testing.assert_array_equal(written.obsm["X_pca"], screen.obsm["X_pca"])
+    assert written.obsm["table"].equals(screen.obsm["table"])
+    assert written.uns["study"] == "synthetic"
+    assert written.uns["preprocess"]["target_sum"] == report.target_sum
+    assert written.uns["preprocess"]["scale"] == "log1p"
+    assert str(report).startswith(f"kept {screen.n_obs} of {screen.n_obs} cells | dropped none | normalised to ")
+
+
+@pytest.mark.parametrize("layout", ["csc", "dense", "float64", "int32", "layer", "compressed"])
+def test_every_layout(screen, source, tmp_path, layout, monkeypatch):
+    monkeypatch.setattr("state_hf.pipelines.preprocess._BLOCK_BYTES", 100_000)
+    adata = screen.copy()
+    changed = {
+        "csc": lambda counts: counts.tocsc(),
+        "dense": lambda counts: counts.toarray(),
+        "float64": lambda counts: counts.astype(np.float64),
+        "int32": lambda counts: counts.astype(np.int32),
+    }
+    if layout == "layer":
+        adata.layers["counts"], adata.X = adata.X.copy(), adata.X.log1p()
+    elif layout in changed:
+        adata.X = changed[layout](adata.X)
+    adata.write_h5ad(source, compression="gzip" if layout == "compressed" else None)
+    layer = "counts" if layout == "layer" else None
+    report = preprocess(source, output=tmp_path / "out.h5ad", num_variable_genes=50, layer=layer)
+    assert_same(anndata.read_h5ad(tmp_path / "out.h5ad"), with_scanpy(screen))
+    assert report.left_out == (["layers/counts"] if layout == "layer" else [])
+
+
+def test_real_cells_as_scanpy(shared_data, tmp_path):
+    source = shared_data / "perturb_papalexi2021_thp1_eccite.h5ad"
+    preprocess(source, output=tmp_path / "out.h5ad", num_variable_genes=100)
+    expected = with_scanpy(anndata.read_h5ad(source), genes=100)
+    assert_same(anndata.read_h5ad(tmp_path / "out.h5ad"), expected)
+
+
+def test_knockdown_filter_comes_before_the_median_and_the_ranking(screen, source, tmp_path):
+    thresholds = KnockdownFilter(min_cells=10)
+    report = preprocess(source, output=tmp_path / "out.h5ad", num_variable_genes=50, knockdown=thresholds)
+    written = anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert 0 < written.n_obs == report.cells_written < screen.n_obs
+    assert (written.obs["perturbation"] == "non-targeting").sum() == 120
+    dropped = sum(cells for cells, _ in report.dropped.values())
+    assert written.n_obs + dropped == screen.n_obs
+    assert_same(written, with_scanpy(screen[written.obs_names].copy()))
+    assert written.obsm["table"]["a"].tolist() == np.flatnonzero(screen.obs_names.isin(written.obs_names)).tolist()
+    shares = screen.X.toarray() / np.asarray(screen.X.sum(axis=1))
+    control = np.asarray(screen.obs["perturbation"] == "non-targeting")
+    for name, label in zip(screen.obs_names, screen.obs["perturbation"], strict=True):
+        if label != "non-targeting" and name in written.obs_names:
+            gene = screen.var_names.get_loc(label)
+            assert shares[screen.obs_names.get_loc(name), gene] < 0.5 * shares[control, gene].mean()
+
+
+def test_given_genes_keep_their_order(screen, source, tmp_path):
+    genes = ["GENE0007", "GENE0003", "GENE0400"]
+    report = preprocess(source, output=tmp_path / "out.h5ad", genes=genes, keep_counts=True)
+    written = anndata.read_h5ad(tmp_path / "out.h5ad")
+    np.testing.assert_array_equal(written.obsm["X_hvg"], written[:, genes].X.toarray())
+    assert report.variable_genes == list(written.uns["X_hvg"]["var_names"]) == genes
+    assert (written.layers["counts"] != screen.X).nnz == 0
+    with pytest.raises(ValueError, match=r"lacks 1 of the 2 genes, as 'GEN0003'; did you mean 'GENE0003'"):
+        preprocess(source, output=tmp_path / "other.h5ad", genes=["GENE0003", "GEN0003"])
+
+
+def test_gene_names_in_a_column(screen, source, tmp_path):
+    adata = screen.copy()
+    adata.var["symbol"] = adata.var_names
+    adata.var_names = [f"ENSG{number}" for number in range(adata.n_vars)]
+    adata.write_h5ad(source)
+    report = preprocess(source, output=tmp_path / "out.h5ad", genes=["GENE0003"], gene_column="symbol")
+    assert report.variable_genes == ["GENE0003"]
+    with pytest.raises(ValueError, match="no column 'symbols'; did you mean 'symbol'"):
+        preprocess(source, output=tmp_path / "other.h5ad", gene_column="symbols")
+
+
+def test_cells_without_counts_are_dropped_and_reported(screen, source, tmp_path):
+    adata = screen.copy()
+    adata.X = sparse.vstack([adata.X[:-2], sparse.csr_matrix((2, 400), dtype=np.float32)], format="csr")
+    adata.write_h5ad(source)
+    report = preprocess(source, output=tmp_path / "out.h5ad")
+    assert report.cells_written == screen.n_obs - 2
+    assert "dropped 2 cells without any count" in str(report)
+
+
+def test_what_is_refused(screen, source, tmp_path):
+    before = source.read_bytes()
+    with pytest.raises(ValueError, match="is the input, which is never changed"):
+        preprocess(source, output=source, overwrite=True)
+    output = tmp_path / "out.h5ad"
+    output.write_text("precious")
+    with pytest.raises(FileExistsError, match=r"out\.h5ad exists"):
+        preprocess(source, output=output)
+    with pytest.raises(ValueError, match=r"must be an \.h5ad file"):
+        preprocess(source, output=tmp_path / "out.zarr")
+    with pytest.raises(ValueError, match="'median', not -1"):
+        preprocess(source, output=tmp_path / "new.h5ad", target_sum=-1)
+    with pytest.raises(FileNotFoundError):
+        preprocess(tmp_path / "none.h5ad", output=tmp_path / "new.h5ad")
+    with pytest.raises(ValueError, match="no cell labelled 'ctrl', the control"):
+        preprocess(source, output=tmp_path / "new.h5ad", knockdown=KnockdownFilter(), control="ctrl")
+    assert output.read_text() == "precious"
+    assert source.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["counts.h5ad", "out.h5ad"]
+
+
+@pytest.mark.parametrize("value", [0.5, -1.0, np.nan])
+def test_values_that_are_no_counts(screen, source, tmp_path, value):
+    adata = screen.copy()
+    adata.X.data[5] = value
+    adata.write_h5ad(source)
+    with pytest.raises(ValueError, match=r"X of .*counts\.h5ad does not hold raw counts: one value is "):
+        preprocess(source, output=tmp_path / "out.h5ad")
+
+
+def test_gene_names_that_occur_twice(screen, source, tmp_path):
+    adata = screen.copy()
+    adata.var_names = ["GENE"] * 2 + adata.var_names.tolist()[2:]
+    adata.write_h5ad(source)
+    with pytest.raises(ValueError, match=r"1 gene names of .* occur twice, as 'GENE'; make them unique"):
+        preprocess(source, output=tmp_path / "out.h5ad")
+
+
+def test_a_disk_that_is_too_small(source, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: shutil._ntuple_diskusage(1000, 0, 1000))
+    with pytest.raises(OSError, match=r"The disk is full: 0\.\d GB are needed"):
+        preprocess(source, output=tmp_path / "out.h5ad")
+    assert [path.name for path in tmp_path.iterdir()] == ["counts.h5ad"]
+
+
+def test_a_failure_while_writing_leaves_what_was_there(source, tmp_path, monkeypatch):
+    output = tmp_path / "out.h5ad"
+    output.write_text("precious")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("state_hf.pipelines.preprocess._CsrWriter.add", full)
+    with pytest.raises(OSError, match="The disk is full, so the file was not written: make room and run again"):
+        preprocess(source, output=output, overwrite=True)
+    assert output.read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["counts.h5ad", "out.h5ad"]
+
+
+def test_the_command(source, tmp_path, capsys):
+    output = tmp_path / "out.h5ad"
+    (tmp_path / "genes.txt").write_text("GENE0003\nGENE0001\n")
+    arguments = ["preprocess", str(source), "--output", str(output), "--genes", str(tmp_path / "genes.txt")]
+    assert main([*arguments, "--target-sum", "10000", "--filter-knockdown", "--min-cells", "5"]) == 0
+    assert "normalised to 10000 counts and log1p | 2 variable genes" in capsys.readouterr().out
+    assert list(anndata.read_h5ad(output).uns["X_hvg"]["var_names"]) == ["GENE0003", "GENE0001"]
+    assert main(arguments) == 2
+    assert "exists; choose another name, or overwrite it" in capsys.readouterr().err
