@@ -9,6 +9,9 @@ example:
 
 a split in the field's TOML, several processes:
   accelerate launch --num_processes 2 -m state_hf train --split split.toml --feature-key X_hvg --output model
+
+and on a CPU:
+  torchrun --nproc_per_node 2 -m state_hf train --split split.toml --feature-key X_hvg --output model --device cpu
 """
 
 import argparse
