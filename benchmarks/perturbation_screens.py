@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from anndata.io import sparse_dataset, write_elem
 
 
 class Size(NamedTuple):
@@ -29,33 +30,39 @@ SIZES = {
 
 
 def write_screen(path: Path, size: Size, *, seed: int, strength: float, lognorm: bool) -> float:
-    """Write one side. The perturbations' effects are those of every seed, scaled by `strength`. Returns the density."""
-    shared = np.random.default_rng(0)
+    """Write one side, block by block. Returns the density.
+
+    The perturbations' effects are those of every seed, scaled by `strength`.
+    """
+    shared, rng = np.random.default_rng(0), np.random.default_rng(seed)
     base = shared.lognormal(0.0, 2.0, size.genes)
-    rng = np.random.default_rng(seed)
     genes = [f"GENE{gene}" for gene in range(size.genes)]
-    blocks, labels = [], []
-    for number in range(size.perturbations + 1):
-        is_control = number == size.perturbations
-        effect = np.zeros(size.genes)
-        changed = shared.choice(size.genes, size.genes // 50, replace=False)
-        effect[changed] = shared.normal(0.0, 0.8, len(changed))
-        weights = base if is_control else base * np.exp(strength * effect)
-        rate = weights / weights.sum()
-        cells = size.controls if is_control else size.cells
-        depth = rng.lognormal(np.log(size.depth), 0.35, cells)
-        for start in range(0, cells, 500):
-            counts = rng.poisson(depth[start : start + 500, None] * rate).astype(np.float32)
-            blocks.append(sp.csr_matrix(counts))
-        labels += ["non-targeting" if is_control else genes[number]] * cells
-    matrix = sp.vstack(blocks, format="csr")
-    del blocks
-    if lognorm:
-        totals = np.asarray(matrix.sum(axis=1)).ravel()
-        matrix.data = np.log1p(matrix.data / np.repeat((totals / 10_000).astype(np.float32), np.diff(matrix.indptr)))
-    obs = pd.DataFrame({"target_gene": pd.Categorical(labels)}, index=[f"cell{cell}" for cell in range(len(labels))])
-    anndata.AnnData(matrix, obs=obs, var=pd.DataFrame(index=genes)).write_h5ad(path)
-    return matrix.nnz / (matrix.shape[0] * matrix.shape[1])
+    labels: list[str] = []
+    with h5py.File(path, "w") as file:
+        for number in range(size.perturbations + 1):
+            is_control = number == size.perturbations
+            effect = np.zeros(size.genes)
+            changed = shared.choice(size.genes, size.genes // 50, replace=False)
+            effect[changed] = shared.normal(0.0, 0.8, len(changed))
+            rate = base if is_control else base * np.exp(strength * effect)
+            cells = size.controls if is_control else size.cells
+            depth = rng.lognormal(np.log(size.depth), 0.35, cells)
+            for start in range(0, cells, 500):
+                counts = rng.poisson(depth[start : start + 500, None] * (rate / rate.sum())).astype(np.float32)
+                block = sp.csr_matrix(counts)
+                if lognorm:
+                    per_value = np.repeat(counts.sum(axis=1) / np.float32(10_000), np.diff(block.indptr))
+                    block.data = np.log1p(block.data / per_value)
+                if labels:
+                    sparse_dataset(file["X"]).append(block)
+                else:
+                    write_elem(file, "X", block)
+                labels += ["non-targeting" if is_control else genes[number]] * block.shape[0]
+        names = pd.Index([f"cell{cell}" for cell in range(len(labels))])
+        write_elem(file, "obs", pd.DataFrame({"target_gene": pd.Categorical(labels)}, index=names))
+        write_elem(file, "var", pd.DataFrame(index=pd.Index(genes)))
+        file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        return file["X/data"].shape[0] / (len(labels) * size.genes)
 
 
 def write_pair(folder: Path, name: str, *, lognorm: bool) -> tuple[Path, Path]:

@@ -59,7 +59,7 @@ def load_summary(folder: Path, name: str) -> tuple[ScreenSummary, tuple[CellBloc
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return _unpack(stored)
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         logger.warning("cannot read the cached evaluation artefact %s (%s); it is computed anew", path, error)
