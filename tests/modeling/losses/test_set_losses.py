@@ -34,7 +34,8 @@ def test_against_geomloss(name, dtype):
     value.sum().backward()
     # geomloss takes 1e-4 for the distance of a cell to itself: less of it by (1/7 + 1/9) / 2 of 1e-4.
     floor = 1e-4 * (1 / 7 + 1 / 9) / 2 if name == "energy" else 0
-    rtol = 1e-6 if name == "energy" else 1e-5
+    # The Sinkhorn iterations pass float32's rounding on, divided by their temperature.
+    rtol = 1e-4 if name == "sinkhorn" and dtype == torch.float32 else 1e-6
     torch.testing.assert_close(value.double() - floor, reference[f"{name}.value"], rtol=rtol, atol=0)
     gradient = reference[f"{name}.gradient"]
     assert (x.grad - gradient).norm() <= rtol * gradient.norm()

@@ -115,23 +115,23 @@ class _EnergyDistance(torch.autograd.Function):
                 pulls.append(_pull(between, a[block], b[block]))
                 pulls.append(_pull(within_x, a[block], a[block]) if x_needs_gradient else None)
                 pulls.append(_pull(within_y, b[block], b[block]) if y_needs_gradient else None)
-        ctx.save_for_backward(x, y, b, *pulls)
+        ctx.save_for_backward(x, y, a, b, *pulls)
         return torch.cat(energies).to(a.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, y, b, *pulls = ctx.saved_tensors
-        gradients = [torch.empty_like(z) if n else None for z, n in zip((x, y), ctx.needs_input_grad, strict=False)]
+        x, y, a, b, *pulls = ctx.saved_tensors
+        x_needs_gradient, y_needs_gradient, *_ = ctx.needs_input_grad
+        x_gradient = torch.empty_like(x) if x_needs_gradient else None
+        y_gradient = torch.empty_like(y) if y_needs_gradient else None
         for number, block in enumerate(_blocks(x)):
             between, within_x, within_y = pulls[3 * number : 3 * number + 3]
-            y_mean = weighted_mean(y[block], b[block])
-            x_centred, y_centred = x[block] - y_mean, y[block] - y_mean
             scale = grad[block, None, None]
-            if gradients[0] is not None:
-                gradients[0][block] = _gradient(x_centred, y_centred, between * scale, within_x * scale)
-            if gradients[1] is not None:
-                gradients[1][block] = _gradient(y_centred, x_centred, between.mT * scale, within_y * scale)
-        return *gradients, None, None
+            if x_gradient is not None:
+                x_gradient[block] = _gradient(x[block], y[block], a[block], between * scale, within_x * scale)
+            if y_gradient is not None:
+                y_gradient[block] = _gradient(y[block], x[block], b[block], between.mT * scale, within_y * scale)
+        return x_gradient, y_gradient, None, None
 
 
 def _blocks(x: torch.Tensor) -> list[slice]:
@@ -165,10 +165,14 @@ def _pull(matrix: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> torch.Tenso
     return (a.unsqueeze(2) * b.unsqueeze(1)).div_(matrix).masked_fill_(matrix == 0, 0)
 
 
-def _gradient(x: torch.Tensor, y: torch.Tensor, to_y: torch.Tensor, from_x: torch.Tensor) -> torch.Tensor:
+def _gradient(
+    x: torch.Tensor, y: torch.Tensor, weights: torch.Tensor, to_y: torch.Tensor, from_x: torch.Tensor
+) -> torch.Tensor:
     """Each x_i goes to every y_j and from every x_j by a unit vector: sums of (x_i - y_j)/d are matrix products."""
+    # Centred where x is, as forces between cells that lie close together are small differences of large products.
+    mean = weighted_mean(x, weights)
     from_x.diagonal(dim1=1, dim2=2).copy_(to_y.sum(dim=2) - from_x.sum(dim=2))
-    return torch.bmm(from_x, x).baddbmm_(to_y, y, alpha=-1)
+    return torch.bmm(from_x, x - mean).baddbmm_(to_y, y - mean, alpha=-1)
 
 
 __all__ = ["EnergyDistanceLoss"]
