@@ -99,6 +99,7 @@ def test_mean_baseline_of_2026_scores_nothing(reference, monkeypatch):
     # Scaled control cells are no whole counts: nobody could hand them in.
     with pytest.raises(ValueError, match="counts"):
         evaluate_predictions(cells, reference, "vcc2026")
+    monkeypatch.setattr("state_hf.pipelines.evaluate.check_inputs", lambda *_, **__: None)
     monkeypatch.setattr("state_hf.pipelines.evaluate_screens.check_counts", lambda *_: None)
     found = evaluate_predictions(cells, reference, "vcc2026", baseline="mean", replicate=True)
     np.testing.assert_allclose(found.scores["score"], 0.0, atol=1e-6)
