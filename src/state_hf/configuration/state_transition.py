@@ -158,7 +158,9 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Derive what was left to be derived."""
-        # First, as it sets the fields that were given by the original's names.
+        if isinstance(self.state_embedding_config, dict):
+            self.state_embedding_config = StateEmbeddingConfig(**self.state_embedding_config)
+        # Before the rest, as it sets the fields that were given by the original's names.
         super().__post_init__(**kwargs)
         if self.output_dim is None:
             self.output_dim = self.input_dim
@@ -172,8 +174,6 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
             self.feature_scale = "log1p" if self.feature_key in ("X", "X_hvg") else "embedding"
         if self.nonnegative_output is None:
             self.nonnegative_output = self.feature_scale != "embedding"
-        if isinstance(self.state_embedding_config, dict):
-            self.state_embedding_config = StateEmbeddingConfig(**self.state_embedding_config)
 
     @property
     def num_genes(self) -> int | None:
