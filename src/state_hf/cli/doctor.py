@@ -14,8 +14,19 @@ from pathlib import Path
 from state_hf._version import __version__
 
 _CORE = (
-    "torch transformers accelerate datasets evaluate safetensors huggingface_hub scipy anndata numpy numba pandas"
-).split()
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "safetensors",
+    "huggingface_hub",
+    "scipy",
+    "anndata",
+    "numpy",
+    "numba",
+    "pandas",
+)
 _EXTRAS = {
     "scanpy": (("scanpy", "igraph", "leidenalg"), "the demo's figures, and the metric clustering_agreement"),
     "peft": (("peft",), "LoRA"),
