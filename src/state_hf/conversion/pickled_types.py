@@ -10,7 +10,7 @@ from state_hf.conversion.errors import CheckpointError
 from state_hf.conversion.pickle_reader import Builders, Global, Record
 
 # Objects that are there for arc-state and PyTorch alone: a loss, an activation, a collator. Read past, never built.
-_UNUSED_CLASSES = re.compile(r"torch\.nn\.(modules\.\w+|functional|parallel)|state(\.\w+)+|vci(\.\w+)*|geomloss(\.\w+)*")
+_UNUSED_CLASSES = re.compile(r"torch\.nn\.(modules\.\w+|functional)|state(\.\w+)+|vci(\.\w+)*|geomloss(\.\w+)*")
 _DICTIONARIES = (
     "lightning_fabric.utilities.data.AttributeDict",
     "lightning.fabric.utilities.data.AttributeDict",
@@ -24,6 +24,7 @@ _OMEGACONF = re.compile(
 )
 _TYPE_NAMES = re.compile(r"typing\.(Any|Dict|List|Optional|Union)|(builtins|__builtin__)\.(dict|list|str|int|float|bool)")
 _MAX_DEPTH = 64
+_MAX_ENTRIES = 5_000_000
 
 
 def is_record(what: Global) -> bool:
@@ -138,7 +139,7 @@ def _refuse_reconstructor(kind: Any = None, *_: Any) -> Any:
     raise CheckpointError(f"The pickle holds an object of {kind}, of a kind that is no data.")
 
 
-def plain(value: Any, source: str, *, _depth: int = 0) -> Any:
+def plain(value: Any, source: str) -> Any:
     """Containers of numbers and text, without the types they were pickled as; tensors stay as they are.
 
     Args:
@@ -146,41 +147,51 @@ def plain(value: Any, source: str, *, _depth: int = 0) -> Any:
         source: Name of the file, for messages.
 
     Raises:
-        CheckpointError: If it is nested deeper than any configuration is, or in itself.
+        CheckpointError: If it is nested deeper, or has more entries, than any configuration or gene table does: shared
+            parts count each time, so that a small file cannot become a huge object.
     """
-    if _depth > _MAX_DEPTH:
-        raise CheckpointError(f"{source} is broken: its content is nested more than {_MAX_DEPTH} levels deep.")
-
-    def inner(child: Any) -> Any:
-        return plain(child, source, _depth=_depth + 1)
-
-    if isinstance(value, Record):
-        return _plain_record(value, source, _depth)
-    if isinstance(value, Global):
-        return str(value)
-    if isinstance(value, PickledArray):
-        return inner(value.value.tolist()) if isinstance(value.value, np.ndarray) else None
-    if isinstance(value, np.ndarray):
-        return inner(value.tolist())
-    if isinstance(value, dict):
-        return {key if isinstance(key, tuple) else inner(key): inner(child) for key, child in value.items()}
-    if isinstance(value, list | set | frozenset):
-        return [inner(child) for child in value]
-    if isinstance(value, tuple):
-        return tuple(inner(child) for child in value)
-    return value
+    return _Simplifier(source).simple(value, 0)
 
 
-def _plain_record(record: Record, source: str, depth: int) -> Any:
-    name, state = str(record.kind), record.state
-    if name in _DICTIONARIES:
-        return plain(state or {}, source, _depth=depth + 1)
-    if not _OMEGACONF.fullmatch(name) or not isinstance(state, dict):
-        return f"<{name}>"
-    if record.kind.module == "omegaconf.nodes":
-        return plain(state.get("_val"), source, _depth=depth + 1)
-    # The parent, which is here too, would lead back up.
-    return plain(state.get("_content"), source, _depth=depth + 1)
+class _Simplifier:
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.entries = 0
+
+    def simple(self, value: Any, depth: int) -> Any:
+        self.entries += 1
+        if depth > _MAX_DEPTH or self.entries > _MAX_ENTRIES:
+            raise CheckpointError(
+                f"{self.source} is refused: its content is nested more than {_MAX_DEPTH} levels deep, or has more than "
+                f"{_MAX_ENTRIES} entries."
+            )
+        if isinstance(value, Record):
+            return self._simple_record(value, depth + 1)
+        if isinstance(value, Global):
+            return str(value)
+        if isinstance(value, PickledArray):
+            value = value.value
+        if isinstance(value, np.ndarray):
+            return self.simple(value.tolist(), depth + 1)
+        if isinstance(value, dict):
+            return {
+                key if isinstance(key, tuple) else self.simple(key, depth + 1): self.simple(child, depth + 1)
+                for key, child in value.items()
+            }
+        if isinstance(value, list | set | frozenset):
+            return [self.simple(child, depth + 1) for child in value]
+        if isinstance(value, tuple):
+            return tuple(self.simple(child, depth + 1) for child in value)
+        return value
+
+    def _simple_record(self, record: Record, depth: int) -> Any:
+        name, state = str(record.kind), record.state
+        if name in _DICTIONARIES:
+            return self.simple(state or {}, depth)
+        if not _OMEGACONF.fullmatch(name) or not isinstance(state, dict):
+            return f"<{name}>"
+        # Not the parent, which is there too, and would lead back up.
+        return self.simple(state.get("_val" if record.kind.module == "omegaconf.nodes" else "_content"), depth)
 
 
 def resolve_references(config: dict[str, Any]) -> dict[str, Any]:
