@@ -6,7 +6,7 @@ from typing import Any
 from state_hf.conversion.arc_checkpoint import ArcCheckpoint, open_arc_checkpoint
 from state_hf.conversion.attention_mode import Attention, Positions
 from state_hf.conversion.model_folder import MAX_SHARD_BYTES, ConvertedModel
-from state_hf.conversion.state_embedding import convert_state_embedding
+from state_hf.conversion.state_embedding import GENE_TABLE, convert_state_embedding
 from state_hf.conversion.state_transition import convert_state_transition
 
 
@@ -84,6 +84,7 @@ def _origin(opened: ArcCheckpoint) -> dict[str, Any]:
         "file": opened.path.name,
         "framework_version": opened.version,
         "global_step": opened.global_step,
+        "has_gene_table": GENE_TABLE in opened.weights,
         "hyper_parameters": opened.hyper_parameters,
         "config": opened.config,
     }
