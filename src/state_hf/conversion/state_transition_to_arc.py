@@ -103,6 +103,8 @@ def _arguments(
         derived["gene_names"] = list(vocabulary.genes)
     if not config.use_basal_projection:
         derived["use_basal_projection"] = False
+    # Without this, the original makes a decoder of sizes that a model without one does not have.
+    derived["gene_decoder_bool"] = decoder is not None
     if decoder is not None:
         derived["gene_dim"] = config.gene_dim
         derived["decoder_cfg"] = {
