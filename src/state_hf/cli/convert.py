@@ -24,13 +24,20 @@ def _bytes(text: str) -> int:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `state-hf convert`."""
-    parser.add_argument("source", metavar="SRC", type=Path, help="checkpoint (.ckpt, .safetensors), or folder of a run or model")
-    parser.add_argument("output", metavar="DST", type=Path, help="what to write: a folder, or with --to arc a .ckpt (SE)")
+    parser.add_argument(
+        "source", metavar="SRC", type=Path, help="checkpoint (.ckpt, .safetensors), or folder of a run or model"
+    )
+    parser.add_argument(
+        "output", metavar="DST", type=Path, help="what to write: a folder, or with --to arc a .ckpt (SE)"
+    )
     parser.add_argument("--to", choices=("hf", "arc"), default="hf", help="arc: back into a checkpoint of arc-state")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
     parser.add_argument("--checkpoint", metavar="NAME", help="which of a folder's checkpoints (default: final.ckpt)")
     parser.add_argument(
-        "--genes", type=Path, metavar="FILE", help="names of the genes in order, where SRC has none: one a line, or an .h5ad"
+        "--genes",
+        type=Path,
+        metavar="FILE",
+        help="names of the genes in order, where SRC has none: one a line, or an .h5ad",
     )
     parser.add_argument("--unnamed-genes", action="store_true", help="go without names of genes")
     parser.add_argument("--max-shard-size", type=_bytes, metavar="SIZE", help="most of a weight file (default: 5GB)")

@@ -79,7 +79,9 @@ def _open_lightning(path: Path, folder: Path, beside: dict[str, Any]) -> ArcChec
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a checkpoint: it holds a {type(content).__name__}.")
     state = content.get("state_dict", content)
-    tensors = isinstance(state, dict) and {name: value for name, value in state.items() if isinstance(value, LazyTensor)}
+    tensors = isinstance(state, dict) and {
+        name: value for name, value in state.items() if isinstance(value, LazyTensor)
+    }
     if not tensors:
         raise CheckpointError(f"{path} is not a checkpoint: it holds no weights (`state_dict`).")
     if len(tensors) != len(state):

@@ -63,9 +63,13 @@ def attention_mode(
     elif (flag := backbone_arguments.get("bidirectional_attention")) is None:
         found = AttentionMode("causal", "rotary", _UNMARKED, "for the same reason")
     elif flag:
-        found = AttentionMode("bidirectional", "none", "the checkpoint sets bidirectional_attention", "for the same reason")
+        found = AttentionMode(
+            "bidirectional", "none", "the checkpoint sets bidirectional_attention", "for the same reason"
+        )
     else:
-        found = AttentionMode("causal", "rotary", "the checkpoint unsets bidirectional_attention", "for the same reason")
+        found = AttentionMode(
+            "causal", "rotary", "the checkpoint unsets bidirectional_attention", "for the same reason"
+        )
     return AttentionMode(
         attention or found.attention,
         positions or found.positions,

@@ -50,8 +50,7 @@ def convert(
         FileExistsError: If the output exists.
         ValueError: If an option is for the other family.
     """
-    source, output = Path(source), Path(output)
-    opened = open_arc_checkpoint(source, checkpoint=checkpoint)
+    opened = open_arc_checkpoint(Path(source), checkpoint=checkpoint)
     files = {
         name: None if path is None else Path(path)
         for name, path in (("genes", genes), ("gene_embeddings", gene_embeddings), ("perturbations", perturbations))
@@ -67,7 +66,7 @@ def convert(
             opened, **files, unnamed_genes=unnamed_genes, attention=attention, positions=positions
         )
     model.origin = _origin(opened)
-    model.write(output, source_folder=opened.folder, overwrite=overwrite, max_shard_bytes=max_shard_bytes)
+    model.write(Path(output), source_folder=opened.folder, overwrite=overwrite, max_shard_bytes=max_shard_bytes)
     return model
 
 

@@ -54,9 +54,7 @@ class LazyStorage:
         absolute = self.offset + start
         skipped = absolute % mmap.ALLOCATIONGRANULARITY
         with self.source.open("rb") as file:
-            mapped = mmap.mmap(
-                file.fileno(), count + skipped, access=mmap.ACCESS_COPY, offset=absolute - skipped
-            )
+            mapped = mmap.mmap(file.fileno(), count + skipped, access=mmap.ACCESS_COPY, offset=absolute - skipped)
         return torch.frombuffer(mapped, dtype=torch.uint8, offset=skipped, count=count)
 
 

@@ -83,7 +83,9 @@ class PickleReader:
         except CheckpointError:
             raise
         except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            raise CheckpointError(f"{self.source} is broken: its pickle is truncated or malformed ({error}).") from error
+            raise CheckpointError(
+                f"{self.source} is broken: its pickle is truncated or malformed ({error})."
+            ) from error
         raise CheckpointError(f"{self.source} is broken: its pickle has no end.")
 
     def _step(self, name: str, argument: Any) -> None:

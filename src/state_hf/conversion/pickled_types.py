@@ -22,7 +22,9 @@ _OMEGACONF = re.compile(
     r"omegaconf\.(dictconfig\.DictConfig|listconfig\.ListConfig|base\.(Container)?Metadata|"
     r"nodes\.(Any|String|Integer|Float|Boolean|Path)Node)"
 )
-_TYPE_NAMES = re.compile(r"typing\.(Any|Dict|List|Optional|Union)|(builtins|__builtin__)\.(dict|list|str|int|float|bool)")
+_TYPE_NAMES = re.compile(
+    r"typing\.(Any|Dict|List|Optional|Union)|(builtins|__builtin__)\.(dict|list|str|int|float|bool)"
+)
 _MAX_DEPTH = 64
 _MAX_ENTRIES = 5_000_000
 

@@ -53,6 +53,7 @@ def convert_state_embedding(
     genes: Path | None = None,
     gene_embeddings: Path | None = None,
     unnamed_genes: bool = False,
+    compare_tables: bool = True,
 ) -> ConvertedModel:
     """Make a model of a State Embedding checkpoint.
 
@@ -61,13 +62,16 @@ def convert_state_embedding(
         genes: File with the names of the gene table's rows, where the checkpoint has none.
         gene_embeddings: File with the gene table, {gene: vector}, where the checkpoint has none.
         unnamed_genes: Whether to go without names, and so without a tokenizer.
+        compare_tables: Whether to compare two gene tables, where there are two, which reads both.
 
     Raises:
         CheckpointError: If something is missing, or does not fit.
     """
     weights = dict(checkpoint.weights)
     if "count_encoder.0.weight" not in weights:
-        raise CheckpointError(f"{checkpoint.path} has no expression encoder (`count_encoder`), which every model needs.")
+        raise CheckpointError(
+            f"{checkpoint.path} has no expression encoder (`count_encoder`), which every model needs."
+        )
     rows, origin = _gene_rows(checkpoint, gene_embeddings)
     notes = []
     if GENE_TABLE not in weights:
@@ -78,7 +82,7 @@ def convert_state_embedding(
             )
         weights[GENE_TABLE] = StackedTensor(list(rows.values()))
         notes.append(f"The gene table is from {origin}.")
-    elif rows is not None:
+    elif rows is not None and compare_tables:
         _check_same_table(weights[GENE_TABLE], rows, checkpoint, origin)
     table = weights[GENE_TABLE]
     names = _gene_names(checkpoint, rows, genes, table.shape[0], unnamed=unnamed_genes)
@@ -98,9 +102,7 @@ def convert_state_embedding(
     return ConvertedModel(model_class, config, account, tokenizer=tokenizer, notes=notes)
 
 
-def _gene_rows(
-    checkpoint: ArcCheckpoint, gene_embeddings: Path | None
-) -> tuple[dict[str, LazyTensor] | None, str]:
+def _gene_rows(checkpoint: ArcCheckpoint, gene_embeddings: Path | None) -> tuple[dict[str, LazyTensor] | None, str]:
     if gene_embeddings is not None:
         return gene_rows(read_pickled(gene_embeddings), str(gene_embeddings)), str(gene_embeddings)
     if checkpoint.gene_embeddings is not None:
@@ -111,9 +113,7 @@ def _gene_rows(
     return None, ""
 
 
-def _check_same_table(
-    table: SourceTensor, rows: dict[str, LazyTensor], checkpoint: ArcCheckpoint, origin: str
-) -> None:
+def _check_same_table(table: SourceTensor, rows: dict[str, LazyTensor], checkpoint: ArcCheckpoint, origin: str) -> None:
     stacked = StackedTensor(list(rows.values()))
     same = tuple(table.shape) == stacked.shape
     if same:

@@ -41,8 +41,13 @@ def state_embedding_checkpoint(
     if record.get("has_gene_table"):
         state[GENE_TABLE] = table
     # The original registers its gene encoder twice.
-    state.update({name.replace("encoder", "gene_embedding_layer", 1): value for name, value in weights.items()
-                  if name.startswith("encoder.")})
+    state.update(
+        {
+            name.replace("encoder", "gene_embedding_layer", 1): value
+            for name, value in weights.items()
+            if name.startswith("encoder.")
+        }
+    )
     arguments = {
         "token_dim": config.gene_embedding_dim,
         "d_model": config.hidden_size,

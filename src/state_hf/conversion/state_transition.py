@@ -167,7 +167,9 @@ def _parts(weights: dict[str, Any], arguments: dict[str, Any], checkpoint: ArcCh
         "use_batch_token": "batch_token" in weights,
         "use_confidence_token": "confidence_token.confidence_token" in weights,
     }
-    classifier = next((weights[f"batch_classifier.{n}.weight"] for n in (0,) if f"batch_classifier.{n}.weight" in weights), None)
+    classifier = next(
+        (weights[f"batch_classifier.{n}.weight"] for n in (0,) if f"batch_classifier.{n}.weight" in weights), None
+    )
     batches = weights["batch_encoder.weight"] if fields["use_batch_encoder"] else classifier
     fields["num_batches"] = batches.shape[0] if batches is not None else int(arguments.get("batch_dim") or 1)
     kind = None
@@ -203,9 +205,7 @@ def _loss(arguments: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     return {"loss": loss, "loss_kwargs": {"blur": blur} if blur is not None and "sinkhorn" in loss else None}
 
 
-def _perturbations(
-    checkpoint: ArcCheckpoint, run: RunFolder, given: Path | None, arguments: dict[str, Any]
-) -> Labels:
+def _perturbations(checkpoint: ArcCheckpoint, run: RunFolder, given: Path | None, arguments: dict[str, Any]) -> Labels:
     if given is not None:
         return Labels(read_names(given, "perturbations"))
     if run.perturbations is not None:

@@ -47,7 +47,9 @@ def convert_to_arc(source: str | Path, output: str | Path, *, overwrite: bool = 
         weights[short] = tensor.load()
     if isinstance(config, StateEmbeddingConfig):
         if output.suffix != ".ckpt":
-            raise ValueError(f"A State Embedding model becomes one file: give it a name that ends in .ckpt, not {output}.")
+            raise ValueError(
+                f"A State Embedding model becomes one file: give it a name that ends in .ckpt, not {output}."
+            )
         if output.exists() and not overwrite:
             raise FileExistsError(f"{output} exists: choose another name, or replace it with --overwrite.")
         checkpoint = state_embedding_checkpoint(config, weights, record, source)

@@ -144,7 +144,9 @@ def _reader(stream: IO[bytes], name: str, storage_of: Any = None) -> PickleReade
         dtype = _STORAGE_TYPES[storage_type.name]
         storage = storage_of(key, dtype, numel)
         if numel * dtype.itemsize > storage.nbytes:
-            raise CheckpointError(f"{name} is broken: a tensor's storage has {storage.nbytes} bytes, not {numel} values.")
+            raise CheckpointError(
+                f"{name} is broken: a tensor's storage has {storage.nbytes} bytes, not {numel} values."
+            )
         return storage, dtype
 
     return PickleReader(
