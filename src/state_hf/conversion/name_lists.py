@@ -33,10 +33,7 @@ def read_gene_names(path: Path, count: int) -> list[str]:
     Raises:
         CheckpointError: If the file names another number of genes.
     """
-    if path.suffix != ".h5ad":
-        candidates = {"lines": read_names(path, "genes")}
-    else:
-        candidates = _genes_of_anndata(path)
+    candidates = _genes_of_anndata(path) if path.suffix == ".h5ad" else {"lines": read_names(path, "genes")}
     for names in candidates.values():
         if len(names) == count:
             return names

@@ -26,7 +26,7 @@ _TYPE_NAMES = re.compile(
     r"typing\.(Any|Dict|List|Optional|Union)|(builtins|__builtin__)\.(dict|list|str|int|float|bool)"
 )
 _MAX_DEPTH = 64
-_MAX_ENTRIES = 5_000_000
+_MAX_ENTRIES = 500_000
 
 
 def is_record(what: Global) -> bool:
@@ -122,9 +122,10 @@ def plain_builders() -> Builders:
         "copy_reg._reconstructor": _refuse_reconstructor,
         "copyreg._reconstructor": _refuse_reconstructor,
     }
-    for kind in (set, frozenset, dict, list, tuple, bytearray, bytes, complex):
+    for kind in (set, frozenset, dict, list, tuple, bytearray, bytes):
         for module in ("builtins", "__builtin__"):
             builders[f"{module}.{kind.__name__}"] = _collection(kind)
+    builders["builtins.complex"] = builders["__builtin__.complex"] = complex
     for module in ("numpy.core", "numpy._core"):
         builders[f"{module}.multiarray._reconstruct"] = PickledArray
         builders[f"{module}.multiarray.scalar"] = _scalar

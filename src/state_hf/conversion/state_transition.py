@@ -143,9 +143,7 @@ def _backbone(arguments: dict[str, Any], checkpoint: ArcCheckpoint) -> str:
 
 def _plain_fields(arguments: dict[str, Any]) -> dict[str, Any]:
     fields = {ours: arguments[theirs] for ours, theirs in _FIELDS.items() if arguments.get(theirs) is not None}
-    key = arguments.get("embed_key") or "X"
-    # A gene decoder's output is expression; without one, so is the model's own.
-    return {**fields, "feature_key": key}
+    return {**fields, "feature_key": arguments.get("embed_key") or "X"}
 
 
 def _backbone_fields(backbone: str, kwargs: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
@@ -167,9 +165,7 @@ def _parts(weights: dict[str, Any], arguments: dict[str, Any], checkpoint: ArcCh
         "use_batch_token": "batch_token" in weights,
         "use_confidence_token": "confidence_token.confidence_token" in weights,
     }
-    classifier = next(
-        (weights[f"batch_classifier.{n}.weight"] for n in (0,) if f"batch_classifier.{n}.weight" in weights), None
-    )
+    classifier = weights.get("batch_classifier.0.weight")
     batches = weights["batch_encoder.weight"] if fields["use_batch_encoder"] else classifier
     fields["num_batches"] = batches.shape[0] if batches is not None else int(arguments.get("batch_dim") or 1)
     kind = None
