@@ -12,6 +12,8 @@ _COMMANDS = {
     "preprocess": "normalise counts, choose variable genes, check knock-downs",
     "train": "train a State Transition model on a screen, with baselines",
     "predict": "predict perturbed cells from control cells",
+    "convert": "turn a checkpoint of arc-state into a model folder, or back",
+    "inspect": "say what a checkpoint or model is, without loading its weights",
     "genes": "make the gene alias table of a model folder",
     "evaluate": "score a prediction against measured cells",
     "prep": "make or check a submission file of the Virtual Cell Challenge",

@@ -1,0 +1,92 @@
+"""From a checkpoint of arc-state to a model folder, in one call."""
+
+from pathlib import Path
+from typing import Any
+
+from state_hf.conversion.arc_checkpoint import ArcCheckpoint, open_arc_checkpoint
+from state_hf.conversion.attention_mode import Attention, Positions
+from state_hf.conversion.model_folder import MAX_SHARD_BYTES, ConvertedModel
+from state_hf.conversion.state_embedding import GENE_TABLE, convert_state_embedding
+from state_hf.conversion.state_transition import convert_state_transition
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    *,
+    checkpoint: str | None = None,
+    genes: str | Path | None = None,
+    gene_embeddings: str | Path | None = None,
+    perturbations: str | Path | None = None,
+    unnamed_genes: bool = False,
+    attention: Attention | None = None,
+    positions: Positions | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    overwrite: bool = False,
+) -> ConvertedModel:
+    """Convert a checkpoint of arc-state into a folder that `from_pretrained` loads.
+
+    Nothing of the checkpoint is run: its pickles are read as data. Memory holds one weight at a time.
+
+    Args:
+        source: A `.ckpt` or `.safetensors` file, or the folder of a run or model.
+        output: The folder to make.
+        checkpoint: Which of a folder's checkpoints, by its file name.
+        genes: Names of genes in order (one a line, or an `.h5ad`), where the source has none.
+        gene_embeddings: Gene table of a State Embedding model, {gene: vector}, where the source has none.
+        perturbations: Names of perturbations in order, one a line, where the source has none.
+        unnamed_genes: Whether to go without names of genes.
+        attention: Attention of a State Transition model; by default that in which arc-state 0.11.1 loads it.
+        positions: Positions of a State Transition model; by default likewise.
+        max_shard_bytes: Most bytes of a file of weights.
+        overwrite: Whether to replace a folder that exists.
+
+    Returns:
+        What was written.
+
+    Raises:
+        CheckpointError: If the source is broken or incomplete, or its weights do not fit its configuration.
+        UnsafeCheckpointError: If the source names code.
+        FileExistsError: If the output exists.
+        ValueError: If an option is for the other family.
+    """
+    opened = open_arc_checkpoint(Path(source), checkpoint=checkpoint)
+    files = {
+        name: None if path is None else Path(path)
+        for name, path in (("genes", genes), ("gene_embeddings", gene_embeddings), ("perturbations", perturbations))
+    }
+    if opened.kind == "state_embedding":
+        _refuse(opened, attention=attention, positions=positions, perturbations=perturbations)
+        del files["perturbations"]
+        model = convert_state_embedding(opened, **files, unnamed_genes=unnamed_genes)
+    else:
+        _refuse(opened, gene_embeddings=gene_embeddings)
+        del files["gene_embeddings"]
+        model = convert_state_transition(
+            opened, **files, unnamed_genes=unnamed_genes, attention=attention, positions=positions
+        )
+    model.origin = _origin(opened)
+    model.write(Path(output), source_folder=opened.folder, overwrite=overwrite, max_shard_bytes=max_shard_bytes)
+    return model
+
+
+def _refuse(opened: ArcCheckpoint, **options: Any) -> None:
+    for name, value in options.items():
+        if value is not None:
+            kind = opened.kind.replace("_", " ")
+            raise ValueError(f"{opened.path} is a {kind} model, for which --{name.replace('_', '-')} has no meaning.")
+
+
+def _origin(opened: ArcCheckpoint) -> dict[str, Any]:
+    """What the record keeps of the source: also what converting back needs."""
+    return {
+        "file": opened.path.name,
+        "framework_version": opened.version,
+        "global_step": opened.global_step,
+        "has_gene_table": GENE_TABLE in opened.weights,
+        "hyper_parameters": opened.hyper_parameters,
+        "config": opened.config,
+    }
+
+
+__all__ = ["convert"]

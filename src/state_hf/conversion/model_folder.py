@@ -1,0 +1,141 @@
+"""The folder of a converted model: weights, configuration, names, and a record of where all of it is from."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from state_hf._version import __version__
+from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
+from state_hf.conversion.errors import CheckpointError
+from state_hf.conversion.safetensors_file import write_weights
+from state_hf.conversion.weight_accounting import WeightAccount
+from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
+
+RECORD_FILE = "conversion.json"
+# Shards of the size that transformers writes.
+MAX_SHARD_BYTES = 5 * 10**9
+_LICENCE_FILES = ("LICENSE*", "LICENCE*", "*LICENSE*.md", "*ACCEPTABLE_USE*", "NOTICE*")
+_LICENCE_NOTE = (
+    "The weights keep the licence of the checkpoint that they were converted from. Weights released by Arc Institute, "
+    "and what is made from them, are licensed for non-commercial use only."
+)
+
+
+@dataclass
+class ConvertedModel:
+    """A model that is ready to be written.
+
+    Args:
+        model_class: Its class.
+        config: Its configuration.
+        account: Its weights, and the source's weights that are not among them.
+        tokenizer: Tokenizer of a State Embedding model.
+        vocabulary: Names of a State Transition model.
+        notes: What was decided, and why.
+        origin: What the record keeps of the source.
+    """
+
+    model_class: type[PreTrainedModel]
+    config: PreTrainedConfig
+    account: WeightAccount
+    tokenizer: CellSentenceTokenizer | None = None
+    vocabulary: StateTransitionVocabulary | None = None
+    notes: list[str] = field(default_factory=list)
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, folder: Path, *, source_folder: Path, overwrite: bool, max_shard_bytes: int) -> None:
+        """Write the folder: whole, or not at all.
+
+        Args:
+            folder: The folder to make.
+            source_folder: Where the source's licence is, if it has one.
+            overwrite: Whether to replace a folder that exists.
+            max_shard_bytes: Most bytes of a file of weights.
+
+        Raises:
+            FileExistsError: If the folder exists.
+        """
+        with folder_written_whole(folder, overwrite=overwrite) as unfinished:
+            first = next(iter(self.account.used.values()))
+            self.config.architectures = [self.model_class.__name__]
+            self.config.dtype = str(first.dtype).removeprefix("torch.")
+            self.config.save_pretrained(unfinished)
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(unfinished)
+            if self.vocabulary is not None:
+                self.vocabulary.save(unfinished)
+            licences = _copy_licences(source_folder, unfinished)
+            record = {
+                "converted_by": f"state-hf {__version__}",
+                "notes": self.notes,
+                "licence": {"note": _LICENCE_NOTE, "files": licences},
+                "ignored_weights": self.account.ignored,
+                "original": self.origin,
+            }
+            text = json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n"
+            (unfinished / RECORD_FILE).write_text(text, encoding="utf-8")
+            write_weights(self.account.used, unfinished, max_shard_bytes=max_shard_bytes)
+
+
+def _copy_licences(source: Path, target: Path) -> list[str]:
+    found = sorted({path for pattern in _LICENCE_FILES for path in source.glob(pattern) if path.is_file()})
+    for path in found:
+        shutil.copyfile(path, target / path.name)
+    return [path.name for path in found]
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a converted model; empty for other models.
+
+    Raises:
+        CheckpointError: If the file is not a record.
+    """
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is broken: {error}.") from error
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path} is not the record of a conversion.")
+    return record
+
+
+@contextmanager
+def folder_written_whole(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder beside `folder` to write into; renamed to it at the end, or removed on an error.
+
+    Args:
+        folder: The folder to make.
+        overwrite: Whether to replace a folder that exists.
+
+    Raises:
+        FileExistsError: If the folder exists.
+    """
+    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists: choose another name, or replace it with --overwrite.")
+    unfinished = folder.with_name(f".writing-{os.getpid()}-{folder.name}")
+    replaced = folder.with_name(f".replaced-{os.getpid()}-{folder.name}")
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        if folder.exists():
+            folder.rename(replaced)
+        unfinished.rename(folder)
+    finally:
+        for leftover in (unfinished, replaced):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+__all__ = ["MAX_SHARD_BYTES", "RECORD_FILE", "ConvertedModel", "folder_written_whole", "read_record"]

@@ -1,0 +1,197 @@
+"""Opens the files that PyTorch and pickle write, as data: tensors stay in the file until they are read."""
+
+import io
+import struct
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from state_hf.conversion.errors import CheckpointError, UnsafeCheckpointError
+from state_hf.conversion.lazy_tensor import LazyStorage, LazyTensor
+from state_hf.conversion.pickle_reader import Builders, Global, PickleReader
+from state_hf.conversion.pickled_types import is_record, plain_builders
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+# A pickle holds names and shapes; the largest, with a name for each of half a million genes, has 100 MB.
+_MAX_PICKLE_BYTES = 2**30
+_STORAGE_TYPES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+    "UntypedStorage": torch.uint8,
+}
+_DTYPES = {
+    name: getattr(torch, name)
+    for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+}
+
+
+def read_pickled(path: Path) -> Any:
+    """The content of a file written by `torch.save` (new or old format) or by pickle.
+
+    Args:
+        path: A `.ckpt`, `.pt`, `.torch` or `.pkl` file.
+
+    Returns:
+        Containers, numbers and text; tensors are `LazyTensor`s, other objects `Record`s.
+
+    Raises:
+        UnsafeCheckpointError: If the file names code. None of it is run.
+        CheckpointError: If it is truncated or malformed.
+        FileNotFoundError: If there is none.
+    """
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            return _read_zip(path, file)
+        file.seek(0)
+        return _read_stream(file, path, str(path), path.stat().st_size)
+
+
+def _read_zip(path: Path, file: IO[bytes]) -> Any:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return _read_archive(path, file, archive)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error, RuntimeError) as error:
+        raise CheckpointError(f"{path} is broken: it is not a whole file of torch.save ({error}).") from error
+
+
+def _read_archive(path: Path, file: IO[bytes], archive: zipfile.ZipFile) -> Any:
+    pickles = [name for name in archive.namelist() if name == "data.pkl" or name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise CheckpointError(f"{path} is not a file of torch.save: it holds {len(pickles)} entries named data.pkl.")
+    root = pickles[0].removesuffix("data.pkl")
+    entries = {info.filename: info for info in archive.infolist()}
+    for info in entries.values():
+        if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+            raise CheckpointError(f"{path} is refused: its entry {info.filename!r} is compressed; torch.save does not.")
+    if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
+        raise CheckpointError(f"{path} was written on a big-endian machine, which is not supported.")
+    if entries[pickles[0]].file_size > _MAX_PICKLE_BYTES:
+        raise CheckpointError(f"{path} is refused: its pickle has {entries[pickles[0]].file_size} bytes.")
+    size = path.stat().st_size
+    storages: dict[str, LazyStorage] = {}
+
+    def storage_of(key: str) -> LazyStorage:
+        if key not in storages:
+            info = entries.get(f"{root}data/{key}")
+            if info is None:
+                raise CheckpointError(f"{path} is broken: the data of its tensor {key!r} are missing.")
+            offset = _data_offset(file, info)
+            if offset + info.file_size > size:
+                raise CheckpointError(f"{path} is broken: the data of its tensor {key!r} are cut off.")
+            storages[key] = LazyStorage(path, str(path), offset, info.file_size)
+        return storages[key]
+
+    stream = io.BytesIO(archive.read(pickles[0]))
+    return _reader(stream, str(path), lambda key, _dtype, _numel: storage_of(key)).read()
+
+
+def _data_offset(file: IO[bytes], info: zipfile.ZipInfo) -> int:
+    file.seek(info.header_offset)
+    header = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+    return info.header_offset + _LOCAL_HEADER.size + header[-2] + header[-1]
+
+
+def _read_stream(file: IO[bytes], source: Path | bytes, name: str, size: int) -> Any:
+    """A pickle, or PyTorch's format before 1.6: five pickles, then the storages' numbers one after another."""
+    storages: dict[str, LazyStorage] = {}
+    types: dict[str, torch.dtype] = {}
+
+    def storage_of(key: str, dtype: torch.dtype, numel: int) -> LazyStorage:
+        types[key] = dtype
+        return storages.setdefault(key, LazyStorage(source, name, 0, numel * dtype.itemsize))
+
+    first = _reader(file, name, storage_of).read()
+    if first != _LEGACY_MAGIC or not isinstance(first, int):
+        if storages:
+            raise CheckpointError(f"{name} is broken: it refers to tensors, but it is not a file of torch.save.")
+        return first
+    if _reader(file, name).read() != _LEGACY_PROTOCOL:
+        raise CheckpointError(f"{name} has a format of PyTorch that is not known.")
+    _reader(file, name).read()  # the machine that wrote it
+    content = _reader(file, name, storage_of).read()
+    for key in _reader(file, name).read():
+        if key not in storages:
+            raise CheckpointError(f"{name} is broken: its storage {key!r} belongs to no tensor.")
+        count = struct.unpack("<q", file.read(8))[0]
+        storages[key].offset = file.tell()
+        if count * types[key].itemsize != storages[key].nbytes or file.tell() + storages[key].nbytes > size:
+            raise CheckpointError(f"{name} is broken: the data of its tensor {key!r} are cut off.")
+        file.seek(storages[key].nbytes, io.SEEK_CUR)
+    return content
+
+
+def _reader(stream: IO[bytes], name: str, storage_of: Any = None) -> PickleReader:
+    def persistent_load(identity: Any) -> tuple[LazyStorage, torch.dtype]:
+        kind, storage_type, key, _location, numel = identity[:5]
+        if kind != "storage" or not isinstance(storage_type, Global) or storage_type.name not in _STORAGE_TYPES:
+            raise ValueError(f"a reference to a {kind}")
+        if not isinstance(numel, int) or numel < 0 or not isinstance(key, str):
+            raise ValueError("a reference to a storage without a size")
+        if len(identity) > 5 and identity[5] is not None:
+            raise ValueError("a view of a storage")
+        dtype = _STORAGE_TYPES[storage_type.name]
+        storage = storage_of(key, dtype, numel)
+        if numel * dtype.itemsize > storage.nbytes:
+            raise CheckpointError(
+                f"{name} is broken: a tensor's storage has {storage.nbytes} bytes, not {numel} values."
+            )
+        return storage, dtype
+
+    return PickleReader(
+        stream,
+        name,
+        builders={**plain_builders(), **_tensor_builders(name)},
+        is_record=lambda what: is_record(what) or _is_torch_name(what),
+        persistent_load=persistent_load if storage_of is not None else None,
+    )
+
+
+def _is_torch_name(what: Global) -> bool:
+    return what.module in ("torch", "torch.storage") and (what.name in _STORAGE_TYPES or what.name in _DTYPES)
+
+
+def _tensor_builders(name: str) -> Builders:
+    def tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> LazyTensor:
+        return LazyTensor(storage[0], storage[1], offset, tuple(size), tuple(stride))
+
+    def tensor_of_type(
+        storage: Any, offset: int, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Global, *_: Any
+    ) -> LazyTensor:
+        return LazyTensor(storage[0], _DTYPES[dtype.name], offset, tuple(size), tuple(stride))
+
+    def parameter(data: LazyTensor, *_: Any) -> LazyTensor:
+        return data
+
+    def nested(content: bytes) -> tuple[LazyStorage, torch.dtype]:
+        if not isinstance(content, bytes) or content[:2] == b"PK":
+            raise UnsafeCheckpointError(f"{name} is refused: a tensor in it is a file of its own, of another format.")
+        storage = _read_stream(io.BytesIO(content), content, f"a tensor in {name}", len(content))
+        if not (isinstance(storage, tuple) and len(storage) == 2 and isinstance(storage[0], LazyStorage)):
+            raise ValueError("a nested file without a storage")
+        return storage
+
+    return {
+        "torch._utils._rebuild_tensor": tensor,
+        "torch._utils._rebuild_tensor_v2": tensor,
+        "torch._utils._rebuild_tensor_v3": tensor_of_type,
+        "torch._utils._rebuild_parameter": parameter,
+        "torch._utils._rebuild_parameter_with_state": parameter,
+        "torch.storage._load_from_bytes": nested,
+        "torch.Size": lambda sizes=(): tuple(sizes),
+        "torch.device": lambda *parts: ":".join(map(str, parts)),
+    }
+
+
+__all__ = ["read_pickled"]
