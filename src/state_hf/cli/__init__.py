@@ -12,7 +12,8 @@ _COMMANDS = {
     "preprocess": "normalise counts, choose variable genes, check knock-downs",
     "train": "train a State Transition model on a screen, with baselines",
     "predict": "predict perturbed cells from control cells",
-    "genes": "make the gene alias table of a model folder",
+    "embed-genes": "compute a gene table from protein sequences",
+    "genes": "make the gene alias table of a model folder, or give a model more genes",
     "evaluate": "score a prediction against measured cells",
     "prep": "make or check a submission file of the Virtual Cell Challenge",
 }
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in _COMMANDS:
         print(f"state-hf: there is no command {name!r}\n\n{_usage()}", file=sys.stderr)
         return 2
-    command = importlib.import_module(f"state_hf.cli.{name}")
+    command = importlib.import_module(f"state_hf.cli.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"state-hf {name}",
         description=command.__doc__,
