@@ -1,6 +1,5 @@
 """A gene table: one row of numbers a gene, in a stated order."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from state_hf.data.whole_files import written_whole
+from state_hf.model_cards.facts import gene_list_digest
+from state_hf.model_cards.hub import PushWithCardMixin
 
 _TENSORS, _GENES, _RECORD = "gene_table.safetensors", "genes.txt", "gene_table.json"
 
 
 @dataclass(frozen=True, eq=False)
-class GeneTable:
+class GeneTable(PushWithCardMixin):
     """Embeddings of genes, in the order of their rows.
 
     It is kept as a folder: `gene_table.safetensors`, `genes.txt` (which is also what a `CellSentenceTokenizer` reads),
@@ -65,7 +66,7 @@ class GeneTable:
     @property
     def digest(self) -> str:
         """SHA-256 of the gene list: that of the file `genes.txt`."""
-        return hashlib.sha256(_lines(self.genes)).hexdigest()
+        return gene_list_digest(self.genes)
 
     def select(self, genes: Iterable[str]) -> "GeneTable":
         """The table of these genes, in their order.
@@ -91,7 +92,7 @@ class GeneTable:
         with written_whole(folder / _TENSORS) as temporary:
             save_file({"embeddings": self.embeddings.float().cpu().contiguous().clone()}, temporary)
         with written_whole(folder / _GENES) as temporary:
-            temporary.write_bytes(_lines(self.genes))
+            temporary.write_text("".join(f"{gene}\n" for gene in self.genes), encoding="utf-8", newline="")
         record = {**self.record, "genes": len(self), "width": self.width, "gene_list_sha256": self.digest}
         with written_whole(folder / _RECORD) as temporary:
             temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -144,10 +145,6 @@ def _load_original(path: Path) -> GeneTable:
     if len(widths) > 1:
         raise ValueError(f"{path} has rows of different widths: {', '.join(map(str, sorted(widths)))}.")
     return GeneTable(list(rows), torch.stack([row.float() for row in rows.values()]), {"source": path.name})
-
-
-def _lines(genes: Sequence[str]) -> bytes:
-    return "".join(f"{gene}\n" for gene in genes).encode()
 
 
 __all__ = ["GeneTable", "load_gene_table"]
