@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.utils import logging
+from yaml import YAMLError
 
 from state_hf.model_cards.facts import (
     Config,
@@ -23,9 +24,9 @@ logger = logging.get_logger(__name__)
 
 _BEGIN = "<!-- Written by state-hf from the files of this folder, up to the end mark. Text outside of it is kept. -->"
 _END = "<!-- End of what state-hf wrote. -->"
-_ARC_NOTE = (
-    "These weights were converted from a checkpoint of Arc Institute's STATE, or trained from such. "
-    "They keep its licence, which allows non-commercial use only."
+_CONVERTED_NOTE = (
+    "The weights keep the licence of the checkpoint that they, or those that they were trained from, were converted "
+    "from. Weights released by Arc Institute, and what is made from them, are licensed for non-commercial use only."
 )
 _TASK = "perturbation-prediction"
 _CITATION = """\
@@ -61,8 +62,8 @@ def write_model_card(folder: str | Path, *, name: str | None = None, tags: Itera
     if config is None:
         return None
     path = folder / "README.md"
-    existing = ModelCard.load(path, ignore_metadata_errors=True) if path.is_file() else None
-    if existing is not None and _BEGIN not in existing.text:
+    existing = _own_card(path)
+    if existing is None and path.is_file():
         logger.info(f"{path} is not a card of state-hf's, so it stays as it is.")
         return None
     before, after = _around(existing.text) if existing is not None else ("", "")
@@ -92,8 +93,19 @@ def write_model_card(folder: str | Path, *, name: str | None = None, tags: Itera
 
 def is_written_by_hand(path: Path) -> bool:
     """Whether a card is somebody's own, or has text of theirs around what was written here."""
-    text = ModelCard.load(path, ignore_metadata_errors=True).text
-    return _BEGIN not in text or any(_around(text))
+    own = _own_card(path)
+    return own is None or any(_around(own.text))
+
+
+def _own_card(path: Path) -> ModelCard | None:
+    """The card that was written here; None if there is none, or one of somebody else's, or a broken one."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    try:
+        return ModelCard(text) if _BEGIN in text else None
+    except (ValueError, YAMLError):
+        # What a training ends with is to be saved, whatever became of the card's metadata.
+        logger.warning(f"The metadata of {path} cannot be read, so the card stays as it is.")
+        return None
 
 
 def _around(text: str) -> tuple[str, str]:
@@ -111,7 +123,7 @@ def _metadata(config: Config, folder: Path, name: str, known: dict[str, Any], ta
     if config.model_type == "state_embedding":
         fields["pipeline_tag"] = "feature-extraction"
     if _is_converted(config, folder):
-        fields |= {"license": "other", "license_name": "arc-institute-non-commercial"}
+        fields |= {"license": "other", "license_name": "non-commercial"}
         files = _licence_files(folder)
         fields |= {"license_link": files[0]} if files else {}
     logged = emissions(folder)
@@ -129,7 +141,7 @@ def _results(folder: Path) -> Iterable[EvalResult]:
     for row in read_csv(folder / "scores.csv"):
         if row["model"] == "state_transition":
             for metric, value in row.items():
-                if metric != "model":
+                if metric != "model" and value:
                     yield EvalResult(
                         task_type=_TASK,
                         dataset_type="held-out",
@@ -180,7 +192,8 @@ def _evaluation(folder: Path) -> str:
     lines = ["## Evaluation"]
     scores = read_csv(folder / "scores.csv")
     if scores:
-        rows = [[value if name == "model" else f"{float(value):.4g}" for name, value in row.items()] for row in scores]
+        values = [list(row.values()) for row in scores]
+        rows = [[name, *(f"{float(value):.4g}" if value else "" for value in row)] for name, *row in values]
         lines += ["", "Held-out cells of the split, with the baselines:", "", _table(list(scores[0]), rows)]
     for evaluation in evaluations(folder):
         settings = evaluation["settings"]
@@ -205,7 +218,7 @@ def _licence(config: Config, folder: Path, data: ModelCardData) -> str:
     lines = ["## Licence", ""]
     if _is_converted(config, folder):
         files = ", ".join(f"[{name}]({name})" for name in _licence_files(folder))
-        lines.append(_ARC_NOTE + (f" Its text: {files}." if files else " Its text is where they were published."))
+        lines.append(_CONVERTED_NOTE + (f" Its text: {files}." if files else " Its text is where they were published."))
     elif data.get("license"):
         lines.append(f"`{data.get('license')}`, as the metadata of this card say.")
     else:

@@ -101,6 +101,9 @@ class StateTransitionTrainer(Trainer):
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to resume from.")
         return super().train(resume_from_checkpoint, *args, **kwargs)
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the model has written its card with its weights."""
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         loaded_into = self.accelerator.unwrap_model(self.model if model is None else model)
         if isinstance(loaded_into, StateTransitionPreTrainedModel):
