@@ -35,7 +35,6 @@ _EXPORTS = {
     "GeneTable": "state_hf.gene_embeddings.gene_table",
     "load_gene_table": "state_hf.gene_embeddings.gene_table",
     "extend_gene_table": "state_hf.gene_embeddings.model_tables",
-    "set_perturbation_features": "state_hf.gene_embeddings.model_tables",
     "differential_expression": "state_hf.pipelines.differential_expression",
     "evaluate_predictions": "state_hf.pipelines.evaluate",
     "push_folder": "state_hf.model_cards.hub",

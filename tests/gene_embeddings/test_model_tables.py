@@ -6,11 +6,7 @@ from state_hf import (
     GeneTable,
     StateEmbeddingConfig,
     StateEmbeddingForMaskedExpression,
-    StateTransitionConfig,
-    StateTransitionForPerturbation,
-    StateTransitionVocabulary,
     extend_gene_table,
-    set_perturbation_features,
 )
 from state_hf.cli import main
 
@@ -103,44 +99,3 @@ def test_command(with_heads, model, tokenizer, table, tmp_path, capsys):
     assert loaded.config.num_genes == 14
     assert CellSentenceTokenizer.from_pretrained(tmp_path / "new").vocab_size == 14
     assert main(arguments) == 2
-
-
-def perturbation_model(**fields):
-    config = StateTransitionConfig(
-        input_dim=5,
-        perturbation_dim=6,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        **fields,
-    )
-    return StateTransitionForPerturbation(config).eval()
-
-
-def test_perturbations_that_never_trained_can_be_named(table, tmp_path):
-    model = perturbation_model(perturbation_features="vectors")
-    model.vocabulary = StateTransitionVocabulary(["control", "MOUSE1"], "control", ["b"], ["t"], list("abcde"))
-    set_perturbation_features(model, table, ["control", "MOUSE2", "GENE3"])
-    model.save_pretrained(tmp_path)
-    loaded = StateTransitionForPerturbation.from_pretrained(tmp_path).eval()
-    rows = loaded.state_transition.perturbation_table.weight
-    assert torch.equal(rows, torch.cat([torch.zeros(1, 6), table.select(["MOUSE2", "GENE3"]).embeddings]))
-    assert loaded.vocabulary.cell_types == ("t",)
-    control = torch.rand(1, 4, 5)
-    with torch.no_grad():
-        by_name = loaded(control=control, perturbation_ids=torch.tensor([1])).predicted_cells
-        by_features = loaded(control=control, perturbation_features=table.embeddings[2:3]).predicted_cells
-    torch.testing.assert_close(by_name, by_features)
-
-
-def test_perturbation_features_that_do_not_fit_are_refused(table):
-    with pytest.raises(ValueError, match="perturbation_features='ids'"):
-        set_perturbation_features(perturbation_model(), table, ["MOUSE1"], control="MOUSE1")
-    model = perturbation_model(perturbation_features="vectors")
-    with pytest.raises(ValueError, match="no vocabulary"):
-        set_perturbation_features(model, table)
-    with pytest.raises(ValueError, match="lacks 1 of 1: 'X'"):
-        set_perturbation_features(model, table, ["control", "X"], control="control")
-    with pytest.raises(ValueError, match="width 2, but the model reads 6"):
-        set_perturbation_features(model, GeneTable(["A"], torch.zeros(1, 2)), ["control"], control="control")

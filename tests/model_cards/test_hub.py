@@ -142,6 +142,15 @@ def test_a_folder_is_pushed_without_checkpoints(hub, transition_model, tmp_path)
         push_folder(tmp_path / "nothing", "someone/run")
 
 
+def test_the_command_pushes_a_folder(hub, transition_model, tmp_path, capsys):
+    transition_model.save_pretrained(tmp_path / "run")
+    assert main(["push", str(tmp_path / "run"), "someone/run", "--private"]) == 0
+    assert f"{hub.url}/someone/run/commit/" in capsys.readouterr().out
+    assert hub.repositories["models", "someone/run"].private
+    assert main(["push", str(tmp_path / "run"), "someone/run", "--token", "hf_wrong"]) == 2
+    assert "state-hf push:" in capsys.readouterr().err
+
+
 def test_the_card_on_the_hub_is_not_lost(hub, transition_model, tmp_path):
     transition_model.push_to_hub("someone/st")
     repository = hub.repositories["models", "someone/st"]

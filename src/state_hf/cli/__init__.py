@@ -14,6 +14,7 @@ _COMMANDS = {
     "predict": "predict perturbed cells from control cells",
     "embed-genes": "compute a gene table from protein sequences",
     "genes": "make the gene alias table of a model folder, or give a model more genes",
+    "push": "push a model's folder to the Hugging Face Hub, with its card",
     "evaluate": "score a prediction against measured cells",
     "prep": "make or check a submission file of the Virtual Cell Challenge",
 }

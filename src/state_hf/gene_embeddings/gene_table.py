@@ -7,8 +7,9 @@ from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251 - to catch what weights_only raises
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file, save_file
 
 from state_hf.data.whole_files import written_whole
 from state_hf.model_cards.facts import gene_list_digest
@@ -21,8 +22,9 @@ _TENSORS, _GENES, _RECORD = "gene_table.safetensors", "genes.txt", "gene_table.j
 class GeneTable(PushWithCardMixin):
     """Embeddings of genes, in the order of their rows.
 
-    It is kept as a folder: `gene_table.safetensors`, `genes.txt` (which is also what a `CellSentenceTokenizer` reads),
-    and `gene_table.json`, which says how it was made.
+    It is kept as a folder: `gene_table.safetensors`, with a vector for each gene, which a State Transition model takes
+    as perturbation features, too; `genes.txt`, the order, which a `CellSentenceTokenizer` reads, too; and
+    `gene_table.json`, which says how it was made.
 
     Args:
         genes: Name of each row.
@@ -88,9 +90,9 @@ class GeneTable(PushWithCardMixin):
         """Write the table into a folder, which is made where it is missing."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        # Contiguous and apart from any larger tensor that the rows are a view of.
+        rows = self.embeddings.float().cpu().contiguous().numpy()
         with written_whole(folder / _TENSORS) as temporary:
-            save_file({"embeddings": self.embeddings.float().cpu().contiguous().clone()}, temporary)
+            save_file(dict(zip(self.genes, rows, strict=True)), temporary)
         with written_whole(folder / _GENES) as temporary:
             temporary.write_text("".join(f"{gene}\n" for gene in self.genes), encoding="utf-8", newline="")
         record = {**self.record, "genes": len(self), "width": self.width, "gene_list_sha256": self.digest}
@@ -115,10 +117,10 @@ def load_gene_table(source: str | Path, **hub: Any) -> GeneTable:
     paths = {name: _fetch(source, name, **hub) for name in (_TENSORS, _GENES, _RECORD)}
     genes = paths[_GENES].read_text(encoding="utf-8").splitlines()
     record = json.loads(paths[_RECORD].read_text(encoding="utf-8"))
-    table = GeneTable(genes, load_file(paths[_TENSORS])["embeddings"], record)
-    if record.get("gene_list_sha256") not in (None, table.digest):
+    rows = load_file(paths[_TENSORS])
+    if len(genes) != len(rows) or record.get("gene_list_sha256") not in (None, gene_list_digest(genes)):
         raise ValueError(f"{source}: {_GENES} is not the gene list that the table was saved with.")
-    return table
+    return GeneTable(genes, torch.from_numpy(np.stack([rows[gene] for gene in genes])), record)
 
 
 def _fetch(source: str | Path, name: str, **hub: Any) -> Path:

@@ -1,14 +1,10 @@
-"""Puts gene tables into models."""
-
-from collections.abc import Sequence
+"""Puts a gene table into a State Embedding model."""
 
 import torch
 from torch import nn
 
-from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 from state_hf.gene_embeddings.gene_table import GeneTable
 from state_hf.modeling.state_embedding import StateEmbeddingPreTrainedModel
-from state_hf.modeling.state_transition import StateTransitionPreTrainedModel
 from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 from state_hf.tokenization.gene_names import GeneIndex
 
@@ -66,50 +62,4 @@ def extend_gene_table(
     return extended
 
 
-def set_perturbation_features(
-    model: StateTransitionPreTrainedModel,
-    table: GeneTable,
-    perturbations: Sequence[str] | None = None,
-    *,
-    control: str | None = None,
-) -> None:
-    """Give a State Transition model that reads perturbation features those of genes.
-
-    Perturbations that it was not trained with can then be predicted by name. The control's features are zeros.
-
-    Args:
-        model: A model with `perturbation_features="vectors"`, changed in place.
-        table: Rows of the perturbed genes.
-        perturbations: The perturbations of the model from now on. Default: those of its vocabulary.
-        control: Which of them is the control. Default: the vocabulary's.
-
-    Raises:
-        ValueError: If the model reads ids, the widths differ, or the table lacks a gene.
-    """
-    config = model.config
-    if config.perturbation_features != "vectors":
-        raise ValueError(
-            "The model learns a row for each perturbation (perturbation_features='ids'): it has no features."
-        )
-    if table.width != config.perturbation_dim:
-        raise ValueError(
-            f"The gene table has rows of width {table.width}, but the model reads {config.perturbation_dim}."
-        )
-    old = model.vocabulary if model.has_vocabulary else None
-    if perturbations is None or control is None:
-        if old is None:
-            raise ValueError("The model has no vocabulary: name the perturbations and the control.")
-        perturbations = old.perturbations if perturbations is None else perturbations
-        control = old.control_perturbation if control is None else control
-    genes = [name for name in perturbations if name != control]
-    of_gene = dict(zip(genes, table.select(genes).embeddings, strict=True))
-    zero = torch.zeros(table.width)
-    rows = torch.stack([of_gene.get(name, zero) for name in perturbations])
-    base = model.base_model
-    base.perturbation_table = nn.Embedding.from_pretrained(rows.to(device=model.device, dtype=model.dtype))
-    config.num_perturbations = len(rows)
-    kept = (old.batches, old.cell_types, old.genes) if old is not None else ()
-    model.vocabulary = StateTransitionVocabulary(list(perturbations), control, *kept)
-
-
-__all__ = ["extend_gene_table", "set_perturbation_features"]
+__all__ = ["extend_gene_table"]
