@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", required=True, metavar="M", help="folder or hub id (ESM-2, ESMC), or an esm2_*.pt file of fair-esm"
     )
-    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of the model on the Hub")
+    parser.add_argument("--revision", default="main", metavar="R", help="branch, tag or commit of the model on the Hub")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what exists, and drop an unfinished run")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run; keep a complete table")

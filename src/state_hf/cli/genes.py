@@ -42,10 +42,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _extend(arguments: argparse.Namespace) -> None:
-    from transformers import AutoModelForPreTraining, AutoTokenizer
+    from transformers import AutoModelForPreTraining
 
     from state_hf.gene_embeddings.gene_table import load_gene_table
     from state_hf.gene_embeddings.model_tables import extend_gene_table
+    from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 
     if arguments.output.exists():
         raise ValueError(f"{arguments.output} already exists: choose another folder.")
@@ -54,7 +55,7 @@ def _extend(arguments: argparse.Namespace) -> None:
     # A checkpoint without the heads is to stay one.
     if any(key.startswith("expression_decoder.") for key in loading["missing_keys"]):
         model = model.base_model
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    tokenizer = CellSentenceTokenizer.from_pretrained(arguments.model)
     extended = extend_gene_table(model, tokenizer, table, replace=arguments.replace)
     model.save_pretrained(arguments.output)
     extended.save_pretrained(arguments.output)

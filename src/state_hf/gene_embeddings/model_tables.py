@@ -1,10 +1,12 @@
 """Puts a gene table into a State Embedding model."""
 
+from typing import cast
+
 import torch
 from torch import nn
 
 from state_hf.gene_embeddings.gene_table import GeneTable
-from state_hf.modeling.state_embedding import StateEmbeddingPreTrainedModel
+from state_hf.modeling.state_embedding import StateEmbeddingModel, StateEmbeddingPreTrainedModel
 from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 from state_hf.tokenization.gene_names import GeneIndex
 
@@ -33,7 +35,8 @@ def extend_gene_table(
     Raises:
         ValueError: If the widths differ, the tokenizer is not the model's, or there is nothing to add.
     """
-    base, config = model.base_model, model.config
+    base = cast(StateEmbeddingModel, model.base_model)
+    config = model.config
     if table.width != config.gene_embedding_dim:
         raise ValueError(
             f"The gene table has rows of width {table.width}, but the model reads {config.gene_embedding_dim}: it has "

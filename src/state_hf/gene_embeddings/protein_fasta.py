@@ -123,7 +123,8 @@ def gene_of_header(header: str) -> tuple[str | None, str | None]:
 
 def _records(path: Path) -> Iterator[tuple[str, str]]:
     """Header and sequence of every record."""
-    header, lines = None, []
+    header: str | None = None
+    lines: list[str] = []
     with path.open("rb") as raw:
         packed = raw.read(2) == _GZIP_MAGIC
     with gzip.open(path, "rt", encoding="utf-8") if packed else path.open(encoding="utf-8") as file:

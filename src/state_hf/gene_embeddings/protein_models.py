@@ -77,7 +77,7 @@ def load_protein_model(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | None = None,
-    revision: str | None = None,
+    revision: str = "main",
 ) -> ProteinModel:
     """Load a protein language model.
 
@@ -98,7 +98,7 @@ def load_protein_model(
     return loaded
 
 
-def _load_transformers(name: str, revision: str | None) -> ProteinModel:
+def _load_transformers(name: str, revision: str) -> ProteinModel:
     try:
         config = AutoConfig.from_pretrained(name, revision=revision)
     except ValueError as error:

@@ -33,7 +33,7 @@ def embed_genes(
     batch_tokens: int = 8192,
     dtype: str = "float32",
     device: str | torch.device | None = None,
-    revision: str | None = None,
+    revision: str = "main",
     resume: bool = False,
     overwrite: bool = False,
 ) -> GeneTable:
