@@ -17,6 +17,7 @@ _COMMANDS = {
     "push": "push a model's folder to the Hugging Face Hub, with its card",
     "evaluate": "score a prediction against measured cells",
     "prep": "make or check a submission file of the Virtual Cell Challenge",
+    "doctor": "print versions, devices and optional parts, and how to get what is missing",
 }
 
 
