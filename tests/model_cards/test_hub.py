@@ -2,6 +2,7 @@
 
 import hashlib
 
+import evaluate
 import huggingface_hub
 import pytest
 import torch
@@ -169,10 +170,16 @@ def test_the_card_on_the_hub_is_not_lost(hub, transition_model, tmp_path):
     assert files(hub, "someone/st")["README.md"] == b"# Mine alone\n"
 
 
-def test_a_metric_becomes_a_space(hub):
+def test_a_metric_becomes_a_space(hub, tmp_path, monkeypatch):
     push_metric("expression_error", "someone/expression_error")
     pushed = files(hub, "someone/expression_error", kind="spaces")
     assert {"README.md", "app.py", "expression_error.py", "requirements.txt"} <= pushed.keys()
+    monkeypatch.setattr("evaluate.config.HF_ENDPOINT", hub.url)
+    monkeypatch.setattr("evaluate.config.HUB_EVALUATE_URL", hub.url + "/spaces/{path}/resolve/{revision}/{name}")
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path / "metrics"))
+    monkeypatch.setattr("evaluate.config.DOWNLOADED_EVALUATE_PATH", str(tmp_path / "downloads"))
+    monkeypatch.setattr("evaluate.config.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    assert type(evaluate.load("someone/expression_error")).__name__ == "ExpressionError"
     with pytest.raises(ValueError, match="a Space called expression_error"):
         push_metric("expression_error", "someone/my-metric")
     assert "expression_error" in metric_names()

@@ -268,7 +268,7 @@ class StateEmbeddingDatasetClassifier(nn.Module):
         return self.projection(self.dropout(self.layer_norm(F.silu(self.dense(dataset_hidden)))))
 
 
-class StateEmbeddingPreTrainedModel(CardedMixin, PreTrainedModel):
+class StateEmbeddingPreTrainedModel(CardedMixin, PreTrainedModel):  # type: ignore[misc]
     """Weights: how they start, where they come from, and what runs on them."""
 
     config: StateEmbeddingConfig

@@ -137,7 +137,7 @@ class StateTransitionConfidenceHead(nn.Sequential):
         super().__init__(*modules, nn.Linear(widths[-1], 1), nn.ReLU())
 
 
-class StateTransitionPreTrainedModel(VocabularyMixin, CardedMixin, PreTrainedModel):
+class StateTransitionPreTrainedModel(VocabularyMixin, CardedMixin, PreTrainedModel):  # type: ignore[misc]
     """Weights: how they start, where they come from, what runs on them, and the names that belong to them."""
 
     config: StateTransitionConfig

@@ -26,7 +26,7 @@ _CELLS_AT_ONCE = 16
 _SCALE_SAMPLE = 1000
 
 
-class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):
+class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):  # type: ignore[misc]
     """Turns cells into sentences of genes for a State Embedding model.
 
     Token i is gene i, the row of the model's gene table; `[CLS]` and `[PAD]` follow the genes. A sentence is `[CLS]`
@@ -117,7 +117,7 @@ class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):
         ids = token_ids_0 if already_has_special_tokens else self.build_inputs_with_special_tokens(token_ids_0)
         return [int(token_id >= len(self.genes)) for token_id in ids]
 
-    def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
         """Save the tokenizer, and tell the card of a model beside it which genes it knows."""
         paths = super().save_pretrained(save_directory, *args, **kwargs)
         write_model_card(save_directory)
