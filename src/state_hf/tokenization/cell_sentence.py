@@ -26,7 +26,7 @@ _CELLS_AT_ONCE = 16
 _SCALE_SAMPLE = 1000
 
 
-class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):  # type: ignore[misc]
+class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):
     """Turns cells into sentences of genes for a State Embedding model.
 
     Token i is gene i, the row of the model's gene table; `[CLS]` and `[PAD]` follow the genes. A sentence is `[CLS]`
