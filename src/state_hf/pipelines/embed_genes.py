@@ -119,8 +119,10 @@ def _record(
     dtype: str,
     names: str,
 ) -> dict[str, Any]:
+    # A path means nothing elsewhere; the weights' digest says which model it was.
+    name = Path(model.name).name if Path(model.name).exists() else model.name
     return {
-        "model": model.name,
+        "model": name,
         "model_sha256": model_digest(model.network),
         "window": embedder.window,
         "dtype": dtype,
