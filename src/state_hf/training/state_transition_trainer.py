@@ -69,6 +69,9 @@ class StateTransitionTrainer(Trainer):
         if train_dataset is not None:
             self.add_callback(_EpochOfSets(train_dataset))
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the model has written its card with its weights."""
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         # train_batch_size is that of this process' devices.
@@ -100,9 +103,6 @@ class StateTransitionTrainer(Trainer):
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to resume from.")
         return super().train(resume_from_checkpoint, *args, **kwargs)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the model has written its card with its weights."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         loaded_into = self.accelerator.unwrap_model(self.model if model is None else model)
