@@ -284,4 +284,5 @@ def test_saving_again_copies_no_code(tmp_path):
     StateEmbeddingModel(state_embedding_config()).save_pretrained(tmp_path / "a")
     model = AutoModel.from_pretrained(tmp_path / "a", trust_remote_code=True)
     model.save_pretrained(tmp_path / "b")
-    assert {p.name for p in (tmp_path / "b").iterdir()} == {"config.json", "model.safetensors", "state_hf_classes.py"}
+    saved = {"README.md", "config.json", "model.safetensors", "state_hf_classes.py"}
+    assert {p.name for p in (tmp_path / "b").iterdir()} == saved

@@ -14,7 +14,9 @@ _COMMANDS = {
     "predict": "predict perturbed cells from control cells",
     "convert": "turn a checkpoint of arc-state into a model folder, or back",
     "inspect": "say what a checkpoint or model is, without loading its weights",
-    "genes": "make the gene alias table of a model folder",
+    "embed-genes": "compute a gene table from protein sequences",
+    "genes": "make the gene alias table of a model folder, or give a model more genes",
+    "push": "push a model's folder to the Hugging Face Hub, with its card",
     "evaluate": "score a prediction against measured cells",
     "prep": "make or check a submission file of the Virtual Cell Challenge",
     "doctor": "print versions, devices and optional parts, and how to get what is missing",
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in _COMMANDS:
         print(f"state-hf: there is no command {name!r}\n\n{_usage()}", file=sys.stderr)
         return 2
-    command = importlib.import_module(f"state_hf.cli.{name}")
+    command = importlib.import_module(f"state_hf.cli.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"state-hf {name}",
         description=command.__doc__,

@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
+from state_hf.model_cards.hub import CardedMixin
 
 logger = logging.get_logger(__name__)
 
@@ -267,7 +268,7 @@ class StateEmbeddingDatasetClassifier(nn.Module):
         return self.projection(self.dropout(self.layer_norm(F.silu(self.dense(dataset_hidden)))))
 
 
-class StateEmbeddingPreTrainedModel(PreTrainedModel):
+class StateEmbeddingPreTrainedModel(CardedMixin, PreTrainedModel):  # type: ignore[misc]
     """Weights: how they start, where they come from, and what runs on them."""
 
     config: StateEmbeddingConfig

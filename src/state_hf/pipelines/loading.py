@@ -75,10 +75,11 @@ def load_tokenizer(
     return loaded
 
 
-def model_digest(model: StateEmbeddingModel) -> str:
-    """SHA-256 of a model's configuration and weights, whatever folder or device they are in."""
+def model_digest(model: torch.nn.Module) -> str:
+    """SHA-256 of a model's configuration (where it has one) and weights, whatever folder or device they are in."""
     ignored = ("_name_or_path", "transformers_version", "auto_map", "architectures", "dtype")
-    config = {name: value for name, value in model.config.to_dict().items() if name not in ignored}
+    fields: Any = model.config.to_dict() if isinstance(model, PreTrainedModel) else {}
+    config = {name: value for name, value in fields.items() if name not in ignored}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -19,6 +19,7 @@ from state_hf.data.split_definition import SplitDefinition, SplitPart
 from state_hf.data.split_toml import dataset_files, read_split_toml
 from state_hf.data.splits import PerturbationSplit, SplitControls
 from state_hf.data.whole_files import written_whole
+from state_hf.model_cards.card import write_model_card
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
 from state_hf.pipelines.cell_predictor import feature_slot
 from state_hf.training.baseline_fitting import fit_baselines
@@ -272,6 +273,8 @@ def _finish(
             scores = _score(model, baselines, sets, part)
             with written_whole(folder / SCORES_FILE) as temporary:
                 scores.to_csv(temporary)
+        # Once more, as it tells of the scores, too.
+        write_model_card(folder)
     return TrainedModels(model, baselines, sets.split, scores, part, folder)
 
 

@@ -12,6 +12,8 @@ import scipy.sparse as sp
 import torch
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizer
 
+from state_hf.model_cards.card import write_model_card
+from state_hf.model_cards.hub import PushWithCardMixin
 from state_hf.tokenization import _kernels
 from state_hf.tokenization.gene_aliases import AliasTable
 from state_hf.tokenization.gene_names import GeneIndex, GeneReport, resolve_genes
@@ -24,7 +26,7 @@ _CELLS_AT_ONCE = 16
 _SCALE_SAMPLE = 1000
 
 
-class CellSentenceTokenizer(PreTrainedTokenizer):
+class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):
     """Turns cells into sentences of genes for a State Embedding model.
 
     Token i is gene i, the row of the model's gene table; `[CLS]` and `[PAD]` follow the genes. A sentence is `[CLS]`
@@ -114,6 +116,12 @@ class CellSentenceTokenizer(PreTrainedTokenizer):
         """1 for every special token of a sentence, 0 for every gene."""
         ids = token_ids_0 if already_has_special_tokens else self.build_inputs_with_special_tokens(token_ids_0)
         return [int(token_id >= len(self.genes)) for token_id in ids]
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        """Save the tokenizer, and tell the card of a model beside it which genes it knows."""
+        paths = super().save_pretrained(save_directory, *args, **kwargs)
+        write_model_card(save_directory)
+        return paths
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         """Write `genes.txt` and, if there are aliases, `gene_aliases.tsv`. Returns their paths."""

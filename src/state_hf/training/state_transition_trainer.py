@@ -69,6 +69,9 @@ class StateTransitionTrainer(Trainer):
         if train_dataset is not None:
             self.add_callback(_EpochOfSets(train_dataset))
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the model has written its card with its weights."""
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler[int] | None:
         dataset: Any = self.train_dataset if train_dataset is None else train_dataset
         # train_batch_size is that of this process' devices.

@@ -1,0 +1,1 @@
+"""Gene tables: embeddings of genes from the sequences of their proteins."""

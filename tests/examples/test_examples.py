@@ -1,0 +1,148 @@
+"""The examples, run on tiny data as a user runs them."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import anndata
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForPreTraining, AutoTokenizer
+
+from state_hf import StateTransitionForPerturbation, generate_screen, load_gene_table
+from tests.screen_models import small_model
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TRAINING = {"max_steps": 2, "use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
+
+
+def run(monkeypatch, name, **options):
+    words = []
+    for option, value in options.items():
+        words += [f"--{option}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    script = str(EXAMPLES / f"{name}.py")
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    runpy.run_path(script, run_name="__main__")
+
+
+def test_embed_cells(monkeypatch, tmp_path, embedding_folder, cells, capsys):
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    output = tmp_path / "embedded.h5ad"
+    run(monkeypatch, "embed_cells", cells=tmp_path / "cells.h5ad", model_name_or_path=embedding_folder, output=output)
+    assert "60 cells x 18 in obsm['X_state']" in capsys.readouterr().out
+    assert anndata.read_h5ad(output).obsm["X_state"].shape == (60, 18)
+
+
+def test_annotate_cells(monkeypatch, tmp_path, embedding_folder, cells, capsys):
+    pytest.importorskip("sklearn")
+    cells[::2].copy().write_h5ad(tmp_path / "reference.h5ad")
+    cells[1::2].copy().write_h5ad(tmp_path / "query.h5ad")
+    run(
+        monkeypatch,
+        "annotate_cells",
+        reference=tmp_path / "reference.h5ad",
+        query=tmp_path / "query.h5ad",
+        model_name_or_path=embedding_folder,
+        neighbours=5,
+        output=tmp_path / "annotated.h5ad",
+    )
+    annotated = anndata.read_h5ad(tmp_path / "annotated.h5ad")
+    # The two types share hardly a gene: even a random model tells most of them apart.
+    assert (annotated.obs["state_label"] == annotated.obs["cell_type"]).mean() > 0.8
+    assert annotated.obs["state_label_share"].between(0.5, 1).all()
+    assert "accuracy on the 30 labelled cells" in capsys.readouterr().out
+
+
+def test_compute_gene_embeddings(monkeypatch, tmp_path, esm_folder):
+    (tmp_path / "proteins.fa").write_text(">TP53\nMKTAYIAKQR\n>LYZ\nMKGG\n>LYZ\nMKGGA\n")
+    run(
+        monkeypatch,
+        "compute_gene_embeddings",
+        proteins=tmp_path / "proteins.fa",
+        protein_model=esm_folder,
+        output_dir=tmp_path / "out",
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    table = load_gene_table(tmp_path / "out" / "genes")
+    model = AutoModelForPreTraining.from_pretrained(tmp_path / "out" / "model")
+    assert AutoTokenizer.from_pretrained(tmp_path / "out" / "model").genes == ["LYZ", "TP53"]
+    assert torch.equal(model.state_embedding.gene_table.weight, table.embeddings)
+
+
+def test_score_submission(monkeypatch, tmp_path, capsys):
+    screen = generate_screen(
+        num_cell_types=1, num_perturbations=6, num_genes=60, cells_per_perturbation=40, controls=80, seed=0
+    )
+    for first, name in enumerate(("predicted", "measured")):
+        screen[first::2].copy().write_h5ad(tmp_path / f"{name}.h5ad")
+    run(
+        monkeypatch,
+        "score_submission",
+        predicted=tmp_path / "predicted.h5ad",
+        measured=tmp_path / "measured.h5ad",
+        profile="vcc2025",
+        pert_col="perturbation",
+        output_dir=tmp_path / "scores",
+    )
+    assert "overall" in capsys.readouterr().out
+    assert (tmp_path / "scores" / "report.html").is_file()
+
+
+def test_finetune_and_push(monkeypatch, tmp_path, screen_path, vocabulary, hub, capsys):
+    small_model(vocabulary).save_pretrained(tmp_path / "trained")
+    run(
+        monkeypatch,
+        "finetune_and_push",
+        screen=screen_path,
+        test_cell_types=["type_3"],
+        model_name_or_path=tmp_path / "trained",
+        output_dir=tmp_path / "tuned",
+        repo_id="someone/tuned",
+        private=True,
+        **TRAINING,
+    )
+    assert "pushed: " in capsys.readouterr().out
+    repository = hub.repositories["models", "someone/tuned"]
+    files = repository.commits[repository.branches["main"]]
+    assert repository.private
+    assert {"model.safetensors", "vocabulary.json", "split.json", "scores.csv"} <= files.keys()
+    card = files["README.md"].decode()
+    assert "# someone/tuned" in card
+    assert "| state_transition |" in card
+    scores = pd.read_csv(tmp_path / "tuned" / "scores.csv")
+    assert f"value: {scores.set_index('model').loc['state_transition', 'mae']}"[:14] in card
+    loaded = StateTransitionForPerturbation.from_pretrained("someone/tuned")
+    assert loaded.vocabulary.perturbations == vocabulary.perturbations
+
+
+def test_lora_state_transition(monkeypatch, tmp_path, screen_path, vocabulary):
+    pytest.importorskip("peft")
+    model = small_model(vocabulary)
+    model.save_pretrained(tmp_path / "trained")
+    run(
+        monkeypatch,
+        "lora_state_transition",
+        screen=screen_path,
+        model_name_or_path=tmp_path / "trained",
+        output_dir=tmp_path / "lora",
+        rank=2,
+        learning_rate=0.01,
+        **TRAINING,
+    )
+    assert (tmp_path / "lora" / "adapter" / "adapter_model.safetensors").is_file()
+    merged = StateTransitionForPerturbation.from_pretrained(tmp_path / "lora" / "model")
+    before, after = model.state_dict(), merged.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("self_attn" in name for name in changed)
+    assert all("self_attn" in name or "perturbation_encoder" in name for name in changed)
+
+
+def test_every_example_is_run_here_or_beside():
+    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    missing = [
+        path.stem for path in EXAMPLES.glob("*.py") if not path.stem.startswith("demo") and path.stem not in tests
+    ]
+    assert not missing

@@ -1,0 +1,80 @@
+"""The examples of docs/gene-embeddings.md and docs/hub.md run as they stand, and print what the pages say."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from state_hf import CellSentenceTokenizer, GeneTable, StateEmbeddingConfig, StateEmbeddingForMaskedExpression
+from state_hf.cli import main
+from tests.gene_embeddings.conftest import esm_folder, fair_esm
+from tests.model_cards.conftest import hub
+
+__all__ = ["esm_folder", "fair_esm", "hub"]
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture
+def folder(tmp_path, esm_folder):
+    """The folders that the pages name: esm2, model; and proteins.fa."""
+    (tmp_path / "proteins.fa").write_text(">MOUSE1\nMKTAYIAKQR\n>LYZ\nMKGG\n>TP53\nMKGGA\n>TP53\nMEEPQ\n")
+    shutil.copytree(esm_folder, tmp_path / "esm2")
+    genes = ["TP53", "ALK", "CD4", "CD8A"]
+    config = StateEmbeddingConfig(
+        num_genes=len(genes),
+        gene_embedding_dim=32,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        output_dim=4,
+        num_datasets=2,
+    )
+    StateEmbeddingForMaskedExpression(config).save_pretrained(tmp_path / "model")
+    CellSentenceTokenizer(genes).save_pretrained(tmp_path / "model")
+    return tmp_path
+
+
+def run_page(name, capsys):
+    names: dict = {}
+    for language, text in re.findall(r"```(\w+)\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), re.DOTALL):
+        if language == "python":
+            exec(text, names)
+            printed = capsys.readouterr().out
+        elif language == "console":
+            command, _, expected = text.partition("\n")
+            assert main(shlex.split(command.removeprefix("$ state-hf "))) == 0
+            printed = capsys.readouterr().out
+            assert not expected or printed == expected
+        elif language == "text":
+            assert printed == text
+    return names
+
+
+def test_gene_embeddings(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    run_page("gene-embeddings.md", capsys)
+    assert (folder / "model-with-mouse" / "genes.txt").read_text().split() == [
+        "TP53",
+        "ALK",
+        "CD4",
+        "CD8A",
+        "LYZ",
+        "MOUSE1",
+    ]
+
+
+def test_hub(folder, hub, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    GeneTable(["A"], torch.zeros(1, 2)).save_pretrained("genes")
+    run_page("hub.md", capsys)
+    assert {name for _, name in hub.repositories} == {
+        "someone/my-model",
+        "someone/my-genes",
+        "someone/expression_error",
+    }
+    assert "second" in hub.repositories["models", "someone/my-model"].branches
