@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch.utils.data import Dataset, Sampler
 
 from state_hf.data.cell_rows import CellRows, RowBlock
@@ -230,6 +231,41 @@ class PerturbationDataset(Dataset[dict[str, torch.Tensor]]):
         item["cell_type_ids"] = torch.tensor(cells.cell_type)
         item["batch_ids"] = torch.from_numpy(np.resize(cells.batches, self.set_size).astype(np.int64))
         return item
+
+    def control_cells(
+        self, cell_type: int, most: int, *, role: Literal["target", "target_expression"], rng: np.random.Generator
+    ) -> sparse.csr_matrix:
+        """Draw real control cells of a cell type, without replacement, of those that its sets draw from.
+
+        Args:
+            cell_type: Id of the cell type.
+            most: Most cells; all where there are fewer.
+            role: Whose slot is read: that of the targets' features, or of their expression.
+            rng: Random numbers.
+
+        Returns:
+            (cells, features) float32.
+        """
+        pools: dict[int, list[np.ndarray]] = {}
+        for group in self.sets.groups():
+            if group.cell_type == cell_type:
+                pools.setdefault(group.screen, []).append(group.controls)
+        places = [
+            np.stack([np.full(len(rows), screen), rows], axis=1)
+            for screen, found in pools.items()
+            for rows in [np.unique(np.concatenate(found))]
+        ]
+        pool = np.concatenate(places)
+        drawn = pool[np.sort(rng.choice(len(pool), min(most, len(pool)), replace=False))]
+        blocks = []
+        for screen in np.unique(drawn[:, 0]).tolist():
+            rows = drawn[drawn[:, 0] == screen, 1]
+            block = self._rows[self._slots[role]][screen].read(rows)
+            # A few cells at a time, as only the result is sparse.
+            blocks += [
+                sparse.csr_matrix(block.dense(part, len(part))) for part in np.array_split(rows, -(-len(rows) // 512))
+            ]
+        return sparse.vstack(blocks, format="csr")
 
     def to_iterable_dataset(self, *, buffer_sets: int = 64) -> "datasets.IterableDataset":
         """A view for the `datasets` library, in the random order of `SetSampler`.
