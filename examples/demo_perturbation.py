@@ -181,11 +181,9 @@ def main() -> None:
     table = table.join(trained.scores[["pearson_delta", "energy_distance"]]).sort_values("overall_score")[::-1]
     table.to_csv(folder / "prediction_scores.csv")
     print(f"\n{trained.split}\n")
-    print(
-        f"{len(held_out)} perturbations of {context} held out; metrics and score of the Virtual Cell Challenge 2025:\n"
-    )
-    print(f"{table.sort_values('score', ascending=False).round(3).to_string()}\n")
-    print("mae, energy_distance: lower is better. The others: higher. score: 0 is the mean of all perturbed cells.")
+    print(f"{len(held_out)} perturbations of {context} are held out. mae, pds, des and the overall score are those of")
+    print("the Virtual Cell Challenge 2025. Lower is better for mae and energy_distance, higher for the others.\n")
+    print(f"{table.round(3).to_string()}\n")
     print(f"The predicted cells are in {model}, the table in {folder / 'prediction_scores.csv'}.")
 
 
