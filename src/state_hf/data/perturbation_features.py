@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -68,7 +69,8 @@ def _table(path: Path) -> tuple[list[str], np.ndarray]:
 
 def _cells(path: Path) -> tuple[list[str], np.ndarray]:
     cells = anndata.read_h5ad(path)
-    return cells.obs_names.astype(str).tolist(), cells.X.toarray() if sparse.issparse(cells.X) else np.asarray(cells.X)
+    values: Any = cells.X
+    return cells.obs_names.astype(str).tolist(), values.toarray() if sparse.issparse(values) else np.asarray(values)
 
 
 def feature_table(features: Mapping[str, np.ndarray], names: Iterable[str], *, control: str) -> np.ndarray:

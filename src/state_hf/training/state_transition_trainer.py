@@ -1,5 +1,7 @@
 """A Trainer for models of sets of cells."""
 
+import errno
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback
@@ -21,6 +24,8 @@ from state_hf.training.profile_evaluation import ProfileEvaluation
 from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
 
 PredictionMetrics = Callable[[Path, Path], dict[str, float]]
+# A disk with so few bytes left is full.
+_LITTLE_SPACE = 2**16
 # The parts of a model's loss that are logged beside their sum.
 _LOSSES = ("distribution_loss", "expression_loss", "batch_loss", "confidence_loss", "regularization_loss")
 
@@ -109,6 +114,21 @@ class StateTransitionTrainer(Trainer):
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to resume from.")
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            folder = Path(str(self.args.output_dir))
+            # Writers of weights and of optimizer states say that a write failed, and not always why.
+            if "No space left" not in str(error) and shutil.disk_usage(folder).free > _LITTLE_SPACE:
+                raise
+            unfinished = folder / f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            last = last_complete_checkpoint(folder)
+            message = "The disk is full, so the checkpoint was not written: make room and "
+            message += f"go on from {last} (resume)" if last else "run again"
+            raise OSError(errno.ENOSPC, message, str(unfinished)) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         loaded_into = self.accelerator.unwrap_model(self.model if model is None else model)
