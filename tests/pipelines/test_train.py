@@ -70,7 +70,7 @@ def test_features_of_perturbations_also_predict_one_that_never_trained(screen_pa
         assert set(anndata.read_h5ad(tmp_path / "p.h5ad").obs["perturbation"]) == {"NEW", names[0]}
 
 
-def test_other_fields_and_the_metrics_of_a_profile(screen_path, tmp_path):
+def test_other_fields_and_the_metrics_of_a_profile(screen_path, tmp_path, capsys):
     words = ["train", str(screen_path), "--test-cell-types", "type_3", "--val-cell-types", "type_2", "--batch-key",
              "batch", "--config", "use_batch_encoder=true", "loss=gaussian_mmd", "dropout=0", "--output",
              str(tmp_path / "model"), "--evaluation-profile", "vcc2025", "--evaluation-cells", "60", "--best-by",
@@ -81,6 +81,8 @@ def test_other_fields_and_the_metrics_of_a_profile(screen_path, tmp_path):
     log = json.loads((tmp_path / "model" / "checkpoints" / "checkpoint-6" / "trainer_state.json").read_text())
     assert log["best_metric"] == max(e.get("eval_vcc2025_overall_score", -1) for e in log["log_history"])
     output = ["--model", str(tmp_path / "model"), "--output", str(tmp_path / "p.h5ad")]
+    assert main(["predict", str(screen_path), *output]) == 2
+    assert "reads the batch of each cell" in capsys.readouterr().err
     assert main(["predict", str(screen_path), *output, "--batch-key", "batch"]) == 0
     assert set(anndata.read_h5ad(tmp_path / "p.h5ad").obs["batch"]) == {"batch_1", "batch_2"}
 

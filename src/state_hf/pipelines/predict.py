@@ -96,7 +96,8 @@ def predict(
 
     Returns:
         The predicted cells, or the path of the output: X in the model's order of genes, obs with the perturbation and
-        the cell type under the names of the input's columns, and uns["prediction"] with scale, model and settings.
+        the cell type under the names of the input's columns, and uns["prediction"] with scale, model and settings. A
+        model that decodes an embedding gives the embedding too, in obsm under its feature key.
 
     Raises:
         FileExistsError: The output exists, and is not to be replaced.
@@ -117,6 +118,8 @@ def predict(
     control = control or loaded.vocabulary.control_perturbation
     if control is None:
         raise ValueError("the model does not name its control perturbation: give the data's label (control=...)")
+    if batch_key is None and getattr(loaded.config, "use_batch_encoder", False):
+        raise ValueError("the model reads the batch of each cell: name its column in obs (batch_key=...)")
     screens = open_screens(
         data, perturbation_key=perturbation_key, control=control, cell_type_key=cell_type_key, batch_key=batch_key
     )
