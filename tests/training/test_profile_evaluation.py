@@ -67,5 +67,8 @@ def test_the_trainer_reports_it_and_chooses_by_it(tmp_path, split, vocabulary):
 def test_what_does_not_fit_is_found_before_the_training(tmp_path, split, vocabulary, dataset):
     with pytest.raises(ValueError, match="scores counts"):
         make_trainer(tmp_path, split, vocabulary, evaluation_profile="vcc2026")
+    decoder = {"gene_decoder": "negative_binomial", "gene_dim": 20, "gene_decoder_hidden_sizes": [8]}
+    with pytest.raises(ValueError, match="predicts mean counts"):
+        make_trainer(tmp_path, split, vocabulary, evaluation_profile="vcc2025", fields=decoder)
     with pytest.raises(ValueError, match=r"too few for 4 groups.*at least 11"):
         ProfileEvaluation(dataset, "vcc2025", cells=9, seed=0)

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import anndata
 import numpy as np
 import pandas as pd
 from safetensors import safe_open
-from scipy import sparse
 
 from state_hf.data.perturbation_screens import nearest
 
@@ -68,9 +66,8 @@ def _table(path: Path) -> tuple[list[str], np.ndarray]:
 
 
 def _cells(path: Path) -> tuple[list[str], np.ndarray]:
-    cells = anndata.read_h5ad(path)
-    values: Any = cells.X
-    return cells.obs_names.astype(str).tolist(), values.toarray() if sparse.issparse(values) else np.asarray(values)
+    table = anndata.read_h5ad(path).to_df()
+    return table.index.astype(str).tolist(), table.to_numpy()
 
 
 def feature_table(features: Mapping[str, np.ndarray], names: Iterable[str], *, control: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -60,7 +61,9 @@ class ProfileEvaluation:
                 f"the evaluation profile {profile!r} scores counts, and a model predicts log-normalised expression "
                 "while it trains: take another (vcc2025), and score predictions with --emit counts by this one"
             )
-        self._role = "target_expression" if dataset.expression_names is not None else "target"
+        self._role: Literal["target", "target_expression"] = (
+            "target_expression" if dataset.expression_names is not None else "target"
+        )
         names = dataset.expression_names or dataset.target_names
         self._genes = names or [f"feature_{number}" for number in range(dataset.output_size)]
         groups: dict[int, dict[int, list[int]]] = {}
@@ -140,7 +143,7 @@ class ProfileEvaluation:
                 predicted.add(sparse.csr_matrix(values), self._labels(perturbation, len(values)))
         values = self._values(summarise(predicted.build(), self.profile), context.reference)
         scores = score_table(values, self.profile, baseline=context.baseline)
-        return {**values, "overall_score": float(scores.loc["overall", "score"])}
+        return {**values, "overall_score": scores["score"].to_dict()["overall"]}
 
 
 __all__ = ["Predict", "ProfileEvaluation"]

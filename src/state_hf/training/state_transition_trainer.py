@@ -78,6 +78,11 @@ class StateTransitionTrainer(Trainer):
         if args.evaluation_profile is not None:
             if eval_dataset is None:
                 raise ValueError(f"evaluation_profile={args.evaluation_profile!r} needs an eval_dataset.")
+            if getattr(getattr(model, "config", None), "gene_decoder", None) == "negative_binomial":
+                raise ValueError(
+                    f"evaluation_profile={args.evaluation_profile!r} scores log-normalised expression, and this model "
+                    "predicts mean counts (gene_decoder='negative_binomial')."
+                )
             # Now, so that what does not fit is found before the training.
             self._profile_evaluation(eval_dataset)
         if train_dataset is not None:
