@@ -1,4 +1,5 @@
-# make demo   train a small State Embedding model and embed real cells (DATA=cells.h5ad LABELS=cell_type: your own)
+# make demo   train small models: embed real cells, and predict a perturbation screen
+#             (DATA=file.h5ad LABELS=cell_type: your own)
 # make test   lint, types, documentation links, and the whole test suite
 # make docs   the documentation as web pages, in build/site
 # Each sets up its own environment in .venv on first use. PYTHON names the interpreter that makes it.
@@ -11,6 +12,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py $(if $(DATA),--data "$(DATA)") $(if $(LABELS),--label_column "$(LABELS)")
+	$(BIN)/python examples/demo_perturbation.py $(if $(DATA),--data "$(DATA)")
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The product in four minutes on two cores: train a small State Embedding model, embed real cells, and compare.
+"""Cell embeddings in two minutes on two cores: train a small State Embedding model, embed real cells, and compare.
 
 make demo                        # 700 blood cells that come with scanpy
 make demo DATA=cells.h5ad        # your own file
@@ -93,6 +93,11 @@ class Sentences(torch.utils.data.Dataset):
 def read_cells(arguments: DemoArguments) -> tuple[Path, str]:
     """The file to embed, and its column of cell types."""
     path = Path(arguments.output_dir, "cells.h5ad")
+    if arguments.data is not None and arguments.label_column is None:
+        columns = ad.read_h5ad(arguments.data, backed="r").obs.columns
+        if not any(column in columns for column in LABEL_COLUMNS):
+            print(f"{arguments.data} has no cell types that the demo recognises; here are scanpy's blood cells.")
+            arguments.data = None
     if arguments.data is None:
         # X holds scaled values there; the log-normalised expression is in raw.
         reduced = sc.datasets.pbmc68k_reduced()

@@ -31,13 +31,8 @@ def vocabulary_of(split: PerturbationSplit) -> StateTransitionVocabulary:
 
 def small_model(vocabulary: StateTransitionVocabulary, **fields) -> StateTransitionForPerturbation:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = StateTransitionConfig(
-        input_dim=len(vocabulary.genes),
-        perturbation_dim=len(vocabulary.perturbations),
-        feature_key="X",
-        cell_set_length=8,
-        **{**sizes, **fields},
-    )
+    sizes |= {"input_dim": len(vocabulary.genes), "perturbation_dim": len(vocabulary.perturbations)}
+    config = StateTransitionConfig(**{"feature_key": "X", "cell_set_length": 8, **sizes, **fields})
     model = StateTransitionForPerturbation(config)
     model.vocabulary = vocabulary
     return model

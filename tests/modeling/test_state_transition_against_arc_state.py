@@ -66,7 +66,7 @@ def test_gradients(folder, reference):
 
 def our_name(name):
     if name.startswith("gene_decoder"):
-        return name
+        return name.replace("finetune.model.binary_decoder.0", "expression_decoder.skip_blocks.0")
     for theirs, own in (
         ("pert_encoder", "perturbation_encoder"),
         ("transformer_backbone", "backbone"),

@@ -129,6 +129,29 @@ def test_faults(screen, model, tmp_path):
         predict(screen, model, output=tmp_path / "there.h5ad")
 
 
+@pytest.mark.parametrize("decoder", ["mlp", "negative_binomial"])
+def test_decoded_genes_are_in_x_and_their_embedding_in_obsm(screen, split, vocabulary, decoder):
+    torch.manual_seed(0)
+    model = small_model(
+        vocabulary, input_dim=6, feature_key="X_emb", gene_decoder=decoder, gene_dim=20, gene_decoder_hidden_sizes=[8]
+    ).eval()
+    screen = screen.copy()
+    screen.obsm["X_emb"] = np.random.default_rng(0).normal(size=(screen.n_obs, 6)).astype(np.float32)
+    slot = {"expression_slot": "layers/counts"} if decoder == "negative_binomial" else {}
+    predicted = predict(screen, model, cell_types=["type_1"], **slot)
+    assert predicted.uns["prediction"]["scale"] == ("counts" if slot else "log1p")
+    assert list(predicted.var_names) == list(vocabulary.genes)
+    assert predicted.obsm["X_emb"].shape == (predicted.n_obs, 6)
+    controls = ((screen.obs["perturbation"] == "non-targeting") & (screen.obs["cell_type"] == "type_1")).to_numpy()
+    written = (predicted.obs["perturbation"] == "non-targeting").to_numpy()
+    np.testing.assert_array_equal(predicted.obsm["X_emb"][written], screen.obsm["X_emb"][controls])
+    expected = screen.layers["counts"] if slot else screen.X
+    np.testing.assert_array_equal(predicted.X[written].toarray(), expected[controls].toarray())
+    with torch.no_grad():
+        decoded = model.gene_decoder(torch.from_numpy(predicted.obsm["X_emb"][~written])).numpy()
+    np.testing.assert_allclose(predicted.X[~written].toarray(), decoded, rtol=1e-4, atol=1e-5)
+
+
 def test_genes_are_found_by_name(screen, model):
     np.testing.assert_allclose(
         predict(screen[:, ::-1].copy(), model, seed=3).X.todense(),

@@ -1,5 +1,7 @@
 """From a screen to a model with baselines and scores, through the commands."""
 
+import json
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -50,12 +52,61 @@ def test_transfer_to_a_new_screen(screen_path, tmp_path):
                  "--lora-rank", "2"]) == 0  # fmt: skip
 
 
+def test_features_of_perturbations_also_predict_one_that_never_trained(screen_path, tmp_path, capsys):
+    names = open_screens(screen_path).perturbations
+    features = pd.DataFrame(np.random.default_rng(0).normal(size=(len(names) + 1, 6)), index=[*names, "NEW"])
+    features.iloc[:-1].to_parquet(tmp_path / "features.parquet")
+    features.to_csv(tmp_path / "more.csv")
+    words = ["train", str(screen_path), "--test-share", "0.25", "--output", str(tmp_path / "model"), *SIZES]
+    assert main([*words, "--perturbation-features", str(tmp_path / "features.parquet")]) == 0
+    config = AutoConfig.from_pretrained(tmp_path / "model")
+    assert (config.perturbation_features, config.perturbation_dim, config.num_perturbations) == ("vectors", 6, 5)
+    predict = ["predict", str(screen_path), "--perturbations", "NEW", names[0], "--cells", "3", "--controls", "none"]
+    for model in (tmp_path / "model", tmp_path / "model" / "baselines" / "perturbation_ridge"):
+        output = ["--model", str(model), "--output", str(tmp_path / "p.h5ad"), "--overwrite"]
+        assert main([*predict, *output]) == 2
+        assert "not 'NEW'" in capsys.readouterr().err
+        assert main([*predict, *output, "--perturbation-features", str(tmp_path / "more.csv")]) == 0
+        assert set(anndata.read_h5ad(tmp_path / "p.h5ad").obs["perturbation"]) == {"NEW", names[0]}
+
+
+def test_other_fields_and_the_metrics_of_a_profile(screen_path, tmp_path, capsys):
+    words = ["train", str(screen_path), "--test-cell-types", "type_3", "--val-cell-types", "type_2", "--batch-key",
+             "batch", "--config", "use_batch_encoder=true", "loss=gaussian_mmd", "dropout=0", "--output",
+             str(tmp_path / "model"), "--evaluation-profile", "vcc2025", "--evaluation-cells", "60", "--best-by",
+             "profile", *SIZES]  # fmt: skip
+    assert main(words) == 0
+    config = AutoConfig.from_pretrained(tmp_path / "model")
+    assert (config.use_batch_encoder, config.loss, config.dropout) == (True, "gaussian_mmd", 0)
+    log = json.loads((tmp_path / "model" / "checkpoints" / "checkpoint-6" / "trainer_state.json").read_text())
+    assert log["best_metric"] == max(e.get("eval_vcc2025_overall_score", -1) for e in log["log_history"])
+    output = ["--model", str(tmp_path / "model"), "--output", str(tmp_path / "p.h5ad")]
+    assert main(["predict", str(screen_path), *output]) == 2
+    assert "reads the batch of each cell" in capsys.readouterr().err
+    assert main(["predict", str(screen_path), *output, "--batch-key", "batch"]) == 0
+    assert set(anndata.read_h5ad(tmp_path / "p.h5ad").obs["batch"]) == {"batch_1", "batch_2"}
+
+
+def test_early_stopping(screen_path, tmp_path):
+    words = ["train", str(screen_path), "--test-cell-types", "type_3", "--val-cell-types", "type_2", "--patience", "1",
+             "--output", str(tmp_path / "model"), *SIZES, "--learning-rate", "10", "--steps", "60"]  # fmt: skip
+    assert main(words) == 0
+    states = sorted((tmp_path / "model" / "checkpoints").glob("*/trainer_state.json"))
+    assert max(json.loads(state.read_text())["global_step"] for state in states) < 60
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ([], "say what is held out"),
         (["--test-cell-types", "type_9"], "there is no cell type 'type_9'"),
         (["--test-cell-types", "type_3", "--control", "contrl"], "no cell labelled 'contrl'"),
+        (["--test-cell-types", "type_3", "--config", "hiden_size=3"], "did you mean 'hidden_size'"),
+        (["--test-cell-types", "type_3", "--config", "hidden_size=wide"], "the model's configuration"),
+        (["--test-cell-types", "type_3", "--config", "dropout"], "takes FIELD=VALUE"),
+        (["--test-cell-types", "type_3", "--evaluation-profile", "vcc2025"], "needs an eval_dataset"),
+        (["--test-cell-types", "type_3", "--best-by", "profile"], "needs an --evaluation-profile"),
+        (["--test-cell-types", "type_3", "--perturbation-features", "no.csv"], "there is no file of perturbation"),
         (["--test-cell-types", "type_3", "--patience", "2"], "needs a validation part"),
     ],
 )

@@ -45,6 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     labels.add_argument("--cell-type-key", default="cell_type", metavar="NAME", help="column of obs")
     labels.add_argument("--batch-key", metavar="NAME", help="column of obs")
     labels.add_argument("--feature-key", metavar="NAME", help="X, a key of obsm, or layers/NAME (default: the model's)")
+    labels.add_argument(
+        "--perturbation-features",
+        type=Path,
+        metavar="FILE",
+        help="of further perturbations, if it reads features",
+    )
     labels.add_argument("--expression-slot", default="X", metavar="SLOT", help="of control cells, if genes are decoded")
 
     written = parser.add_argument_group("what is written")

@@ -15,6 +15,8 @@ and on a CPU:
 """
 
 import argparse
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--feature-key", default="X", metavar="NAME", help="X, a key of obsm, or layers/NAME (default: X)"
     )
     labels.add_argument("--expression-slot", metavar="SLOT", help="expression to decode, where features are embeddings")
+    labels.add_argument(
+        "--perturbation-features",
+        type=Path,
+        metavar="FILE",
+        help="vectors by name (.safetensors, .parquet, .csv, .tsv, .h5ad) that the model reads instead of names",
+    )
     labels.add_argument("--target-sum", type=float, metavar="N", help="counts per cell that they were normalised to")
 
     model = parser.add_argument_group("the model")
@@ -70,6 +78,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("num-encoder-layers", "linear layers of the encoders (default: 1)"),
     ):
         model.add_argument(f"--{name}", type=int, metavar="N", help=text)
+    model.add_argument(
+        "--config",
+        nargs="+",
+        default=(),
+        metavar="FIELD=VALUE",
+        help="other fields of StateTransitionConfig, as use_batch_encoder=true loss=energy_sinkhorn gene_decoder=mlp",
+    )
     model.add_argument("--set-size", type=int, default=64, metavar="N", help="cells of a set (default: 64)")
     model.add_argument(
         "--control-matching", choices=("random", "batch"), default="random", help="how controls are drawn"
@@ -86,6 +101,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     training.add_argument("--learning-rate", type=float, default=3e-4, metavar="R", help="of AdamW (default: 3e-4)")
     training.add_argument("--evaluate-every", type=int, default=2000, metavar="N", help="steps (default: 2,000)")
+    training.add_argument(
+        "--evaluation-profile", metavar="NAME", help="report these challenge metrics too, as vcc2025 (on a sample)"
+    )
+    training.add_argument(
+        "--evaluation-cells", type=int, default=10_000, metavar="N", help="most cells of that sample (default: 10,000)"
+    )
+    training.add_argument(
+        "--best-by",
+        choices=("loss", "profile"),
+        default="loss",
+        help="what chooses the checkpoint: validation loss, or overall score of the profile (default: loss)",
+    )
     training.add_argument("--patience", type=int, metavar="N", help="stop after N evaluations without improvement")
     training.add_argument("--bf16", action="store_true", help="compute in bfloat16 where that is safe")
     training.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")
@@ -125,6 +152,11 @@ def _definition(arguments: argparse.Namespace) -> Any:
 def _training(arguments: argparse.Namespace, *, validates: bool) -> Any:
     from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
 
+    best = "loss"
+    if arguments.best_by == "profile":
+        if arguments.evaluation_profile is None:
+            raise ValueError("--best-by profile needs an --evaluation-profile")
+        best = f"{arguments.evaluation_profile}_overall_score"
     return StateTransitionTrainingArguments(
         output_dir=str(arguments.output / "checkpoints"),
         max_steps=arguments.steps,
@@ -136,6 +168,9 @@ def _training(arguments: argparse.Namespace, *, validates: bool) -> Any:
         save_steps=arguments.evaluate_every,
         save_total_limit=2,
         load_best_model_at_end=validates,
+        metric_for_best_model=best if validates else None,
+        evaluation_profile=arguments.evaluation_profile,
+        evaluation_cells=arguments.evaluation_cells,
         bf16=arguments.bf16,
         activation_checkpointing=arguments.gradient_checkpointing,
         use_cpu=arguments.device == "cpu",
@@ -145,8 +180,31 @@ def _training(arguments: argparse.Namespace, *, validates: bool) -> Any:
     )
 
 
+def _config_fields(words: Sequence[str]) -> dict[str, Any]:
+    from dataclasses import fields
+
+    from state_hf.configuration.state_transition import StateTransitionConfig
+    from state_hf.data.perturbation_screens import nearest
+
+    known = {field.name: field.type for field in fields(StateTransitionConfig)}
+    chosen = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise ValueError(f"--config takes FIELD=VALUE, and not {word!r}")
+        if name not in known:
+            raise ValueError(f"StateTransitionConfig has no field {name!r}; {nearest(name, list(known))}")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        chosen[name] = float(value) if known[name] is float and isinstance(value, int) else value
+    return chosen
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Train, and print the split and the table of scores."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import EarlyStoppingCallback
 
     from state_hf.data.split_definition import SplitDefinition
@@ -163,18 +221,23 @@ def run(arguments: argparse.Namespace) -> int:
         "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_encoder_layers",
     )  # fmt: skip
     chosen = {name: value for name in sizes if (value := getattr(arguments, name)) is not None}
+    chosen.update(_config_fields(arguments.config))
     same = (
         "output", "initial_model", "freeze", "lora_rank", "perturbation_key", "control", "cell_type_key", "batch_key",
-        "feature_key", "expression_slot", "target_sum", "set_size", "control_matching", "split_controls", "resume",
+        "feature_key", "expression_slot", "perturbation_features",
+        "target_sum", "set_size", "control_matching", "split_controls", "resume",
     )  # fmt: skip
-    trained = train(
-        arguments.input or None,
-        split=definition,
-        training=_training(arguments, validates=validates),
-        config=chosen,
-        callbacks=[EarlyStoppingCallback(arguments.patience)] if arguments.patience is not None else (),
-        **{name: getattr(arguments, name) for name in same},
-    )
+    try:
+        trained = train(
+            arguments.input or None,
+            split=definition,
+            training=_training(arguments, validates=validates),
+            config=chosen,
+            callbacks=[EarlyStoppingCallback(arguments.patience)] if arguments.patience is not None else (),
+            **{name: getattr(arguments, name) for name in same},
+        )
+    except StrictDataclassError as error:
+        raise ValueError(f"the model's configuration: {error}") from error
     if trained.scores is not None or trained.scored_part is None:
         print(trained)
     return 0

@@ -20,32 +20,54 @@ _CHUNK = 2**16
 class CellWriter:
     """Cells that are being added to a file. Made by `cell_writer`."""
 
-    def __init__(self, file: h5py.File, genes: Sequence[str], *, dtype: np.dtype, dense: bool) -> None:
+    def __init__(
+        self,
+        file: h5py.File,
+        genes: Sequence[str],
+        *,
+        dtype: np.dtype,
+        dense: bool,
+        embedding: tuple[str, int] | None = None,
+    ) -> None:
         self.num_cells, self.num_values = 0, 0
         self._file, self._genes, self._dense = file, list(genes), dense
         self._columns: dict[str, list[np.ndarray]] = {}
         self._indptr = [np.zeros(1, dtype=np.int64)]
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        self._embedding: h5py.Dataset | None = None
+        if embedding is not None:
+            write_elem(file, "obsm", {})
+            self._embedding = _growing_matrix(file["obsm"], *embedding, np.dtype(np.float32))
         if dense:
-            rows = max(1, _CHUNK // max(1, len(genes)))
-            self._values = file.create_dataset(
-                "X", (0, len(genes)), maxshape=(None, len(genes)), chunks=(rows, len(genes)), dtype=dtype
-            )
-            self._values.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+            self._values = _growing_matrix(file, "X", len(genes), dtype)
             return
         group = file.create_group("X")
         growing: dict[str, Any] = {"shape": (0,), "maxshape": (None,), "chunks": (_CHUNK,)}
         self._values = group.create_dataset("data", dtype=dtype, **growing)
         self._indices = group.create_dataset("indices", dtype=np.int32, **growing)
 
-    def add(self, values: np.ndarray | sparse.csr_matrix, labels: Mapping[str, str | Sequence[str]]) -> None:
+    def add(
+        self,
+        values: np.ndarray | sparse.csr_matrix,
+        labels: Mapping[str, str | Sequence[str]],
+        embedding: np.ndarray | None = None,
+    ) -> None:
         """Add cells.
 
         Args:
             values: (cells, genes), dense or sparse.
             labels: Columns of obs: a label for all of these cells, or one each.
+            embedding: (cells, width), for a file that has one.
+
+        Raises:
+            ValueError: The embedding is missing, or the file has none.
         """
         count = values.shape[0]
+        if (embedding is None) != (self._embedding is None):
+            raise ValueError("cells need an embedding where the file has one, and there only")
+        if self._embedding is not None:
+            self._embedding.resize(self.num_cells + count, axis=0)
+            self._embedding[self.num_cells :] = embedding
         for name, column in labels.items():
             texts = [column] * count if isinstance(column, str) else list(column)
             self._columns.setdefault(name, []).append(np.array(texts, dtype=object))
@@ -76,6 +98,13 @@ class CellWriter:
         write_elem(self._file, "uns", dict(uns))
 
 
+def _growing_matrix(group: h5py.Group, name: str, width: int, dtype: np.dtype) -> h5py.Dataset:
+    rows = max(1, _CHUNK // max(1, width))
+    matrix = group.create_dataset(name, (0, width), maxshape=(None, width), chunks=(rows, width), dtype=dtype)
+    matrix.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    return matrix
+
+
 @contextmanager
 def cell_writer(
     path: Path,
@@ -84,6 +113,7 @@ def cell_writer(
     uns: Mapping[str, Any] | None = None,
     dtype: DTypeLike = np.float32,
     dense: bool = False,
+    embedding: tuple[str, int] | None = None,
 ) -> Iterator[CellWriter]:
     """A file to add cells to; it has its name when all are added, and is not there otherwise.
 
@@ -93,12 +123,13 @@ def cell_writer(
         uns: How the cells were made.
         dtype: Type of the values in the file.
         dense: Whether X is dense; else CSR.
+        embedding: Key in obsm and width of an embedding that every cell has beside X.
 
     Raises:
         OSError: The disk is full; nothing is left of the file, and an old one stays.
     """
     with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
-        writer = CellWriter(file, genes, dtype=np.dtype(dtype), dense=dense)
+        writer = CellWriter(file, genes, dtype=np.dtype(dtype), dense=dense, embedding=embedding)
         yield writer
         writer.finish(uns or {})
 
@@ -111,8 +142,10 @@ class MatrixWriter:
         self.labels: list[pd.DataFrame] = []
         self._file = file
 
-    def add(self, values: np.ndarray, labels: Mapping[str, str | Sequence[str]]) -> None:
-        """Add cells; see `CellWriter.add`."""
+    def add(
+        self, values: np.ndarray, labels: Mapping[str, str | Sequence[str]], embedding: np.ndarray | None = None
+    ) -> None:
+        """Add cells; see `CellWriter.add`. The matrix alone is written, and no embedding."""
         np.ascontiguousarray(values, dtype="<f4").tofile(self._file)
         self.labels.append(pd.DataFrame(dict(labels), index=range(self.num_cells, self.num_cells + len(values))))
         self.num_cells += len(values)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch.utils.data import Dataset, Sampler
 
 from state_hf.data.cell_rows import CellRows, RowBlock
@@ -87,6 +88,7 @@ class PerturbationDataset(Dataset[dict[str, torch.Tensor]]):
     Attributes:
         screens: The labels.
         sets: Which cells make up each set.
+        slots: Where "control", "target" and, if asked for, "target_expression" are read.
         input_size: Number of features of the control cells (D).
         output_size: Number of features of the target cells (D').
         feature_names: Names of the control cells' features in order, or `None` where the files do not say.
@@ -134,10 +136,10 @@ class PerturbationDataset(Dataset[dict[str, torch.Tensor]]):
             without_controls=without_controls,
             seed=seed,
         )
-        self._slots = {"control": features, "target": targets or features}
+        self.slots = {"control": features, "target": targets or features}
         if target_expression is not None:
-            self._slots["target_expression"] = target_expression
-        self._rows = {slot: _open_slot(screens, slot) for slot in dict.fromkeys(self._slots.values())}
+            self.slots["target_expression"] = target_expression
+        self._rows = {slot: _open_slot(screens, slot) for slot in dict.fromkeys(self.slots.values())}
         # Shared memory, so that workers that live on see the epoch change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -145,17 +147,17 @@ class PerturbationDataset(Dataset[dict[str, torch.Tensor]]):
         return len(self.sets)
 
     def _names(self, role: str) -> list[str] | None:
-        return self._rows[self._slots[role]][0].feature_names
+        return self._rows[self.slots[role]][0].feature_names
 
     @property
     def input_size(self) -> int:
         """Number of features of the control cells."""
-        return self._rows[self._slots["control"]][0].shape[1]
+        return self._rows[self.slots["control"]][0].shape[1]
 
     @property
     def output_size(self) -> int:
         """Number of features of the target cells."""
-        return self._rows[self._slots["target"]][0].shape[1]
+        return self._rows[self.slots["target"]][0].shape[1]
 
     @property
     def feature_names(self) -> list[str] | None:
@@ -170,7 +172,7 @@ class PerturbationDataset(Dataset[dict[str, torch.Tensor]]):
     @property
     def expression_names(self) -> list[str] | None:
         """Genes of `target_expression` in order."""
-        return self._names("target_expression") if "target_expression" in self._slots else None
+        return self._names("target_expression") if "target_expression" in self.slots else None
 
     @property
     def epoch(self) -> int:
@@ -203,7 +205,7 @@ class PerturbationDataset(Dataset[dict[str, torch.Tensor]]):
     def _read_blocks(self, drawn: Sequence[CellSet]) -> dict[tuple[str, int], RowBlock]:
         wanted: dict[tuple[str, int], list[np.ndarray]] = {}
         for cells in drawn:
-            for role, slot in self._slots.items():
+            for role, slot in self.slots.items():
                 rows = cells.controls if role == "control" else cells.targets
                 wanted.setdefault((slot, cells.screen), []).append(rows)
         return {
@@ -215,7 +217,7 @@ class PerturbationDataset(Dataset[dict[str, torch.Tensor]]):
         self, index: int, epoch: int, cells: CellSet, blocks: dict[tuple[str, int], RowBlock]
     ) -> dict[str, torch.Tensor]:
         item: dict[str, torch.Tensor] = {}
-        for number, (role, slot) in enumerate(self._slots.items()):
+        for number, (role, slot) in enumerate(self.slots.items()):
             rows = cells.controls if role == "control" else cells.targets
             block = blocks[slot, cells.screen]
             values = block.dense(rows, self.set_size)
@@ -230,6 +232,41 @@ class PerturbationDataset(Dataset[dict[str, torch.Tensor]]):
         item["cell_type_ids"] = torch.tensor(cells.cell_type)
         item["batch_ids"] = torch.from_numpy(np.resize(cells.batches, self.set_size).astype(np.int64))
         return item
+
+    def control_cells(
+        self, cell_type: int, most: int, *, role: Literal["target", "target_expression"], rng: np.random.Generator
+    ) -> sparse.csr_matrix:
+        """Draw real control cells of a cell type, without replacement, of those that its sets draw from.
+
+        Args:
+            cell_type: Id of the cell type.
+            most: Most cells; all where there are fewer.
+            role: Whose slot is read: that of the targets' features, or of their expression.
+            rng: Random numbers.
+
+        Returns:
+            (cells, features) float32.
+        """
+        pools: dict[int, list[np.ndarray]] = {}
+        for group in self.sets.groups():
+            if group.cell_type == cell_type:
+                pools.setdefault(group.screen, []).append(group.controls)
+        places = [
+            np.stack([np.full(len(rows), screen), rows], axis=1)
+            for screen, found in pools.items()
+            for rows in [np.unique(np.concatenate(found))]
+        ]
+        pool = np.concatenate(places)
+        drawn = pool[np.sort(rng.choice(len(pool), min(most, len(pool)), replace=False))]
+        blocks = []
+        for screen in np.unique(drawn[:, 0]).tolist():
+            rows = drawn[drawn[:, 0] == screen, 1]
+            block = self._rows[self.slots[role]][screen].read(rows)
+            # A few cells at a time, as only the result is sparse.
+            blocks += [
+                sparse.csr_matrix(block.dense(part, len(part))) for part in np.array_split(rows, -(-len(rows) // 512))
+            ]
+        return sparse.vstack(blocks, format="csr")
 
     def to_iterable_dataset(self, *, buffer_sets: int = 64) -> "datasets.IterableDataset":
         """A view for the `datasets` library, in the random order of `SetSampler`.

@@ -37,6 +37,25 @@ class CellSet:
     batches: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class SetGroup:
+    """Sets of the cells of one group.
+
+    Attributes:
+        screen: Position of the screen among the screens.
+        perturbation: Id of the group's perturbation.
+        cell_type: Id of its cell type.
+        sets: Numbers of its sets.
+        controls: (controls,) row numbers of the control cells that its sets draw from.
+    """
+
+    screen: int
+    perturbation: int
+    cell_type: int
+    sets: range
+    controls: np.ndarray
+
+
 def _groups(keys: Sequence[np.ndarray], rows: np.ndarray) -> list[np.ndarray]:
     """Rows of equal keys, in the order of the keys."""
     if len(rows) == 0:
@@ -149,6 +168,16 @@ class PerturbationSets:
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    def groups(self) -> list[SetGroup]:
+        """All groups, in the order of their sets."""
+        starts = [0, *self._ends.tolist()]
+        found = []
+        for (number, rows, pool), start, stop in zip(self._groups, starts, starts[1:], strict=False):
+            screen = self.screens.screens[number]
+            perturbation, cell_type = int(screen.perturbations[rows[0]]), int(screen.cell_types[rows[0]])
+            found.append(SetGroup(number, perturbation, cell_type, range(start, stop), pool))
+        return found
 
     def _stream(self, kind: int, epoch: int, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, epoch, kind, number])

@@ -86,7 +86,7 @@ class NegativeBinomialGeneDecoder(nn.Module):
 class StateEmbeddingGeneDecoder(nn.Module):
     """The State Embedding model's expression decoder over a list of genes, with two corrections that see all genes.
 
-    `gene_table` holds the protein embeddings of the genes, which stay as they are.
+    `gene_table` holds the protein embeddings of the genes; they and their encoder stay as they are in training.
     """
 
     def __init__(self, config: StateTransitionConfig) -> None:
@@ -95,7 +95,7 @@ class StateEmbeddingGeneDecoder(nn.Module):
         genes = _genes(config)
         self.gene_table = nn.Embedding(genes, se.gene_embedding_dim)
         self.gene_table.weight.requires_grad_(False)
-        self.gene_encoder = StateEmbeddingGeneEncoder(se)
+        self.gene_encoder = StateEmbeddingGeneEncoder(se).requires_grad_(False)
         self.expression_decoder = StateEmbeddingExpressionDecoder(se)
         self.read_depth = nn.Parameter(torch.empty(()))
         blocks = [layer for width in _widths(config) for layer in _block(*width, config)]

@@ -217,10 +217,9 @@ class StateTransitionModel(StateTransitionPreTrainedModel):
         self.output_projection = StateTransitionMLP(config, width, output_dim, config.num_decoder_layers)
         self.bottleneck = None
         if config.output_space == "all" and config.predict_residual:
+            narrow = max(1, output_dim // 8)
             self.bottleneck = nn.Sequential(
-                nn.Linear(output_dim, output_dim // 8),
-                ACT2FN[config.hidden_act],
-                nn.Linear(output_dim // 8, output_dim),
+                nn.Linear(output_dim, narrow), ACT2FN[config.hidden_act], nn.Linear(narrow, output_dim)
             )
         self.post_init()
 

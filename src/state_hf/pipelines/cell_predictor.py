@@ -88,11 +88,13 @@ class PredictedSet:
         group: What they are.
         controls: (cells, 2) screen and row of the control cell in the place of each.
         values: (cells, genes) float32.
+        embedding: (cells, width) float32, where it is what the model predicts, and `values` what it decodes.
     """
 
     group: PredictedGroup
     controls: np.ndarray
     values: np.ndarray
+    embedding: np.ndarray | None = None
 
 
 class CellPredictor:
@@ -155,12 +157,13 @@ class CellPredictor:
             )
         )
         while batch := list(islice(windows, self.batch_size)):
-            predicted = self._forward([(group, controls) for group, controls, _ in batch])
-            for (group, controls, kept), values in zip(batch, predicted, strict=True):
-                yield PredictedSet(group, controls[:kept], values[:kept])
+            predicted, embedded = self._forward([(group, controls) for group, controls, _ in batch])
+            for number, (group, controls, kept) in enumerate(batch):
+                embedding = None if embedded is None else embedded[number, :kept]
+                yield PredictedSet(group, controls[:kept], predicted[number, :kept], embedding)
 
-    def _forward(self, sets: list[tuple[PredictedGroup, np.ndarray]]) -> np.ndarray:
-        """(sets, cells, genes) float32."""
+    def _forward(self, sets: list[tuple[PredictedGroup, np.ndarray]]) -> tuple[np.ndarray, np.ndarray | None]:
+        """(sets, cells, genes) float32 and, where they are decoded, the (sets, cells, width) embedding."""
         length = max(len(controls) for _, controls in sets)
         values = self.features.read(np.concatenate([controls for _, controls in sets]))
         self._check_scale(values)
@@ -176,12 +179,13 @@ class CellPredictor:
             inputs["cell_mask"] = torch.from_numpy(mask)
         inputs.update(self._contexts(sets, mask))
         output = self.model(**{name: tensor.to(self.model.device) for name, tensor in inputs.items()})
-        predicted = output.predicted_cells
-        if getattr(output, "predicted_expression", None) is not None:
+        predicted, embedded = output.predicted_cells, None
+        if self.decodes:
+            embedded = predicted.float().cpu().numpy()
             predicted = output.predicted_expression
         if self.scale == "log1p":
             predicted = predicted.clamp(*_LOG1P_RANGE)
-        return predicted.float().cpu().numpy()
+        return predicted.float().cpu().numpy(), embedded
 
     def _contexts(self, sets: list[tuple[PredictedGroup, np.ndarray]], mask: np.ndarray) -> dict[str, torch.Tensor]:
         """What a model reads of a set beside its cells and its perturbation."""

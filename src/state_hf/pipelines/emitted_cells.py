@@ -16,6 +16,8 @@ from state_hf.pipelines.predicted_counts import draw_counts
 from state_hf.pipelines.prediction_plan import PredictedGroup
 
 Labels = dict[str, str | Sequence[str]]
+# (cells, genes), their labels, and their (cells, width) embedding if the model decodes one.
+Block = tuple[np.ndarray, Labels, np.ndarray | None]
 _BLOCK_CELLS = 1024
 
 
@@ -46,6 +48,14 @@ class EmittedCells:
         """Scale of what is written."""
         return "counts" if self.counts else self.predictor.scale
 
+    @property
+    def embedding(self) -> tuple[str, int] | None:
+        """Key in obsm and width of the embedding that is decoded to expression; None for other models."""
+        config = self.predictor.model.config
+        if not self.predictor.decodes or config.output_dim != config.input_dim:
+            return None
+        return str(config.feature_key).removeprefix("obsm/"), int(config.output_dim)
+
     def record(self, controls: str) -> dict[str, Any]:
         """How the cells were made, for uns."""
         config = self.predictor.model.config
@@ -70,15 +80,15 @@ class EmittedCells:
             labels[batch_key] = [self.predictor.batch_of(cell) for cell in cells]
         return labels
 
-    def predicted(self, groups: Sequence[PredictedGroup]) -> Iterator[tuple[np.ndarray, Labels]]:
-        """(cells, genes) and labels of predicted cells."""
+    def predicted(self, groups: Sequence[PredictedGroup]) -> Iterator[Block]:
+        """Predicted cells."""
         done: dict[tuple[str, str], int] = {}
         for cells in self.predictor.run(groups):
             group = cells.group
             key = (group.cell_type, group.perturbation)
             values = self._count(cells, done.get(key, 0)) if self.counts else cells.values
             done[key] = done.get(key, 0) + 1
-            yield values, self._labels(group.perturbation, group.cell_type, cells.controls)
+            yield values, self._labels(group.perturbation, group.cell_type, cells.controls), cells.embedding
 
     def _count(self, cells: PredictedSet, number: int) -> np.ndarray:
         """Counts of the set that is the `number`th of its group."""
@@ -93,8 +103,8 @@ class EmittedCells:
         rng = seeded_stream(self.predictor.seed, "counts", group.cell_type, group.perturbation, str(number))
         return draw_counts(cells.values, depths, is_log1p=self.predictor.scale == "log1p", rng=rng)
 
-    def real_controls(self, cell_types: Sequence[str]) -> Iterator[tuple[np.ndarray, Labels]]:
-        """(cells, genes) and labels of all control cells of cell types."""
+    def real_controls(self, cell_types: Sequence[str]) -> Iterator[Block]:
+        """All control cells of cell types."""
         source = self.predictor.counts if self.counts else self.predictor.expression
         if source is None:
             raise ValueError("control cells as counts need the slot of the raw counts (counts_slot='layers/counts')")
@@ -106,6 +116,7 @@ class EmittedCells:
                 yield (
                     _whole(values, source) if self.counts else values,
                     self._labels(self.predictor.screens.control, cell_type, block),
+                    self.predictor.features.read(block) if self.embedding is not None else None,
                 )
 
     def control_groups(self, cell_types: Sequence[str]) -> list[PredictedGroup]:
@@ -148,10 +159,10 @@ def write_predictions(
     total = sum(group.cells for group in [*simulated, *groups])
     with _writer(emitted, output, controls) as writer, logging.tqdm(total=total, unit="cell", desc="predict") as bar:
         if controls == "real":
-            for values, labels in emitted.real_controls(cell_types):
-                writer.add(values, labels)
-        for values, labels in emitted.predicted([*simulated, *groups]):
-            writer.add(values, labels)
+            for values, labels, embedding in emitted.real_controls(cell_types):
+                writer.add(values, labels, embedding)
+        for values, labels, embedding in emitted.predicted([*simulated, *groups]):
+            writer.add(values, labels, embedding)
             bar.update(len(values))
 
 
@@ -162,7 +173,7 @@ def _writer(emitted: EmittedCells, output: Path, controls: str) -> AbstractConte
     if output.suffix != ".h5ad":
         raise ValueError(f"the output must end in .h5ad or .npy, and is {output}")
     uns = {"prediction": emitted.record(controls)}
-    return cell_writer(output, genes, uns=uns, dense=emitted.scale == "embedding")
+    return cell_writer(output, genes, uns=uns, dense=emitted.scale == "embedding", embedding=emitted.embedding)
 
 
 def _whole(values: np.ndarray, source: ControlCells) -> np.ndarray:

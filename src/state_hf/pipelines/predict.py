@@ -9,6 +9,7 @@ import anndata
 import torch
 from transformers import PreTrainedModel
 
+from state_hf.data.perturbation_features import read_perturbation_features
 from state_hf.data.perturbation_screens import open_screens
 from state_hf.pipelines.cell_predictor import (
     CellPredictor,
@@ -19,6 +20,7 @@ from state_hf.pipelines.cell_predictor import (
 )
 from state_hf.pipelines.emitted_cells import EmittedCells, write_predictions
 from state_hf.pipelines.prediction_plan import Perturbations, plan_predictions
+from state_hf.training.transfer import add_perturbations
 
 
 def predict(
@@ -33,6 +35,7 @@ def predict(
     cell_type_key: str | None = "cell_type",
     batch_key: str | None = None,
     feature_key: str | None = None,
+    perturbation_features: str | Path | None = None,
     cells: int | None = None,
     min_cells: int | None = None,
     max_cells: int | None = None,
@@ -70,6 +73,8 @@ def predict(
         batch_key: Column of obs with the batches, for a model that reads them.
         feature_key: Where the model's features are: "X", a key of obsm, or a slot such as "layers/NAME". By default
             where they were in training.
+        perturbation_features: File of features of further perturbations, see `read_perturbation_features`, for a model
+            that reads features: it then knows these perturbations too.
         cells: Cells of every perturbation, where the data or the table do not say.
         min_cells: A group with fewer cells is predicted with so many.
         max_cells: A group with more cells is predicted with so many.
@@ -91,7 +96,8 @@ def predict(
 
     Returns:
         The predicted cells, or the path of the output: X in the model's order of genes, obs with the perturbation and
-        the cell type under the names of the input's columns, and uns["prediction"] with scale, model and settings.
+        the cell type under the names of the input's columns, and uns["prediction"] with scale, model and settings. A
+        model that decodes an embedding gives the embedding too, in obsm under its feature key.
 
     Raises:
         FileExistsError: The output exists, and is not to be replaced.
@@ -107,9 +113,13 @@ def predict(
             "(counts_slot='layers/counts'), or give a depth and write no real control cells (controls='none')"
         )
     loaded = load_perturbation_model(model, device=device)
+    if perturbation_features is not None:
+        add_perturbations(loaded, read_perturbation_features(perturbation_features))
     control = control or loaded.vocabulary.control_perturbation
     if control is None:
         raise ValueError("the model does not name its control perturbation: give the data's label (control=...)")
+    if batch_key is None and getattr(loaded.config, "use_batch_encoder", False):
+        raise ValueError("the model reads the batch of each cell: name its column in obs (batch_key=...)")
     screens = open_screens(
         data, perturbation_key=perturbation_key, control=control, cell_type_key=cell_type_key, batch_key=batch_key
     )

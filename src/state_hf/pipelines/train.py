@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import anndata
+import numpy as np
 import pandas as pd
 from transformers import set_seed
 from transformers.utils import logging
@@ -13,6 +14,7 @@ from transformers.utils import logging
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 from state_hf.data.perturbation_dataset import PerturbationDataset
+from state_hf.data.perturbation_features import feature_table, read_perturbation_features
 from state_hf.data.perturbation_screens import PerturbationScreens, open_screens
 from state_hf.data.perturbation_sets import ControlMatching
 from state_hf.data.split_definition import SplitDefinition, SplitPart
@@ -28,7 +30,12 @@ from state_hf.training.profile_scores import score_models
 from state_hf.training.screen_means import screen_means
 from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
 from state_hf.training.state_transition_trainer import PredictionMetrics, StateTransitionTrainer
-from state_hf.training.transfer import add_lora, freeze_backbone, replace_perturbations
+from state_hf.training.transfer import (
+    add_lora,
+    freeze_backbone,
+    replace_perturbations,
+    set_perturbation_table,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -125,6 +132,7 @@ def train(
     batch_key: str | None = None,
     feature_key: str = "X",
     expression_slot: str | None = None,
+    perturbation_features: str | Path | None = None,
     target_sum: float | None = None,
     set_size: int = 64,
     control_matching: ControlMatching = "random",
@@ -151,6 +159,8 @@ def train(
         batch_key: Column of obs with the batches.
         feature_key: Where the cells' features are: "X", a key of obsm, or a slot such as "layers/NAME".
         expression_slot: Slot of the expression to decode, where the features are an embedding.
+        perturbation_features: File of perturbation features, see `read_perturbation_features`, that the model reads
+            instead of learning a row for each perturbation; the ridge regression reads them too.
         target_sum: Counts per cell that the features were normalised to, if known; it is kept with the model.
         set_size: Most cells of a set.
         control_matching: "random" or "batch".
@@ -180,7 +190,12 @@ def train(
         raise ValueError(f"no perturbed cells train with this split:\n{applied}")
     set_seed(training.seed)
     vocabulary = _vocabulary(sets, train_sets)
-    model = _model(sets, train_sets, vocabulary, config or {}, initial_model, target_sum)
+    features = None
+    if perturbation_features is not None:
+        features = feature_table(
+            read_perturbation_features(perturbation_features), vocabulary.perturbations, control=control
+        )
+    model = _model(sets, train_sets, vocabulary, config or {}, initial_model, features, target_sum)
     if freeze:
         freeze_backbone(model)
     trained: Any = model if lora_rank is None else add_lora(model, rank=lora_rank, alpha=2 * lora_rank)
@@ -199,7 +214,8 @@ def train(
     trainer.train(checkpoint)
     if lora_rank is not None:
         model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
-    return _finish(model, sets, vocabulary, folder, is_main=trainer.is_world_process_zero(), target_sum=target_sum)
+    baselines = _baselines(model, sets, vocabulary, features, target_sum)
+    return _finish(model, baselines, sets, folder, is_main=trainer.is_world_process_zero())
 
 
 def _named(definition: SplitDefinition, data: Any) -> dict[str, Any]:
@@ -226,20 +242,23 @@ def _model(
     vocabulary: StateTransitionVocabulary,
     config: dict[str, Any],
     initial_model: str | Path | None,
+    features: np.ndarray | None,
     target_sum: float | None,
 ) -> StateTransitionForPerturbation:
     if initial_model is not None:
         if config:
             raise ValueError(f"the initial model has its sizes, so {', '.join(config)} cannot be chosen")
         model = StateTransitionForPerturbation.from_pretrained(initial_model)
-        replace_perturbations(model, vocabulary)
+        replace_perturbations(model, vocabulary, features)
         return model
     decoder: dict[str, Any] = {}
     if sets.expression_slot is not None:
         decoder = {"gene_decoder": "mlp", "gene_dim": len(dataset.expression_names or ()), "feature_scale": "embedding"}
     fields: dict[str, Any] = {
         "input_dim": dataset.input_size,
-        "perturbation_dim": len(vocabulary.perturbations),
+        "perturbation_dim": len(vocabulary.perturbations) if features is None else features.shape[1],
+        "num_perturbations": len(vocabulary.perturbations),
+        "perturbation_features": "ids" if features is None else "vectors",
         "num_batches": len(vocabulary.batches),
         "cell_set_length": sets.set_size,
         "feature_key": sets.feature_key,
@@ -249,20 +268,20 @@ def _model(
     }
     model = StateTransitionForPerturbation(StateTransitionConfig(**fields))
     model.vocabulary = vocabulary
+    if features is not None:
+        set_perturbation_table(model, vocabulary, features)
     return model
 
 
 def _finish(
     model: StateTransitionForPerturbation,
+    baselines: dict[str, StateTransitionPreTrainedModel],
     sets: ScreenSets,
-    vocabulary: StateTransitionVocabulary,
     folder: Path,
     *,
     is_main: bool,
-    target_sum: float | None,
 ) -> TrainedModels:
-    """Fit and score the baselines, and save everything."""
-    baselines = _baselines(model, sets, vocabulary, target_sum)
+    """Score model and baselines, and save everything."""
     part: SplitPart | None = next((part for part in ("test", "val") if sets.dataset(part) is not None), None)
     scores = None
     if is_main:
@@ -282,6 +301,7 @@ def _baselines(
     model: StateTransitionForPerturbation,
     sets: ScreenSets,
     vocabulary: StateTransitionVocabulary,
+    features: np.ndarray | None,
     target_sum: float | None,
 ) -> dict[str, StateTransitionPreTrainedModel]:
     means = screen_means(sets.screens, sets.split, slot=sets.scored_slot)
@@ -292,6 +312,7 @@ def _baselines(
         feature_scale="log1p" if sets.expression_slot else model.config.feature_scale or "log1p",
         target_sum=target_sum,
         cell_set_length=sets.set_size,
+        perturbation_features=features,
     )
     held_out = {cell_type for part in ("val", "test") for cell_type in _cell_types(sets.split, part)}
     trained = _cell_types(sets.split, "train")

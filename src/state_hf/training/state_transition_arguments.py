@@ -24,6 +24,13 @@ class StateTransitionTrainingArguments(TrainingArguments):
         metadata={"help": "Pin memory; by default where there is a GPU."},
     )
     lr_scheduler_type: str = field(default="constant", metadata={"help": "How the learning rate changes."})
+    evaluation_profile: str | None = field(
+        default=None,
+        metadata={"help": "Profile of the challenge metrics that every evaluation reports, such as vcc2025."},
+    )
+    evaluation_cells: int = field(
+        default=10_000, metadata={"help": "Most real cells that the metrics of the profile are computed with."}
+    )
 
 
 __all__ = ["StateTransitionTrainingArguments"]

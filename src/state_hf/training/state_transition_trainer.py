@@ -1,5 +1,7 @@
 """A Trainer for models of sets of cells."""
 
+import errno
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback
@@ -17,9 +20,12 @@ from state_hf.data.cell_writer import CellWriter, cell_writer
 from state_hf.data.perturbation_dataset import PerturbationDataset, SetSampler
 from state_hf.modeling.state_transition import StateTransitionPreTrainedModel
 from state_hf.training.checkpoints import last_complete_checkpoint
+from state_hf.training.profile_evaluation import ProfileEvaluation
 from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
 
 PredictionMetrics = Callable[[Path, Path], dict[str, float]]
+# A disk with so few bytes left is full.
+_LITTLE_SPACE = 2**16
 # The parts of a model's loss that are logged beside their sum.
 _LOSSES = ("distribution_loss", "expression_loss", "batch_loss", "confidence_loss", "regularization_loss")
 
@@ -29,7 +35,9 @@ class StateTransitionTrainer(Trainer):
 
     It is a `Trainer`, except for this: every step has the same number of sets, whatever the number of processes, so
     that the sets of a step depend on (seed, epoch, step) alone; the parts of the loss are logged; and an evaluation can
-    compare predicted and real cells.
+    compare predicted and real cells. With `args.evaluation_profile`, every evaluation logs the metrics of that profile
+    on a sample of the validation cells, the same each time, as `eval_vcc2025_mae` and so on; any of them, or
+    `eval_vcc2025_overall_score`, can choose the best checkpoint.
 
     Args:
         model: The model, or one wrapped by PEFT.
@@ -42,7 +50,7 @@ class StateTransitionTrainer(Trainer):
         **kwargs: See `Trainer`.
 
     Raises:
-        ValueError: If the datasets' features are not those that the model reads.
+        ValueError: If the datasets' features are not those that the model reads, or the profile does not fit them.
     """
 
     args: StateTransitionTrainingArguments
@@ -66,6 +74,17 @@ class StateTransitionTrainer(Trainer):
         self.compute_prediction_metrics = compute_prediction_metrics
         self._loss_sums: dict[str, torch.Tensor] = {}
         self._loss_count = 0
+        self._evaluation: ProfileEvaluation | None = None
+        if args.evaluation_profile is not None:
+            if eval_dataset is None:
+                raise ValueError(f"evaluation_profile={args.evaluation_profile!r} needs an eval_dataset.")
+            if getattr(getattr(model, "config", None), "gene_decoder", None) == "negative_binomial":
+                raise ValueError(
+                    f"evaluation_profile={args.evaluation_profile!r} scores log-normalised expression, and this model "
+                    "predicts mean counts (gene_decoder='negative_binomial')."
+                )
+            # Now, so that what does not fit is found before the training.
+            self._profile_evaluation(eval_dataset)
         if train_dataset is not None:
             self.add_callback(_EpochOfSets(train_dataset))
 
@@ -103,6 +122,21 @@ class StateTransitionTrainer(Trainer):
             if resume_from_checkpoint is None:
                 raise ValueError(f"There is no complete checkpoint in {self.args.output_dir} to resume from.")
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            folder = Path(str(self.args.output_dir))
+            # Writers of weights and of optimizer states say that a write failed, and not always why.
+            if "No space left" not in str(error) and shutil.disk_usage(folder).free > _LITTLE_SPACE:
+                raise
+            unfinished = folder / f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            last = last_complete_checkpoint(folder)
+            message = "The disk is full, so the checkpoint was not written: make room and "
+            message += f"go on from {last} (resume)" if last else "run again"
+            raise OSError(errno.ENOSPC, message, str(unfinished)) from error
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         loaded_into = self.accelerator.unwrap_model(self.model if model is None else model)
@@ -143,17 +177,33 @@ class StateTransitionTrainer(Trainer):
         prefix = kwargs.get("metric_key_prefix", "eval")
         metrics.update(self._pop_losses(f"{prefix}_"))
         self._loss_sums, self._loss_count = training
-        compute = self.compute_prediction_metrics
-        if compute is not None:
-            dataset: Any = dataloader.dataset
-            computed = [self._prediction_metrics(dataset, compute) if self.is_world_process_zero() else None]
-            # Every process has to stop early, or choose a best checkpoint, by the same numbers.
-            scores = broadcast_object_list(computed)[0] or {}
-            metrics.update({f"{prefix}_{name}": value for name, value in scores.items()})
+        dataset: Any = dataloader.dataset
+        computed = [self._scores(dataset) if self.is_world_process_zero() else {}]
+        # Every process has to stop early, or choose a best checkpoint, by the same numbers.
+        scores = broadcast_object_list(computed)[0]
+        metrics.update({f"{prefix}_{name}": value for name, value in scores.items()})
         return output
 
+    def _scores(self, dataset: PerturbationDataset) -> dict[str, float]:
+        scores: dict[str, float] = {}
+        if self.args.evaluation_profile is not None:
+            evaluation = self._profile_evaluation(dataset)
+            scores.update(evaluation(self._predicted_cells, batch_size=self.args.eval_batch_size))
+        if self.compute_prediction_metrics is not None:
+            scores.update(self._prediction_metrics(dataset, self.compute_prediction_metrics))
+        return scores
+
+    def _profile_evaluation(self, dataset: PerturbationDataset) -> ProfileEvaluation:
+        if self._evaluation is None or self._evaluation.dataset is not dataset:
+            args: Any = self.args
+            self._evaluation = ProfileEvaluation(
+                dataset, args.evaluation_profile, cells=args.evaluation_cells, seed=args.seed
+            )
+        return self._evaluation
+
     def _prediction_metrics(self, dataset: PerturbationDataset, compute: PredictionMetrics) -> dict[str, float]:
-        names = dataset.target_names or [str(number) for number in range(dataset.output_size)]
+        names = dataset.expression_names or dataset.target_names
+        names = names or [str(number) for number in range(dataset.output_size)]
         with tempfile.TemporaryDirectory() as folder:
             predicted_path, real_path = Path(folder, "predicted.h5ad"), Path(folder, "real.h5ad")
             with (
@@ -176,7 +226,8 @@ class StateTransitionTrainer(Trainer):
         inputs = {name: value for name, value in inputs.items() if not name.startswith("target")}
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             output = model(**self._prepare_inputs(inputs))
-        return output.predicted_cells.float().cpu().numpy()
+        predicted = output.predicted_cells if output.predicted_expression is None else output.predicted_expression
+        return predicted.float().cpu().numpy()
 
 
 def _write_sets(
@@ -187,12 +238,13 @@ def _write_sets(
     real: CellWriter,
 ) -> None:
     screens = dataset.screens
+    role = "target" if dataset.expression_names is None else "target_expression"
     for number, perturbation in enumerate(sets["perturbation_ids"].tolist()):
         labels = {
             "perturbation": screens.perturbations[perturbation],
             "cell_type": screens.cell_types[int(sets["cell_type_ids"][number])],
         }
-        targets = sets["target"][number][sets["target_mask"][number]].numpy()
+        targets = sets[role][number][sets["target_mask"][number]].numpy()
         cells = predictions[number][sets["cell_mask"][number].numpy()]
         real.add(targets, labels)
         predicted.add(targets if perturbation == screens.control_id else cells, labels)

@@ -1,12 +1,16 @@
 """Takes a trained State Transition model to a new screen."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
-from state_hf.modeling.state_transition import StateTransitionForPerturbation
+from state_hf.modeling.baselines import PerturbationBaseline
+from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -14,28 +18,38 @@ if TYPE_CHECKING:
 _ATTENTION = {"llama": ["q_proj", "k_proj", "v_proj", "o_proj"], "gpt2": ["c_attn", "c_proj"]}
 
 
-def replace_perturbations(model: StateTransitionForPerturbation, vocabulary: StateTransitionVocabulary) -> None:
-    """Give a model the perturbations of a new screen; those that it knows keep what it learnt of them.
+def replace_perturbations(
+    model: StateTransitionForPerturbation,
+    vocabulary: StateTransitionVocabulary,
+    features: np.ndarray | None = None,
+) -> None:
+    """Give a model the perturbations of a new screen.
 
-    Only a model that learns a row for each perturbation can; one that reads features takes any perturbation as it is.
+    Where it learns a row for each perturbation, those that it knows keep what it learnt of them. Where it reads
+    features, it gets those of the new perturbations.
 
     Args:
         model: The model, changed in place.
         vocabulary: The new names. Its genes must be the model's.
+        features: (perturbations, perturbation_dim), for a model that reads features.
 
     Raises:
-        ValueError: The model reads perturbation features, or the genes are others.
+        ValueError: Features are missing or not to be given, or the genes are others.
     """
     config, old = model.config, model.vocabulary
-    if config.perturbation_features != "ids":
+    if (config.perturbation_features == "vectors") != (features is not None):
         raise ValueError(
-            "The model reads perturbation features (perturbation_features='vectors'): it has no names to replace."
+            f"The model has perturbation_features={config.perturbation_features!r}: it needs the features of the new "
+            "perturbations where it reads vectors, and there only."
         )
     if old.genes and list(vocabulary.genes) != list(old.genes):
         raise ValueError(
             f"The model's {len(old.genes):,} genes and the screen's {len(vocabulary.genes):,} are not the same in the "
             "same order: preprocess the screen with the model's genes (state-hf preprocess --genes)."
         )
+    if features is not None:
+        set_perturbation_table(model, vocabulary, features)
+        return
     encoder = model.state_transition.perturbation_encoder
     first: Any = encoder[0]
     new = nn.Linear(
@@ -50,6 +64,66 @@ def replace_perturbations(model: StateTransitionForPerturbation, vocabulary: Sta
     encoder[0] = new
     config.perturbation_dim = config.num_perturbations = len(vocabulary.perturbations)
     model.vocabulary = vocabulary
+
+
+def set_perturbation_table(
+    model: StateTransitionForPerturbation, vocabulary: StateTransitionVocabulary, features: np.ndarray
+) -> None:
+    """Give a model that reads perturbation features those of a vocabulary, so that it takes names.
+
+    Args:
+        model: The model, changed in place.
+        vocabulary: The names.
+        features: (perturbations, perturbation_dim) in their order.
+
+    Raises:
+        ValueError: The features have another width.
+    """
+    config, base = model.config, model.state_transition
+    if features.shape != (len(vocabulary.perturbations), config.perturbation_dim):
+        raise ValueError(
+            f"Features of the shape {features.shape} are not those of {len(vocabulary.perturbations)} perturbations "
+            f"with {config.perturbation_dim} features each (perturbation_dim)."
+        )
+    weight = torch.from_numpy(np.asarray(features)).to(device=model.device, dtype=model.dtype)
+    base.perturbation_table = nn.Embedding.from_pretrained(weight)
+    config.num_perturbations = len(vocabulary.perturbations)
+    model.vocabulary = vocabulary
+
+
+def add_perturbations(model: StateTransitionPreTrainedModel, features: Mapping[str, np.ndarray]) -> None:
+    """Let a model that reads perturbation features predict further perturbations, by their features.
+
+    Args:
+        model: A State Transition model or a ridge regression, changed in place.
+        features: Vectors (perturbation_dim,) by name; of names that it knows, its own are kept.
+
+    Raises:
+        ValueError: The model learnt its perturbations by name, or the features have another width.
+    """
+    table = getattr(model.base_model, "perturbation_table", None)
+    table = table.weight if isinstance(table, nn.Embedding) else table
+    if table is None or torch.equal(table, torch.eye(*table.shape).to(table)):
+        raise ValueError(
+            "The model learnt its perturbations by their names, and not by features: it can predict no others."
+        )
+    old, config = model.vocabulary, model.config
+    added = [name for name in features if name not in set(old.perturbations)]
+    if not added:
+        return
+    rows = np.stack([features[name] for name in added])
+    if rows.shape[1] != config.perturbation_dim:
+        raise ValueError(
+            f"The perturbations have {rows.shape[1]} features, but the model reads {config.perturbation_dim}."
+        )
+    vocabulary = replace(old, perturbations=(*old.perturbations, *added))
+    rows = np.concatenate([table.detach().float().cpu().numpy(), rows])
+    if isinstance(model, PerturbationBaseline):
+        model.perturbation_table = nn.Parameter(torch.from_numpy(rows).to(table), requires_grad=False)
+        config.num_perturbations = len(rows)
+        model.vocabulary = vocabulary
+    else:
+        set_perturbation_table(cast(StateTransitionForPerturbation, model), vocabulary, rows)
 
 
 def freeze_backbone(model: StateTransitionForPerturbation) -> None:
@@ -86,4 +160,4 @@ def add_lora(model: StateTransitionForPerturbation, *, rank: int = 16, alpha: in
     return get_peft_model(model, config)
 
 
-__all__ = ["add_lora", "freeze_backbone", "replace_perturbations"]
+__all__ = ["add_lora", "add_perturbations", "freeze_backbone", "replace_perturbations", "set_perturbation_table"]

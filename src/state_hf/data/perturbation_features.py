@@ -1,0 +1,108 @@
+"""Features of perturbations, such as protein or gene embeddings, by name, from a file."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+from safetensors import safe_open
+
+from state_hf.data.perturbation_screens import nearest
+
+# What joins the perturbations of a combination in a label.
+_COMBINATION_SEPARATOR = "+"
+
+
+def read_perturbation_features(path: str | Path) -> dict[str, np.ndarray]:
+    """Read features of perturbations.
+
+    Args:
+        path: A .safetensors file with a vector for each name; a table (.parquet, .csv or .tsv) with the names in the
+            first column (of a parquet file: in the index) and a feature in each other; or an .h5ad file with the names
+            in `obs_names` and the features in X.
+
+    Returns:
+        Vectors (features,) float32 by name.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is of another kind, a name comes twice, lengths differ, or a value is not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file of perturbation features {path}")
+    readers = {".safetensors": _vectors, ".parquet": _table, ".csv": _table, ".tsv": _table, ".h5ad": _cells}
+    if path.suffix not in readers:
+        raise ValueError(f"{path} has perturbation features of an unknown kind: expected {', '.join(readers)}")
+    names, values = readers[path.suffix](path)
+    if len(set(names)) != len(names):
+        twice = pd.Index(names)[pd.Index(names).duplicated()][0]
+        raise ValueError(f"{path} has features of {twice!r} twice")
+    finite = np.isfinite(values).all(axis=1)
+    if not finite.all():
+        raise ValueError(f"{path} has a feature of {names[int(np.argmin(finite))]!r} that is not finite")
+    return dict(zip(names, values.astype(np.float32), strict=True))
+
+
+def _vectors(path: Path) -> tuple[list[str], np.ndarray]:
+    with safe_open(path, framework="np") as file:
+        vectors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    if len({vector.shape for vector in vectors.values()}) != 1 or next(iter(vectors.values())).ndim != 1:
+        raise ValueError(f"{path} must hold a vector for each perturbation, all of one length")
+    return list(vectors), np.stack(list(vectors.values()))
+
+
+def _table(path: Path) -> tuple[list[str], np.ndarray]:
+    if path.suffix == ".parquet":
+        table = pd.read_parquet(path)
+    else:
+        table = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t", dtype={0: str}, keep_default_na=False)
+        table = table.set_index(table.columns[0])
+    try:
+        return table.index.astype(str).tolist(), table.to_numpy(dtype=np.float64)
+    except ValueError as error:
+        raise ValueError(f"{path} has a feature that is no number: {error}") from error
+
+
+def _cells(path: Path) -> tuple[list[str], np.ndarray]:
+    table = anndata.read_h5ad(path).to_df()
+    return table.index.astype(str).tolist(), table.to_numpy()
+
+
+def feature_table(features: Mapping[str, np.ndarray], names: Iterable[str], *, control: str) -> np.ndarray:
+    """Arrange features in the order of perturbations.
+
+    A combination "A+B" that has none of its own has the sum of its members'; the control, if it has none, zeros.
+
+    Args:
+        features: Vectors (features,) by name.
+        names: The perturbations.
+        control: The control among them.
+
+    Returns:
+        (perturbations, features) float32.
+
+    Raises:
+        ValueError: Perturbations have no features; the message has the nearest names that do.
+    """
+    width = len(next(iter(features.values())))
+    rows, missing = [], []
+    for name in names:
+        members = [name] if name in features else name.split(_COMBINATION_SEPARATOR)
+        if name == control and name not in features:
+            rows.append(np.zeros(width, dtype=np.float32))
+        elif all(member in features for member in members):
+            rows.append(np.sum([features[member] for member in members], axis=0, dtype=np.float32))
+        else:
+            missing += [member for member in members if member not in features]
+    if missing:
+        shown = ", ".join(map(repr, missing[:5]))
+        raise ValueError(
+            f"{len(missing)} perturbations have no features: {shown}{', ...' if len(missing) > 5 else ''}; "
+            f"{nearest(missing[0], list(features))} Add them, or leave their cells out."
+        )
+    return np.stack(rows)
+
+
+__all__ = ["feature_table", "read_perturbation_features"]
