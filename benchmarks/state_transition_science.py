@@ -87,7 +87,9 @@ def test_context(name: str, info: dict, folder: Path, *, disjoint: bool) -> annd
     return cells[rows].copy()
 
 
-def write_predictions(name: str, info: dict, folder: Path, model: Path, seed: int, *, disjoint: bool) -> None:
+def write_predictions(
+    name: str, info: dict, folder: Path, model: Path, seed: int, *, emit: str, label: str, disjoint: bool
+) -> None:
     """Predict as many cells as the test has, and write them under the names of the test's cells."""
     whole = anndata.read_h5ad(folder / f"{name}.h5ad", backed="r").obs
     test = whole[whole["role"] == "test"]
@@ -95,7 +97,7 @@ def write_predictions(name: str, info: dict, folder: Path, model: Path, seed: in
     counts = test["perturbation"].astype(str).value_counts().sort_index()
     counts[info["control"]] = len(controls)
     plan = pd.DataFrame({"perturbation": counts.index, "cells": counts.to_numpy()})
-    predicted = predict(controls, model, plan, cell_type_key="context", controls="none", seed=seed)
+    predicted = predict(controls, model, plan, cell_type_key="context", controls="none", emit=emit, seed=seed)
     labels = predicted.obs["perturbation"].astype(str).to_numpy()
     names = [test.index[test["perturbation"] == label].to_numpy(str) for label in plan["perturbation"]]
     order = [np.flatnonzero(labels == label) for label in plan["perturbation"]]
@@ -103,7 +105,7 @@ def write_predictions(name: str, info: dict, folder: Path, model: Path, seed: in
     own = labels == info["control"]
     suffix = "_disjoint" if disjoint else ""
     np.savez(
-        folder / f"pred_{name}_st_s{seed}{suffix}.npz",
+        folder / f"pred_{name}_st_s{label}{suffix}.npz",
         cells=np.concatenate(names),
         X=cells[np.concatenate([rows for rows, group in zip(order, names, strict=True) if len(group)])],
         C=cells[own],

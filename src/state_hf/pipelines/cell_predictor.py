@@ -142,6 +142,16 @@ class CellPredictor:
             return "counts" if self.model.config.gene_decoder == "negative_binomial" else "log1p"
         return str(self.model.config.feature_scale)
 
+    @property
+    def set_size(self) -> int:
+        """Most control cells of a set."""
+        return int(self.model.config.cell_set_length)
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """Least and greatest value of a prediction."""
+        return _LOG1P_RANGE if self.scale == "log1p" else (-np.inf, np.inf)
+
     def run(self, groups: Sequence[PredictedGroup]) -> Iterator[PredictedSet]:
         """Predict groups in their order, a few sets at a time."""
         windows = (
@@ -150,16 +160,23 @@ class CellPredictor:
             for controls, kept in draw_windows(
                 self.features.of(group.cell_type),
                 group.cells,
-                set_size=self.model.config.cell_set_length,
+                set_size=self.set_size,
                 rng=seeded_stream(self.seed, "controls", group.cell_type, group.perturbation),
             )
         )
         while batch := list(islice(windows, self.batch_size)):
-            predicted = self._forward([(group, controls) for group, controls, _ in batch])
+            predicted = self._forward_batch([(group, controls) for group, controls, _ in batch])
             for (group, controls, kept), values in zip(batch, predicted, strict=True):
                 yield PredictedSet(group, controls[:kept], values[:kept])
 
-    def _forward(self, sets: list[tuple[PredictedGroup, np.ndarray]]) -> np.ndarray:
+    def forward(self, sets: Sequence[tuple[PredictedGroup, np.ndarray]]) -> Iterator[np.ndarray]:
+        """(cells, genes) float32 of every set: a group, and its (cells, 2) control cells."""
+        for start in range(0, len(sets), self.batch_size):
+            batch = sets[start : start + self.batch_size]
+            for (_, controls), values in zip(batch, self._forward_batch(batch), strict=True):
+                yield values[: len(controls)]
+
+    def _forward_batch(self, sets: Sequence[tuple[PredictedGroup, np.ndarray]]) -> np.ndarray:
         """(sets, cells, genes) float32."""
         length = max(len(controls) for _, controls in sets)
         values = self.features.read(np.concatenate([controls for _, controls in sets]))
