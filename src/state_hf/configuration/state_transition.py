@@ -47,7 +47,7 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
         output_space: What is predicted: "gene" (highly variable genes, or an embedding that is decoded to them), "all"
             (all genes) or "embedding".
         use_perturbation_offsets: Whether the output has a constant added for each perturbation and feature, which
-            `state_hf.training.fit_perturbation_offsets` sets after training and no gradient changes.
+            `state_hf.training.perturbation_offsets` fits after training; no gradient changes them.
         nonnegative_output: Whether the output ends in a ReLU. By default, unless the features are an embedding.
         feature_key: Where the features come from in an AnnData: "X", a layer, or a key of `obsm`.
         feature_scale: Scale of the features: "counts", "log1p" or "embedding". By default, "log1p" where `feature_key`

@@ -200,7 +200,7 @@ class CellPredictor:
             predicted = predicted.clamp(*_LOG1P_RANGE)
         return predicted.float().cpu().numpy()
 
-    def _contexts(self, sets: list[tuple[PredictedGroup, np.ndarray]], mask: np.ndarray) -> dict[str, torch.Tensor]:
+    def _contexts(self, sets: Sequence[tuple[PredictedGroup, np.ndarray]], mask: np.ndarray) -> dict[str, torch.Tensor]:
         """What a model reads of a set beside its cells and its perturbation."""
         config, vocabulary = self.model.config, self.model.vocabulary
         if isinstance(self.model, PerturbationBaseline):

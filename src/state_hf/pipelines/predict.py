@@ -17,7 +17,7 @@ from state_hf.pipelines.cell_predictor import (
     feature_slot,
     load_perturbation_model,
 )
-from state_hf.pipelines.emitted_cells import EmittedCells, Emission, write_predictions
+from state_hf.pipelines.emitted_cells import Emission, EmittedCells, write_predictions
 from state_hf.pipelines.prediction_plan import Perturbations, plan_predictions
 
 

@@ -79,7 +79,7 @@ def fit_perturbation_offsets(
         freedom = sum(group.cells - 1 for group in members.values())
         if len(members) < 2 or freedom < 1:
             continue
-        variance = sum(group.deviations() for group in members.values()) / freedom
+        variance = np.sum([group.deviations() for group in members.values()], axis=0) / freedom
         common = np.mean([group.residual() for group in members.values()], axis=0)
         for perturbation, group in members.items():
             residuals.setdefault(perturbation, []).append((group.residual() - common, variance / group.cells))
@@ -117,7 +117,8 @@ def _sums(
             targets = item["target"][item["target_mask"]].numpy()
             key = ((cells.screen, cells.cell_type), cells.perturbation)
             if key not in groups:
-                groups[key] = _Group(*(np.zeros(targets.shape[1]) for _ in range(3)))
+                total, squares, change_sum = np.zeros((3, targets.shape[1]))
+                groups[key] = _Group(total, squares, change_sum)
             groups[key].add(targets, effect)
     model.train(training)
     return groups
