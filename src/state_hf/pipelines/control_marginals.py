@@ -7,6 +7,8 @@ from state_hf.metrics._kernels import kernel
 # Beyond this exponent of the most favoured value, all of the weight is on it.
 _LARGEST_TILT = 300.0
 _NEWTON_STEPS = 100
+# Where whole cells do not give a mean, this part of another expressing cell is made up by larger values.
+_STRETCH = 0.25
 # Far below the smallest difference of two expression values: it orders equal ones only.
 _TIE = 1e-7
 
@@ -41,7 +43,7 @@ def _tilt(values, mean):
 
 @kernel()
 def _levels(values, mean, lone, offset, levels):
-    """Fill `levels`, ascending, with evenly spaced quantiles of the tilted values, and scale them to their mean."""
+    """Fill `levels`, ascending, with evenly spaced quantiles of the tilted values, and bring them to their mean."""
     number = len(levels)
     levels[:] = 0.0
     if mean <= 0.0:
@@ -58,9 +60,10 @@ def _levels(values, mean, lone, offset, levels):
                 k += 1
                 reached += weights[k]
             levels[j] = values[k]
-    else:
-        for j in range(number - int(number * mean / lone + offset), number):
-            levels[max(j, 0)] = lone
+    missing = mean * number - levels.sum()
+    first = np.searchsorted(levels, 0.0, side="right")
+    more = int(min(max(np.ceil(missing / lone - _STRETCH), 0.0), float(first)))
+    levels[first - more : first] = lone
     achieved = levels.mean()
     if achieved > 0.0:
         levels *= mean / achieved
@@ -73,7 +76,7 @@ def _draw(references, carriers, means, lone, offsets, ties, drawn):
     number = len(carriers)
     levels = np.empty(number)
     for gene in range(len(means)):
-        _levels(references[gene], means[gene], lone, offsets[gene], levels)
+        _levels(references[gene], means[gene], lone[gene], offsets[gene], levels)
         order = np.argsort(carriers[:, gene] + _TIE * ties[:, gene])
         for j in range(number):
             drawn[order[j], gene] = levels[j]
@@ -94,17 +97,19 @@ class ControlMarginals:
     """
 
     def __init__(self, cells: np.ndarray) -> None:
-        positive = cells[cells > 0]
-        # What a cell has of a gene that no control expresses.
-        self._lone = float(np.median(positive)) if len(positive) else 1.0
         self._values = np.ascontiguousarray(np.sort(cells, axis=0).T, dtype=np.float64)
+        # The least that an expressing cell has of each gene, and of a gene that no control cell expresses.
+        least = np.where(self._values > 0, self._values, np.inf).min(axis=1)
+        expressed = np.isfinite(least)
+        self._lone = np.where(expressed, least, np.median(least[expressed]) if expressed.any() else 1.0)
 
     def draw(self, carriers: np.ndarray, means: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Cells of given means.
 
         Of every gene, evenly spaced quantiles of the reweighted distribution are dealt to the cells in the order of the
         values that their carriers have, equal ones at random: so genes go together as in the carriers. Then the
-        expressed values are scaled to the exact mean, by the little that the rounding to whole cells has left.
+        expressed values are scaled to the exact mean, by what the rounding to whole cells has left: little, but for
+        genes that one or two cells express.
 
         Args:
             carriers: (cells, genes) control cells that lend their order.

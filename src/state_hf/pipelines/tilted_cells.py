@@ -47,7 +47,8 @@ class TiltedCells:
             order = np.concatenate([rng.permutation(len(pool)) for _ in range(rounds)])[: group.cells]
             for rows in np.array_split(order, -(-group.cells // self._most_cells)):
                 carriers = self.predictor.expression.read(pool[rows])
-                yield PredictedSet(group, pool[rows], self._of(group.cell_type).draw(carriers, mean, rng))
+                cells = self._of(group.cell_type).draw(carriers, mean, rng)
+                yield PredictedSet(group, pool[rows], np.minimum(cells, self.predictor.value_range[1]))
 
     def _of(self, cell_type: str) -> ControlMarginals:
         if cell_type not in self._marginals:
