@@ -2,10 +2,20 @@
 
 WORK=folder PUBLIC_DATA=../shared/data python ../shared/science/prepare.py     # the splits, once
 python benchmarks/state_transition_science.py A B1 B2 C --work folder --seeds 42 43 44
-(cd ../shared/science && WORK=folder python judge.py A arc_state_s42 arc_state_simctrl_s42 A/disjoint ...)
+(cd ../shared/science && WORK=folder python judge.py A arc_state_s42 arc_state_stilted42 arc_state_sfull42 ...)
 
-The judge reads `pred_SPLIT_st_sSEED[_disjoint].npz`: `cells` (names), `X` (their predictions) and `C` (the model's own
-simulated controls). The budget is that of the reference's anchors: hidden 128, 4 layers, 3,000 steps of 8 sets of 64.
+The judge reads `pred_SPLIT_st_sLABEL[_disjoint].npz`: `cells` (names), `X` (their predictions) and `C` (the model's own
+simulated controls; predictor `arc_state_simctrl_sLABEL`). The labels are
+
+- SEED: the reference's budget and settings (hidden 128, 4 layers, 3,000 steps of 8 sets of 64, a constant learning rate
+  of 3e-4), and the model's own cells;
+- tiltedSEED: the same model, its predictions written with `emit="tilted"`;
+- meanSEED: the baseline "perturbation_profile", written with `emit="tilted"`;
+- fullSEED: the same budget with a learning rate that falls from 1e-3 to 0, and perturbation offsets beyond two standard
+  errors; tilted cells;
+- allSEED: the same model with all residuals as offsets.
+
+The learning rate and the offsets were chosen on split A's training contexts, from rep_1 to rep_2.
 """
 
 import argparse
@@ -29,26 +39,53 @@ from state_hf import (
     predict,
 )
 from state_hf.data.split_definition import SplitDefinition
+from state_hf.training.baseline_fitting import fit_baselines
+from state_hf.training.perturbation_offsets import fit_perturbation_offsets
+from state_hf.training.screen_means import screen_means
 from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
 from state_hf.training.state_transition_trainer import StateTransitionTrainer
 
+FALLING_RATE = {"learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 100}
 
-def train(name: str, info: dict, folder: Path, seed: int, steps: int) -> Path:
-    """Train on the training cells of a split, and all controls. Returns the model's folder."""
-    saved = folder / f"st_{name}_s{seed}"
-    if (saved / "config.json").exists():
-        return saved
-    started = time.time()
+
+def applied_split(name: str, info: dict, folder: Path) -> PerturbationSplit:
+    """Training sees the training cells, and all controls."""
     screens = open_screens({"screen": folder / f"{name}.h5ad"}, control=info["control"], cell_type_key="context")
     context = ("screen", info["test_context"])
     definition = SplitDefinition(training=("screen",), fewshot={context: {"test": info["held_out_all"]}})
-    split = PerturbationSplit(screens, definition)
-    sets = PerturbationDataset(screens, split=split, part="train", features="obsm/X_hvg", set_size=64, seed=seed)
-    genes = sets.feature_names or list(anndata.read_h5ad(folder / f"{name}.h5ad", backed="r").var_names)
+    return PerturbationSplit(screens, definition)
+
+
+def vocabulary(split: PerturbationSplit) -> StateTransitionVocabulary:
+    """The names of a split."""
+    screens = split.screens
+    genes = list(anndata.read_h5ad(screens.screens[0].source, backed="r").var_names)
+    return StateTransitionVocabulary(screens.perturbations, screens.control, screens.batches, screens.cell_types, genes)
+
+
+def mean_baseline(name: str, info: dict, folder: Path) -> Path:
+    """The perturbation mean, as a model."""
+    split, saved = applied_split(name, info, folder), folder / f"mean_{name}"
+    means = screen_means(split.screens, split, slot="obsm/X_hvg")
+    method = "perturbation_profile"
+    fitted = fit_baselines(means, vocabulary(split), feature_key="X_hvg", cell_set_length=64, methods=[method])
+    fitted[method].save_pretrained(saved)
+    return saved
+
+
+def train(name: str, info: dict, folder: Path, seed: int, steps: int, *, kind: str) -> Path:
+    """Train on the training cells of a split, and all controls. Returns the model's folder; see above for `kind`."""
+    saved = folder / f"st_{name}_{kind}_s{seed}"
+    if (saved / "config.json").exists():
+        return saved
+    started = time.time()
+    split = applied_split(name, info, folder)
+    sets = PerturbationDataset(split.screens, split=split, part="train", features="obsm/X_hvg", set_size=64, seed=seed)
+    names = vocabulary(split)
     set_seed(seed)
     config = StateTransitionConfig(
-        input_dim=len(genes),
-        perturbation_dim=len(screens.perturbations),
+        input_dim=len(names.genes),
+        perturbation_dim=len(names.perturbations),
         hidden_size=128,
         num_hidden_layers=4,
         num_attention_heads=4,
@@ -56,24 +93,36 @@ def train(name: str, info: dict, folder: Path, seed: int, steps: int) -> Path:
         num_encoder_layers=2,
         cell_set_length=64,
         target_sum=1e4,
+        use_perturbation_offsets=kind == "full",
     )
     model = StateTransitionForPerturbation(config)
-    model.vocabulary = StateTransitionVocabulary(
-        screens.perturbations, screens.control, screens.batches, screens.cell_types, genes
-    )
+    model.vocabulary = names
     arguments = StateTransitionTrainingArguments(
-        output_dir=str(folder / f"checkpoints_{name}_s{seed}"),
+        output_dir=str(folder / f"checkpoints_{saved.name}"),
         max_steps=steps,
         logging_steps=250,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
         seed=seed,
+        **(FALLING_RATE if kind == "full" else {}),
     )
     trainer = StateTransitionTrainer(model, arguments, train_dataset=sets)
     trainer.train()
+    if kind == "full":
+        fit_perturbation_offsets(model, sets)
     model.save_pretrained(saved)
     print(f"{name} seed {seed}: {steps} steps of 8 sets of 64 in {time.time() - started:.0f} s", flush=True)
+    return saved
+
+
+def all_offsets(name: str, info: dict, folder: Path, full: Path, seed: int) -> Path:
+    """The same model with all residuals as offsets."""
+    split, saved = applied_split(name, info, folder), folder / f"st_{name}_all_s{seed}"
+    sets = PerturbationDataset(split.screens, split=split, part="train", features="obsm/X_hvg", set_size=64, seed=seed)
+    model = StateTransitionForPerturbation.from_pretrained(full)
+    fit_perturbation_offsets(model, sets, standard_errors=0)
+    model.save_pretrained(saved)
     return saved
 
 
@@ -87,7 +136,9 @@ def test_context(name: str, info: dict, folder: Path, *, disjoint: bool) -> annd
     return cells[rows].copy()
 
 
-def write_predictions(name: str, info: dict, folder: Path, model: Path, seed: int, *, disjoint: bool) -> None:
+def write_predictions(
+    name: str, info: dict, folder: Path, model: Path, seed: int, *, emit: str, label: str, disjoint: bool
+) -> None:
     """Predict as many cells as the test has, and write them under the names of the test's cells."""
     whole = anndata.read_h5ad(folder / f"{name}.h5ad", backed="r").obs
     test = whole[whole["role"] == "test"]
@@ -95,7 +146,7 @@ def write_predictions(name: str, info: dict, folder: Path, model: Path, seed: in
     counts = test["perturbation"].astype(str).value_counts().sort_index()
     counts[info["control"]] = len(controls)
     plan = pd.DataFrame({"perturbation": counts.index, "cells": counts.to_numpy()})
-    predicted = predict(controls, model, plan, cell_type_key="context", controls="none", seed=seed)
+    predicted = predict(controls, model, plan, cell_type_key="context", controls="none", emit=emit, seed=seed)
     labels = predicted.obs["perturbation"].astype(str).to_numpy()
     names = [test.index[test["perturbation"] == label].to_numpy(str) for label in plan["perturbation"]]
     order = [np.flatnonzero(labels == label) for label in plan["perturbation"]]
@@ -103,7 +154,7 @@ def write_predictions(name: str, info: dict, folder: Path, model: Path, seed: in
     own = labels == info["control"]
     suffix = "_disjoint" if disjoint else ""
     np.savez(
-        folder / f"pred_{name}_st_s{seed}{suffix}.npz",
+        folder / f"pred_{name}_st_s{label}{suffix}.npz",
         cells=np.concatenate(names),
         X=cells[np.concatenate([rows for rows, group in zip(order, names, strict=True) if len(group)])],
         C=cells[own],
@@ -122,9 +173,22 @@ def main() -> None:
     splits = json.loads((arguments.work / "splits.json").read_text(encoding="utf-8"))
     for seed in arguments.seeds:
         for name in arguments.splits:
-            model = train(name, splits[name], arguments.work, seed, arguments.steps)
-            for disjoint in (False, True):
-                write_predictions(name, splits[name], arguments.work, model, seed, disjoint=disjoint)
+            info = splits[name]
+            plain, full = (
+                train(name, info, arguments.work, seed, arguments.steps, kind=kind) for kind in ("plain", "full")
+            )
+            written = (
+                (plain, "model", ""),
+                (plain, "tilted", "tilted"),
+                (full, "tilted", "full"),
+                (all_offsets(name, info, arguments.work, full, seed), "tilted", "all"),
+                (mean_baseline(name, info, arguments.work), "tilted", "mean"),
+            )
+            for model, emit, label in written:
+                for disjoint in (False, True):
+                    write_predictions(
+                        name, info, arguments.work, model, seed, emit=emit, label=f"{label}{seed}", disjoint=disjoint
+                    )
 
 
 if __name__ == "__main__":

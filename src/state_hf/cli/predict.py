@@ -54,7 +54,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     labels.add_argument("--expression-slot", default="X", metavar="SLOT", help="of control cells, if genes are decoded")
 
     written = parser.add_argument_group("what is written")
-    written.add_argument("--emit", choices=("model", "counts"), default="model", help="the model's scale, or counts")
+    written.add_argument(
+        "--emit",
+        choices=("model", "tilted", "counts"),
+        default="model",
+        help="the model's cells, control cells tilted to the model's mean, or counts (default: model)",
+    )
     written.add_argument("--depth", type=int, metavar="N", help="counts of a cell (default: its control cell's)")
     written.add_argument("--counts-slot", metavar="SLOT", help="raw counts of the control cells: X or layers/NAME")
     written.add_argument(

@@ -100,6 +100,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--gradient-accumulation", type=int, default=1, metavar="N", help="batches added up to a step (default: 1)"
     )
     training.add_argument("--learning-rate", type=float, default=3e-4, metavar="R", help="of AdamW (default: 3e-4)")
+    training.add_argument(
+        "--schedule",
+        choices=("constant", "cosine"),
+        default="constant",
+        help="how the learning rate changes: not at all, or up in the first thirtieth of the steps and then down to 0",
+    )
     training.add_argument("--evaluate-every", type=int, default=2000, metavar="N", help="steps (default: 2,000)")
     training.add_argument(
         "--evaluation-profile", metavar="NAME", help="report these challenge metrics too, as vcc2025 (on a sample)"
@@ -163,6 +169,8 @@ def _training(arguments: argparse.Namespace, *, validates: bool) -> Any:
         per_device_train_batch_size=arguments.batch_size,
         gradient_accumulation_steps=arguments.gradient_accumulation,
         learning_rate=arguments.learning_rate,
+        lr_scheduler_type=arguments.schedule,
+        warmup_steps=arguments.steps // 30 if arguments.schedule == "cosine" else 0,
         eval_strategy="steps" if validates else "no",
         eval_steps=arguments.evaluate_every,
         save_steps=arguments.evaluate_every,

@@ -46,6 +46,8 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
             With `output_space="all"`, the control cell itself is added after the projection, and a bottleneck follows.
         output_space: What is predicted: "gene" (highly variable genes, or an embedding that is decoded to them), "all"
             (all genes) or "embedding".
+        use_perturbation_offsets: Whether the output has a constant added for each perturbation and feature, which
+            `state_hf.training.perturbation_offsets` fits after training; no gradient changes them.
         nonnegative_output: Whether the output ends in a ReLU. By default, unless the features are an embedding.
         feature_key: Where the features come from in an AnnData: "X", a layer, or a key of `obsm`.
         feature_scale: Scale of the features: "counts", "log1p" or "embedding". By default, "log1p" where `feature_key`
@@ -128,6 +130,7 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
     backbone_dropout: float = 0.0
     predict_residual: bool = True
     output_space: Literal["gene", "all", "embedding"] = "gene"
+    use_perturbation_offsets: bool = False
     nonnegative_output: bool | None = None
     feature_key: str = "X_hvg"
     feature_scale: Literal["counts", "log1p", "embedding"] | None = None
@@ -213,6 +216,8 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
                 f'With perturbation_features="ids", num_perturbations ({self.num_perturbations}) and perturbation_dim '
                 f"({self.perturbation_dim}) are the same number."
             )
+        if self.use_perturbation_offsets and not self.num_perturbations:
+            raise ValueError("use_perturbation_offsets needs a vocabulary of perturbations (num_perturbations)")
         if self.output_space == "all" and self.output_dim != self.input_dim:
             raise ValueError(
                 f'output_space="all" adds the control cell to the output, so output_dim ({self.output_dim}) must be '

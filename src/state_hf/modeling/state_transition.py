@@ -169,6 +169,8 @@ class StateTransitionPreTrainedModel(VocabularyMixin, CardedMixin, PreTrainedMod
             for token in (module.batch_token, module.confidence_token):
                 if token is not None:
                     init.normal_(token, std=self.config.initializer_range)
+            if module.perturbation_offsets is not None:
+                init.zeros_(module.perturbation_offsets)
         elif isinstance(module, NegativeBinomialGeneDecoder):
             init.zeros_(module.log_dispersion)
         elif isinstance(module, StateEmbeddingGeneDecoder):
@@ -215,6 +217,10 @@ class StateTransitionModel(StateTransitionPreTrainedModel):
         self.confidence_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_confidence_token else None
         self.backbone = make_set_backbone(config)
         self.output_projection = StateTransitionMLP(config, width, output_dim, config.num_decoder_layers)
+        self.perturbation_offsets = None
+        if config.use_perturbation_offsets:
+            offsets = torch.empty(cast(int, config.num_perturbations), output_dim)
+            self.perturbation_offsets = nn.Parameter(offsets, requires_grad=False)
         self.bottleneck = None
         if config.output_space == "all" and config.predict_residual:
             narrow = max(1, output_dim // 8)
@@ -316,6 +322,10 @@ class StateTransitionModel(StateTransitionPreTrainedModel):
         first = int(self.batch_token is not None)
         hidden_states = tokens[:, first : first + control.shape[1]]
         predicted = self._project(hidden_states, encoded_control, control)
+        if self.perturbation_offsets is not None and perturbation_ids is not None:
+            ids = perturbation_ids.unsqueeze(-1) if perturbation_ids.dim() == 1 else perturbation_ids
+            predicted = predicted + _combined(self.perturbation_offsets, ids, None).unsqueeze(1)
+        predicted = F.relu(predicted) if config.nonnegative_output else predicted
         predicted = without_padding(predicted, cell_mask)
         return StateTransitionOutput(
             predicted_cells=predicted,
@@ -353,12 +363,10 @@ class StateTransitionModel(StateTransitionPreTrainedModel):
         self, hidden_states: torch.Tensor, encoded_control: torch.Tensor, control: torch.Tensor
     ) -> torch.Tensor:
         if self.bottleneck is not None:
-            predicted = self.bottleneck(self.output_projection(hidden_states) + control)
-        elif self.config.predict_residual:
-            predicted = self.output_projection(hidden_states + encoded_control)
-        else:
-            predicted = self.output_projection(hidden_states)
-        return F.relu(predicted) if self.config.nonnegative_output else predicted
+            return self.bottleneck(self.output_projection(hidden_states) + control)
+        if self.config.predict_residual:
+            return self.output_projection(hidden_states + encoded_control)
+        return self.output_projection(hidden_states)
 
 
 class StateTransitionForPerturbation(StateTransitionPreTrainedModel):

@@ -144,6 +144,16 @@ class CellPredictor:
             return "counts" if self.model.config.gene_decoder == "negative_binomial" else "log1p"
         return str(self.model.config.feature_scale)
 
+    @property
+    def set_size(self) -> int:
+        """Most control cells of a set."""
+        return int(self.model.config.cell_set_length)
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """Least and greatest value of a prediction."""
+        return _LOG1P_RANGE if self.scale == "log1p" else (-np.inf, np.inf)
+
     def run(self, groups: Sequence[PredictedGroup]) -> Iterator[PredictedSet]:
         """Predict groups in their order, a few sets at a time."""
         windows = (
@@ -152,7 +162,7 @@ class CellPredictor:
             for controls, kept in draw_windows(
                 self.features.of(group.cell_type),
                 group.cells,
-                set_size=self.model.config.cell_set_length,
+                set_size=self.set_size,
                 rng=seeded_stream(self.seed, "controls", group.cell_type, group.perturbation),
             )
         )
@@ -162,7 +172,15 @@ class CellPredictor:
                 embedding = None if embedded is None else embedded[number, :kept]
                 yield PredictedSet(group, controls[:kept], predicted[number, :kept], embedding)
 
-    def _forward(self, sets: list[tuple[PredictedGroup, np.ndarray]]) -> tuple[np.ndarray, np.ndarray | None]:
+    def forward(self, sets: Sequence[tuple[PredictedGroup, np.ndarray]]) -> Iterator[np.ndarray]:
+        """(cells, genes) float32 of every set: a group, and its (cells, 2) control cells."""
+        for start in range(0, len(sets), self.batch_size):
+            batch = sets[start : start + self.batch_size]
+            predicted, _ = self._forward(batch)
+            for (_, controls), values in zip(batch, predicted, strict=True):
+                yield values[: len(controls)]
+
+    def _forward(self, sets: Sequence[tuple[PredictedGroup, np.ndarray]]) -> tuple[np.ndarray, np.ndarray | None]:
         """(sets, cells, genes) float32 and, where they are decoded, the (sets, cells, width) embedding."""
         length = max(len(controls) for _, controls in sets)
         values = self.features.read(np.concatenate([controls for _, controls in sets]))
@@ -187,7 +205,7 @@ class CellPredictor:
             predicted = predicted.clamp(*_LOG1P_RANGE)
         return predicted.float().cpu().numpy(), embedded
 
-    def _contexts(self, sets: list[tuple[PredictedGroup, np.ndarray]], mask: np.ndarray) -> dict[str, torch.Tensor]:
+    def _contexts(self, sets: Sequence[tuple[PredictedGroup, np.ndarray]], mask: np.ndarray) -> dict[str, torch.Tensor]:
         """What a model reads of a set beside its cells and its perturbation."""
         config, vocabulary = self.model.config, self.model.vocabulary
         if isinstance(self.model, PerturbationBaseline):

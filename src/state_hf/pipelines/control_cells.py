@@ -105,9 +105,17 @@ class ControlCells:
 
     def mean(self, cell_type: str) -> np.ndarray:
         """(features,) float32 mean of all control cells of a cell type."""
+        return self.mean_and_variance(cell_type)[0].astype(np.float32)
+
+    def mean_and_variance(self, cell_type: str) -> tuple[np.ndarray, np.ndarray]:
+        """(features,) float64 mean and variance of all control cells of a cell type, in one pass."""
         cells = self.of(cell_type)
-        total = sum(block.sum(axis=0, dtype=np.float64) for block in self.blocks(cells))
-        return (total / len(cells)).astype(np.float32)
+        total, squares = 0.0, 0.0
+        for block in self.blocks(cells):
+            total = total + block.sum(axis=0, dtype=np.float64)
+            squares = squares + np.square(block, dtype=np.float64).sum(axis=0)
+        mean = np.asarray(total) / len(cells)
+        return mean, np.clip(np.asarray(squares) / len(cells) - np.square(mean), 0, None)
 
 
 def draw_windows(

@@ -14,10 +14,12 @@ from state_hf.pipelines.cell_predictor import CellPredictor, PredictedSet
 from state_hf.pipelines.control_cells import ControlCells, seeded_stream
 from state_hf.pipelines.predicted_counts import draw_counts
 from state_hf.pipelines.prediction_plan import PredictedGroup
+from state_hf.pipelines.tilted_cells import TiltedCells
 
 Labels = dict[str, str | Sequence[str]]
 # (cells, genes), their labels, and their (cells, width) embedding if the model decodes one.
 Block = tuple[np.ndarray, Labels, np.ndarray | None]
+Emission = Literal["model", "tilted", "counts"]
 _BLOCK_CELLS = 1024
 
 
@@ -27,7 +29,8 @@ class EmittedCells:
     Args:
         predictor: What predicts.
         keys: Columns of obs for the perturbation, the cell type and, if not None, the batch.
-        counts: Whether counts are drawn.
+        emit: "model" for the model's cells, "tilted" for control cells with the model's mean, or "counts" for counts
+            drawn from the model's cells.
         depth: Total counts of a cell; None for that of its control cell.
 
     Raises:
@@ -35,13 +38,17 @@ class EmittedCells:
     """
 
     def __init__(
-        self, predictor: CellPredictor, keys: tuple[str, str, str | None], *, counts: bool, depth: int | None
+        self, predictor: CellPredictor, keys: tuple[str, str, str | None], *, emit: Emission, depth: int | None
     ) -> None:
-        if counts and predictor.scale == "embedding":
+        if emit not in ("model", "tilted", "counts"):
+            raise ValueError(f"emit is one of model, tilted, counts, not {emit!r}")
+        if emit == "counts" and predictor.scale == "embedding":
             raise ValueError("the model predicts an embedding, of which no counts can be drawn")
         if depth is not None and depth < 1:
             raise ValueError(f"depth must be at least 1, and is {depth}")
-        self.predictor, self.keys, self.counts, self.depth = predictor, keys, counts, depth
+        self.predictor, self.keys, self.emit, self.depth = predictor, keys, emit, depth
+        self.counts = emit == "counts"
+        self._source = TiltedCells(predictor) if emit == "tilted" else predictor
 
     @property
     def scale(self) -> str:
@@ -52,7 +59,7 @@ class EmittedCells:
     def embedding(self) -> tuple[str, int] | None:
         """Key in obsm and width of the embedding that is decoded to expression; None for other models."""
         config = self.predictor.model.config
-        if not self.predictor.decodes or config.output_dim != config.input_dim:
+        if not self.predictor.decodes or config.output_dim != config.input_dim or self.emit == "tilted":
             return None
         return str(config.feature_key).removeprefix("obsm/"), int(config.output_dim)
 
@@ -62,6 +69,7 @@ class EmittedCells:
         drawn = "multinomial draw of each cell's depth from its predicted shares" if self.counts else "none"
         return {
             "scale": self.scale,
+            "emit": self.emit,
             "target_sum": -1.0 if self.counts or config.target_sum is None else float(config.target_sum),
             "counts_drawn": drawn,
             "depth": "control cell" if self.depth is None else str(self.depth),
@@ -83,7 +91,7 @@ class EmittedCells:
     def predicted(self, groups: Sequence[PredictedGroup]) -> Iterator[Block]:
         """Predicted cells."""
         done: dict[tuple[str, str], int] = {}
-        for cells in self.predictor.run(groups):
+        for cells in self._source.run(groups):
             group = cells.group
             key = (group.cell_type, group.perturbation)
             values = self._count(cells, done.get(key, 0)) if self.counts else cells.values

@@ -18,7 +18,7 @@ from state_hf.pipelines.cell_predictor import (
     feature_slot,
     load_perturbation_model,
 )
-from state_hf.pipelines.emitted_cells import EmittedCells, write_predictions
+from state_hf.pipelines.emitted_cells import Emission, EmittedCells, write_predictions
 from state_hf.pipelines.prediction_plan import Perturbations, plan_predictions
 from state_hf.training.transfer import add_perturbations
 
@@ -42,7 +42,7 @@ def predict(
     cell_types: Sequence[str] | None = None,
     on_unknown: Literal["error", "control"] = "error",
     expression_slot: str = "X",
-    emit: Literal["model", "counts"] = "model",
+    emit: Emission = "model",
     depth: int | None = None,
     counts_slot: str | None = None,
     controls: Literal["real", "simulated", "none"] = "real",
@@ -82,8 +82,11 @@ def predict(
         on_unknown: "error", or "control" to predict an unknown perturbation as the control, which is logged.
         expression_slot: Slot from which the real control cells are written where the model reads an embedding and
             predicts expression.
-        emit: "model" for the model's own scale, or "counts" for whole numbers: one multinomial draw a cell, see
-            `draw_counts`.
+        emit: "model" for the model's own cells. "tilted" for control cells whose values are reweighted, gene by gene,
+            until they have the mean that the model predicts: profiles without the noise of drawing control cells, and
+            cells that tests tell from control cells where the model predicts an effect, and only there; see
+            `MeanProfiles` and `ControlMarginals`. "counts" for whole numbers: one multinomial draw a cell of the
+            model's, see `draw_counts`.
         depth: Total counts of every cell with `emit="counts"`. By default that of the control cell it comes from.
         counts_slot: Slot of the raw counts ("X", "layers/counts"), from which control cells and their depths are taken
             with `emit="counts"`.
@@ -138,7 +141,7 @@ def predict(
         feature_slot(feature_key or loaded.config.feature_key), expression=expression_slot, counts=counts_slot
     )
     predictor = CellPredictor(loaded, screens, slots, batch_size=batch_size, seed=seed)
-    emitted = EmittedCells(predictor, keys, counts=emit == "counts", depth=depth)
+    emitted = EmittedCells(predictor, keys, emit=emit, depth=depth)
     with evaluation_mode(loaded):
         if target is not None:
             write_predictions(emitted, groups, target, controls=controls)

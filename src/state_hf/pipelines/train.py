@@ -26,6 +26,7 @@ from state_hf.modeling.state_transition import StateTransitionForPerturbation, S
 from state_hf.pipelines.cell_predictor import feature_slot
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.checkpoints import last_complete_checkpoint
+from state_hf.training.perturbation_offsets import fit_perturbation_offsets
 from state_hf.training.profile_scores import score_models
 from state_hf.training.screen_means import screen_means
 from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
@@ -149,7 +150,9 @@ def train(
             `baselines/`) and the checkpoints (in `checkpoints/`).
         split: The field's TOML file, or a definition.
         training: Arguments of the Trainer; its `output_dir` is replaced by `output`/checkpoints.
-        config: Fields of the `StateTransitionConfig` that differ from the defaults, such as `hidden_size`.
+        config: Fields of the `StateTransitionConfig` that differ from the defaults, such as `hidden_size`. A model that
+            knows its perturbations by name has offsets, see `fit_perturbation_offsets`; False in
+            `use_perturbation_offsets` leaves them out.
         initial_model: A trained model to start from; its perturbations are replaced by the screen's.
         freeze: Whether the backbone and the output projection of `initial_model` stay as they are.
         lora_rank: Rank of low-rank changes (LoRA) that are trained instead of the backbone.
@@ -214,6 +217,8 @@ def train(
     trainer.train(checkpoint)
     if lora_rank is not None:
         model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+    if model.config.use_perturbation_offsets:
+        fit_perturbation_offsets(model, train_sets)
     baselines = _baselines(model, sets, vocabulary, features, target_sum)
     return _finish(model, baselines, sets, folder, is_main=trainer.is_world_process_zero())
 
@@ -263,6 +268,7 @@ def _model(
         "cell_set_length": sets.set_size,
         "feature_key": sets.feature_key,
         "target_sum": target_sum,
+        "use_perturbation_offsets": features is None and config.get("perturbation_features", "ids") == "ids",
         **decoder,
         **config,
     }

@@ -62,6 +62,13 @@ def replace_perturbations(
             if name in old.perturbations:
                 new.weight[:, row] = first.weight[:, old.perturbation_id(name)]
     encoder[0] = new
+    offsets = model.state_transition.perturbation_offsets
+    if offsets is not None:
+        fitted = offsets.new_zeros(len(vocabulary.perturbations), offsets.shape[1])
+        for row, name in enumerate(vocabulary.perturbations):
+            if name in old.perturbations:
+                fitted[row] = offsets[old.perturbation_id(name)]
+        model.state_transition.perturbation_offsets = nn.Parameter(fitted, requires_grad=False)
     config.perturbation_dim = config.num_perturbations = len(vocabulary.perturbations)
     model.vocabulary = vocabulary
 
