@@ -55,6 +55,12 @@ class WeightAverage:
             self._swap(model)
 
     @torch.no_grad()
+    def put_into(self, model: nn.Module) -> None:
+        """Give the model the averaged weights for good."""
+        for value, average in self._parameters(model):
+            value.copy_(average)
+
+    @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
         for value, average in self._parameters(model):
             kept = value.clone()
