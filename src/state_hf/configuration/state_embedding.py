@@ -38,6 +38,8 @@ class StateEmbeddingConfig(PortableConfigMixin, PreTrainedConfig):
             code's), "energy", "bce", "kl" or "wasserstein"; see `state_hf.modeling.losses.expression`.
         dataset_loss_weight: Weight of the dataset classifier's cross-entropy beside it.
         dataset_classes: Class of the dataset classifier for the name of each dataset that is known by name.
+        class_weights: Weights of the classes' losses in cell-type annotation, None for equal ones.
+        unknown_threshold: Probability below which an annotated cell is unknown.
         train_gene_table: Whether training updates the gene table. Protein language model embeddings stay fixed.
         hidden_act: Activation of the feed-forward blocks.
         hidden_dropout_prob: Dropout on the output of each block.
@@ -87,6 +89,8 @@ class StateEmbeddingConfig(PortableConfigMixin, PreTrainedConfig):
     expression_loss: Literal["mse", "tabular", "energy", "bce", "kl", "wasserstein"] = "mse"
     dataset_loss_weight: float = 1.0
     dataset_classes: dict[str, int] = field(default_factory=dict)
+    class_weights: list[float] | None = None
+    unknown_threshold: float = 0.5
     train_gene_table: bool = False
     hidden_act: str = "gelu"
     hidden_dropout_prob: float = 0.1

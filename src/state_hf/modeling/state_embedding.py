@@ -297,6 +297,10 @@ class StateEmbeddingPreTrainedModel(PreTrainedModel):
             if module.dataset_token is not None:
                 init.normal_(module.dataset_token)
 
+    def _freeze(self) -> None:
+        """Keep what is not to be trained as it is."""
+        self.base_model.gene_table.weight.requires_grad_(self.config.train_gene_table)
+
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """Load a model. See `PreTrainedModel.from_pretrained`.
@@ -306,8 +310,7 @@ class StateEmbeddingPreTrainedModel(PreTrainedModel):
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, loading_info = loaded
         base = model.base_model
-        # Loading makes every parameter trainable.
-        base.gene_table.weight.requires_grad_(model.config.train_gene_table)
+        model._freeze()  # loading makes every parameter trainable
         base.has_gene_table = not any(key.endswith("gene_table.weight") for key in loading_info["missing_keys"])
         if not base.has_gene_table:
             logger.warning(
@@ -341,7 +344,6 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
     def __init__(self, config: StateEmbeddingConfig) -> None:
         super().__init__(config)
         self.gene_table = nn.Embedding(config.num_genes, config.gene_embedding_dim)
-        self.gene_table.weight.requires_grad_(config.train_gene_table)
         self.has_gene_table = True
         self.special_tokens = StateEmbeddingSpecialTokens(config)
         self.gene_encoder = StateEmbeddingGeneEncoder(config)
@@ -352,6 +354,7 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
             nn.Linear(config.output_dim, config.dataset_embedding_dim) if config.use_dataset_token else None
         )
         self._gene_features_cache: tuple[Any, torch.Tensor] | None = None
+        self._freeze()
         self.post_init()
 
     def train(self, mode: bool = True) -> "StateEmbeddingModel":  # noqa: FBT001, FBT002 - torch's signature
