@@ -48,7 +48,7 @@ FILES = {
 LABELS = {"pbmc3k": ("cell_type", None), "kang_labelled": ("cell_type", "donor_id"), "scmixology": ("cell_type", "batch")}
 CONFIG = {
     "gene_embedding_dim": 64, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "intermediate_size": 128, "output_dim": 32, "count_encoder_dim": 32, "max_position_embeddings": 160,
+    "intermediate_size": 128, "output_dim": 32, "count_encoder_dim": 32, "max_position_embeddings": 128,
     "hidden_dropout_prob": 0.0, "initializer_range": 0.05,
 }  # fmt: skip
 CORPUS = {"block_cells": 16, "window_cells": 256, "lanes": 16, "lane_run": 4}
@@ -62,12 +62,12 @@ def train(files: list[CorpusFile], arguments: argparse.Namespace):
         per_device_train_batch_size=32,
         learning_rate=2e-3,
         average_decay=0.99,
-        expressed_targets=64,
-        unexpressed_targets=32,
-        shared_targets=32,
+        expressed_targets=48,
+        unexpressed_targets=16,
+        shared_targets=16,
         logging_steps=25,
         eval_strategy="steps",
-        eval_steps=max(1, arguments.steps // 8),
+        eval_steps=max(1, arguments.steps // 4),
         save_strategy="no",
         eval_on_start=True,
         use_cpu=True,

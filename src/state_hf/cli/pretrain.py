@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     objective = parser.add_argument_group("the objective")
     objective.add_argument(
-        "--loss", choices=("mse", "tabular", "energy", "bce", "kl", "wasserstein"), help="of expression (default: mse)"
+        "--loss", choices=("mse", "tabular", "energy", "bce", "kl"), help="of expression (default: mse)"
     )
     objective.add_argument("--expressed", type=int, default=512, metavar="N", help="expressed targets a cell (512)")
     objective.add_argument("--unexpressed", type=int, default=512, metavar="N", help="unexpressed targets a cell (512)")

@@ -35,7 +35,7 @@ class StateEmbeddingConfig(PortableConfigMixin, PreTrainedConfig):
         cls_expression: Expression value that the tokenizer gives to `[CLS]`: "zero", or "gene_3", the value of the
             cell's kept gene number 3 (from 0), which is what the original models were trained with.
         expression_loss: What pretraining compares predicted and true expression by: "mse", "tabular" (the released
-            code's), "energy", "bce", "kl" or "wasserstein"; see `state_hf.modeling.losses.expression`.
+            code's), "energy", "bce" or "kl"; see `state_hf.modeling.losses.expression`.
         dataset_loss_weight: Weight of the dataset classifier's cross-entropy beside it.
         dataset_classes: Class of the dataset classifier for the name of each dataset that is known by name.
         class_weights: Weights of the classes' losses in cell-type annotation, None for equal ones.
@@ -86,7 +86,7 @@ class StateEmbeddingConfig(PortableConfigMixin, PreTrainedConfig):
     dataset_embedding_dim: int = 10
     use_read_depth: bool = True
     cls_expression: Literal["zero", "gene_3"] = "zero"
-    expression_loss: Literal["mse", "tabular", "energy", "bce", "kl", "wasserstein"] = "mse"
+    expression_loss: Literal["mse", "tabular", "energy", "bce", "kl"] = "mse"
     dataset_loss_weight: float = 1.0
     dataset_classes: dict[str, int] = field(default_factory=dict)
     class_weights: list[float] | None = None

@@ -48,8 +48,8 @@ def vote(labels: np.ndarray, neighbours: np.ndarray, number_of_labels: int) -> n
         number_of_labels: How many labels there are.
     """
     shares = np.zeros((len(neighbours), number_of_labels))
-    np.add.at(shares, (np.arange(len(neighbours))[:, None], labels[neighbours]), 1 / neighbours.shape[1])
-    return shares
+    np.add.at(shares, (np.arange(len(neighbours))[:, None], labels[neighbours]), 1)
+    return shares / neighbours.shape[1]
 
 
 def read_labels(path: str | Path, key: str) -> np.ndarray:

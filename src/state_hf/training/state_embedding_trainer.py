@@ -74,6 +74,8 @@ class StateEmbeddingTrainer(Trainer):
             model, args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=tokenizer, **kwargs
         )
         self.label_names = ["labels"]
+        # The model takes any keyword, but not the one that would make its loss a share of the accumulated one.
+        self.model_accepts_loss_kwargs = False
         self.compute_embedding_metrics = compute_embedding_metrics
         self.average: WeightAverage | None = None
         self._meter = _Meter(self)

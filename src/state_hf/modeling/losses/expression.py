@@ -18,8 +18,7 @@ def expression_loss(
         name: "mse", the mean squared error; "bce", the cross-entropy of the prediction, as a logit, of whether a gene
             is expressed; "energy", the energy distance along the genes of a cell; "tabular", that and the energy
             distance along the cells of a shared gene (see `TabularLoss`); "kl", the divergence of a cell's profile,
-            each made a distribution over its genes by softmax, from the predicted one; "wasserstein", the
-            1-Wasserstein distance of these two profiles along the genes in their given order.
+            each made a distribution over its genes by softmax, from the predicted one.
         predicted: (cells x views, genes).
         labels: (cells x views, genes), log1p expression. Where it is -100 there is none, which "mse" and "bce" leave
             out and the others refuse to know.
@@ -47,9 +46,7 @@ def expression_loss(
     if name == "energy":
         width = labels.shape[-1]
         return EnergyDistanceLoss()(predicted.reshape(-1, views, width), labels.reshape(-1, views, width)).mean()
-    if name == "kl":
-        return F.kl_div(predicted.log_softmax(-1), labels.log_softmax(-1), reduction="batchmean", log_target=True)
-    return (predicted.softmax(-1) - labels.softmax(-1)).cumsum(-1).abs().sum(-1).mean()
+    return F.kl_div(predicted.log_softmax(-1), labels.log_softmax(-1), reduction="batchmean", log_target=True)
 
 
 __all__ = ["NO_LABEL", "expression_loss"]
