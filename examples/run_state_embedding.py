@@ -5,7 +5,8 @@ on a CPU, a small model:
       --per_device_train_batch_size 32 --learning_rate 2e-3 --hidden_size 64 --num_hidden_layers 2
 
 eight GPUs of one machine, FSDP2 by an `accelerate config` file:
-  accelerate launch --config_file fsdp2.yaml examples/run_state_embedding.py --manifest corpus.csv --output_dir model --bf16
+  accelerate launch --config_file fsdp2.yaml examples/run_state_embedding.py --manifest corpus.csv \
+      --output_dir model --bf16
 
 go on with a checkpoint:
   python examples/run_state_embedding.py --manifest atlas.csv --initial_model SE-600M --output_dir model --bf16

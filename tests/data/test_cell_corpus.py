@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.corpus_files import GENES, SIZES, cells, tokenizer, write_corpus
 from torch.utils.data import DataLoader
 
 from state_hf import CellCorpus
 from state_hf.data.corpus_manifest import read_manifest
 from state_hf.data.corpus_order import CorpusOrder
+from tests.corpus_files import GENES, SIZES, cells, tokenizer, write_corpus
 
 ORDER = {"block_cells": 8, "window_cells": 24, "lanes": 4, "lane_run": 4}
 TOTAL = sum(SIZES.values())
@@ -52,7 +52,9 @@ def test_every_cell_has_one_position_in_a_pass(sizes, window, lanes, run, epoch)
         assert found == epoch
         assert order.position(epoch, lane, place) == position
         number, inside = divmod(place, order.window_cells)
-        cells_of_window = np.concatenate([np.arange(first, first + size) for first, size in order.window(epoch, lane, number)])
+        cells_of_window = np.concatenate(
+            [np.arange(first, first + size) for first, size in order.window(epoch, lane, number)]
+        )
         shuffled = order.shuffle(epoch, lane, number, cells_of_window % 3, len(cells_of_window))
         seen.append(cells_of_window[shuffled[inside]])
     assert sorted(seen) == list(range(order.num_cells))
@@ -61,7 +63,9 @@ def test_every_cell_has_one_position_in_a_pass(sizes, window, lanes, run, epoch)
 def test_a_pass_gives_every_cell_once_and_the_next_another_order(corpus):
     first = names(corpus.__getitems__(range(TOTAL)))
     second = names(corpus.__getitems__(range(TOTAL, 2 * TOTAL)))
-    assert sorted(first) == sorted(second) == sorted((name, cell) for name, size in SIZES.items() for cell in range(size))
+    assert (
+        sorted(first) == sorted(second) == sorted((name, cell) for name, size in SIZES.items() for cell in range(size))
+    )
     assert first != second
     # Shuffled: cells that are neighbours in a file are seldom neighbours here.
     assert sum(one[0] == other[0] and other[1] - one[1] == 1 for one, other in zip(first, first[1:], strict=False)) < 20

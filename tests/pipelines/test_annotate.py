@@ -4,13 +4,13 @@ import anndata as ad
 import numpy as np
 import pytest
 import torch
-from tests.corpus_files import GENES, cells, small_embedding_model, tokenizer
 
 from state_hf import StateEmbeddingForSequenceClassification
 from state_hf.cli import main
 from state_hf.modeling.state_embedding_classification import predict_classes
 from state_hf.pipelines.annotate import annotate
 from state_hf.pipelines.neighbour_probe import NeighbourProbe, nearest_neighbours, vote
+from tests.corpus_files import GENES, cells, small_embedding_model, tokenizer
 
 
 @pytest.fixture(scope="module")

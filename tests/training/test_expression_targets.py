@@ -21,7 +21,9 @@ def corpus(tmp_path_factory):
 
 def one_file(counts, genes=GENES, *, scale="counts", start=0) -> list[CorpusCells]:
     matrix = sp.csr_array(np.asarray(counts, dtype=np.float32))
-    source = IndexedFile(CorpusFile("memory", "one", scale=scale), len(counts), tokenizer().gene_index.report(genes, column="index"))
+    source = IndexedFile(
+        CorpusFile("memory", "one", scale=scale), len(counts), tokenizer().gene_index.report(genes, column="index")
+    )
     return [CorpusCells(source, matrix, np.arange(len(counts)), np.arange(start, start + len(counts)))]
 
 
@@ -121,7 +123,9 @@ def test_views_keep_the_first_whole_and_thin_the_others():
     labels = batch["labels"].reshape(50, 3, 40)
     molecules = torch.expm1(labels).sum(-1)
     genes = batch["target_ids"]
-    torch.testing.assert_close(torch.expm1(labels[:, 0]), torch.from_numpy(counts).float().gather(1, genes), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        torch.expm1(labels[:, 0]), torch.from_numpy(counts).float().gather(1, genes), rtol=1e-4, atol=1e-4
+    )
     shares = molecules[:, 1:] / molecules[:, :1]
     assert shares.min() > 0.29
     assert shares.max() < 1.01

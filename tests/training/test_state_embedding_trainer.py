@@ -121,10 +121,21 @@ def test_what_is_logged_and_evaluated(tmp_path, manifest):
     trainer.compute_embedding_metrics = probe
     trainer.train()
     step = next(entry for entry in trainer.state.log_history if "loss" in entry)
-    assert {"expression_loss", "dataset_loss", "cells_per_second", "tokens_per_second", "flops_utilisation"} <= step.keys()
+    assert {
+        "expression_loss",
+        "dataset_loss",
+        "cells_per_second",
+        "tokens_per_second",
+        "flops_utilisation",
+    } <= step.keys()
     assert step["loss"] == pytest.approx(step["expression_loss"] + step["dataset_loss"], rel=1e-4)
     evaluation = next(entry for entry in trainer.state.log_history if "eval_loss" in entry)
-    assert {"eval_expression_loss", "eval_pearson_genes", "eval_pearson_cells", "eval_probe_accuracy"} <= evaluation.keys()
+    assert {
+        "eval_expression_loss",
+        "eval_pearson_genes",
+        "eval_pearson_cells",
+        "eval_probe_accuracy",
+    } <= evaluation.keys()
     # The probe saw the averaged weights; the model has its own again.
     assert torch.equal(seen[-1], trainer.average.weights["state_embedding.gene_table.weight"])
     assert not torch.equal(seen[-1], trainer.model.state_embedding.gene_table.weight)

@@ -29,8 +29,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--distance-quantile", type=float, default=0.999, metavar="F",
         help="farther from the reference than this quantile of its own cells is unknown; 1 for no limit (0.999)",
     )  # fmt: skip
-    parser.add_argument("--fit-head", type=Path, metavar="DIR", help="train a classifier on the reference, save it here")
-    parser.add_argument("--fill", choices=("seeded", "original", "none"), default="seeded", help="as for embed (seeded)")
+    parser.add_argument(
+        "--fit-head", type=Path, metavar="DIR", help="train a classifier on the reference, save it here"
+    )
+    parser.add_argument(
+        "--fill", choices=("seeded", "original", "none"), default="seeded", help="as for embed (seeded)"
+    )
     parser.add_argument("--input-type", choices=("counts", "log1p", "auto"), default="counts", help="scale (counts)")
 
 

@@ -39,7 +39,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--initial-model", metavar="M", help="model to go on with; it gets classes for new datasets")
 
     model = parser.add_argument_group("a new model")
-    model.add_argument("--genes", type=Path, metavar="TXT", help="vocabulary, a gene a line (default: the files' genes)")
+    model.add_argument(
+        "--genes", type=Path, metavar="TXT", help="vocabulary, a gene a line (default: the files' genes)"
+    )
     model.add_argument(
         "--gene-embeddings", type=Path, metavar="FILE", help=".safetensors with 'gene_embeddings' (default: learnt)"
     )
@@ -68,7 +70,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--gradient-accumulation", type=int, default=1, metavar="N", help="batches a step (1)")
     training.add_argument("--learning-rate", type=float, default=4e-4, metavar="R", help="peak of AdamW's (4e-4)")
     training.add_argument("--average-decay", type=float, metavar="F", help="keep an average of the weights, as 0.999")
-    training.add_argument("--held-out", type=float, default=0.02, metavar="F", help="share of cells to evaluate on (0.02)")
+    training.add_argument(
+        "--held-out", type=float, default=0.02, metavar="F", help="share of cells to evaluate on (0.02)"
+    )
     training.add_argument("--evaluate-every", type=int, default=1000, metavar="N", help="steps (default: 1,000)")
     training.add_argument("--probe", type=Path, metavar="FILE", help="labelled file for a nearest-neighbour probe")
     training.add_argument("--probe-label", default="cell_type", metavar="NAME", help="its column of obs (cell_type)")

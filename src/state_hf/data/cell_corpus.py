@@ -54,7 +54,9 @@ class _Window:
             blocks[run] = corpus.read(int(files[run]), int(starts[run]), int(starts[run] + runs[run, 1]))
         parts = [blocks[run] for run in range(len(runs))]
         self.files = np.repeat(files, runs[:, 1])
-        self.cells = np.concatenate([np.arange(first, first + size) for first, size in zip(starts, runs[:, 1], strict=True)])
+        self.cells = np.concatenate(
+            [np.arange(first, first + size) for first, size in zip(starts, runs[:, 1], strict=True)]
+        )
         self.values = np.concatenate([part.data.astype(np.float32, copy=False) for part in parts])
         self.genes = np.concatenate([part.indices.astype(np.int32, copy=False) for part in parts])
         lengths = np.concatenate([np.diff(part.indptr) for part in parts])

@@ -151,7 +151,9 @@ def _by_head(
     if "StateEmbeddingForSequenceClassification" not in (config.architectures or ()):
         raise ValueError(f"{model} is no classifier: give a reference to take labels from (and fit_head to train one).")
     classifier = StateEmbeddingForSequenceClassification.from_pretrained(str(model)).eval()
-    encoder = _Encoder(classifier.state_embedding, load_tokenizer(str(model), classifier.state_embedding), fill, input_type)
+    encoder = _Encoder(
+        classifier.state_embedding, load_tokenizer(str(model), classifier.state_embedding), fill, input_type
+    )
     embedded = torch.from_numpy(encoder.embed(data))
     with torch.inference_mode():
         logits = classifier.classifier(classifier.class_norm(embedded))

@@ -32,7 +32,9 @@ def nearest_neighbours(cells: np.ndarray, reference: np.ndarray, number: int) ->
     target = torch.from_numpy(np.ascontiguousarray(reference, dtype=np.float32))
     number = min(number, len(reference))
     rows, distances = [], []
-    for block in torch.from_numpy(np.ascontiguousarray(cells, dtype=np.float32)).split(max(1, _PAIRS // len(reference))):
+    for block in torch.from_numpy(np.ascontiguousarray(cells, dtype=np.float32)).split(
+        max(1, _PAIRS // len(reference))
+    ):
         near = torch.cdist(block, target).topk(number, largest=False)
         rows.append(near.indices)
         distances.append(near.values)

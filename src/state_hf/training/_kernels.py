@@ -41,7 +41,19 @@ def downsample(values, indptr, keys, lowest_share, out):
 
 @kernel
 def draw_targets(
-    values, genes, indptr, columns, known, num_genes, keys, hidden_low, hidden_high, unexpressed_below, expressed, visible, targets
+    values,
+    genes,
+    indptr,
+    columns,
+    known,
+    num_genes,
+    keys,
+    hidden_low,
+    hidden_high,
+    unexpressed_below,
+    expressed,
+    visible,
+    targets,
 ):
     """Choose each cell's target genes, and which of its expressed genes the model sees.
 

@@ -31,9 +31,7 @@ def extend_datasets(model: StateEmbeddingForMaskedExpression, names: Sequence[st
     if not new:
         return []
     old = classifier.projection
-    grown = nn.Linear(
-        old.in_features, old.out_features + len(new), device=old.weight.device, dtype=old.weight.dtype
-    )
+    grown = nn.Linear(old.in_features, old.out_features + len(new), device=old.weight.device, dtype=old.weight.dtype)
     with torch.no_grad():
         grown.weight.copy_(torch.cat([old.weight, old.weight.mean(dim=0).expand(len(new), -1)]))
         grown.bias.copy_(torch.cat([old.bias, old.bias.mean().expand(len(new))]))

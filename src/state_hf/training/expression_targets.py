@@ -74,7 +74,9 @@ class ExpressionTargets:
         if not 0 < lowest_share <= 1:
             raise ValueError(f"lowest_share must be above 0 and at most 1, and is {lowest_share}")
         if min(expressed, unexpressed, shared) < 0 or expressed + unexpressed < 1 or views < 1:
-            raise ValueError("expressed, unexpressed and shared must be 0 or more, with one target and one view at least")
+            raise ValueError(
+                "expressed, unexpressed and shared must be 0 or more, with one target and one view at least"
+            )
         self.tokenizer, self.views, self.lowest_share, self.hidden_share = tokenizer, views, lowest_share, (low, high)
         self.expressed, self.unexpressed = expressed, unexpressed
         self.shared = min(shared, tokenizer.vocab_size)
@@ -143,7 +145,9 @@ class ExpressionTargets:
         part |= {"target_ids": targets, "labels": self._interleaved(labels, labels[0].shape[1], 0)}
         if self.dataset_classes is not None:
             if file.dataset not in self.dataset_classes:
-                raise ValueError(f"The dataset {file.dataset!r} ({file.path}) has no class: extend the model's datasets.")
+                raise ValueError(
+                    f"The dataset {file.dataset!r} ({file.path}) has no class: extend the model's datasets."
+                )
             part["dataset_labels"] = np.full(number * self.views, self.dataset_classes[file.dataset])
         return part
 

@@ -119,7 +119,9 @@ class StateEmbeddingTrainer(Trainer):
 
     def averaged(self) -> Any:
         """A context in which the model has its averaged weights, or its own where there is no average."""
-        return nullcontext() if self.average is None else self.average.in_place(self.accelerator.unwrap_model(self.model))
+        return (
+            nullcontext() if self.average is None else self.average.in_place(self.accelerator.unwrap_model(self.model))
+        )
 
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         # Losses of the training steps since the last log are not part of this evaluation.
@@ -222,7 +224,9 @@ class PositionSampler(Sampler[int]):
 
     def __init__(self, num_cells: int, *, cells_per_step: int) -> None:
         if cells_per_step > num_cells:
-            raise ValueError(f"A step takes {cells_per_step:,} cells, but the corpus has {num_cells:,}: lower the batch.")
+            raise ValueError(
+                f"A step takes {cells_per_step:,} cells, but the corpus has {num_cells:,}: lower the batch."
+            )
         self.steps, self.cells_per_step, self.epoch = num_cells // cells_per_step, cells_per_step, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -237,7 +241,7 @@ class PositionSampler(Sampler[int]):
 
 
 class _BeforeAndAfterSteps(TrainerCallback):
-    """Tells the sampler the epoch, however many wrappers stand between it and Trainer; keeps the average and the rate."""
+    """Tells the sampler the epoch, past all wrappers between it and Trainer; keeps the average."""
 
     def __init__(self, trainer: StateEmbeddingTrainer) -> None:
         self.trainer = trainer
