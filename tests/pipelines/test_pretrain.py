@@ -114,7 +114,8 @@ def test_the_example_runs(manifest, tmp_path, monkeypatch):
     words = ["--manifest", manifest, "--output_dir", tmp_path / "model", "--use_cpu", "--max_steps", 2,
              "--per_device_train_batch_size", 16, "--hidden_size", 16, "--num_hidden_layers", 1, "--held_out", 0.3,
              "--num_attention_heads", 2, "--max_position_embeddings", 20, "--report_to", "none",
-             "--expressed_targets", 4, "--unexpressed_targets", 4, "--shared_targets", 4, "--save_strategy", "no"]  # fmt: skip
+             "--expressed_targets", 4, "--unexpressed_targets", 4, "--shared_targets", 4,
+             "--save_strategy", "no"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["run_state_embedding.py", *map(str, words)])
     run_state_embedding.main()
     assert (tmp_path / "model" / "config.json").exists()

@@ -136,7 +136,7 @@ def test_views_keep_the_first_whole_and_thin_the_others():
 def test_wrong_arguments_are_refused(corpus):
     with pytest.raises(ValueError, match="hidden_share"):
         collate([], hidden_share=(0.5, 0.2))
-    with pytest.raises(ValueError, match="'one' .* has no class"):
+    with pytest.raises(ValueError, match=r"'one' .* has no class"):
         collate(one_file(np.ones((1, 40))), dataset_classes={"two": 0})
     with pytest.raises(ValueError, match="holds log1p values"):
         collate(one_file(np.ones((1, 40)), scale="log1p"), views=2)

@@ -1,7 +1,7 @@
 """Check the files of a manifest before a model trains on them, and print what they hold.
 
-For each file: cells, genes and those that the vocabulary has, the scale (held against every value), the median number of
-expressed genes, cells without any, and cells that occur twice. The exit status is 2 if a file cannot be trained on.
+For each file: cells, genes and those that the vocabulary has, the scale (held against every value), the median number
+of expressed genes, cells without any, and cells that occur twice. The exit status is 2 if a file cannot be trained on.
 
 example:
   state-hf corpus corpus.csv --model SE-600M
@@ -39,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(shown.to_string(index=False, float_format=lambda value: f"{value:.3g}"))
     good = table[table["problem"] == ""]
     print(
-        f"\n{len(good):,} of {len(table):,} files, {good['dataset'].nunique():,} datasets, {good['cells'].sum():,} cells, "
-        f"{good['empty_cells'].sum():,} of them empty, {good['duplicate_cells'].sum():,} twice"
+        f"\n{len(good):,} of {len(table):,} files, {good['dataset'].nunique():,} datasets, "
+        f"{good['cells'].sum():,} cells, {good['empty_cells'].sum():,} of them empty, {good['duplicate_cells'].sum():,} twice"
     )
     for path, problem in table.loc[table["problem"] != "", ["path", "problem"]].itertuples(index=False):
         print(f"\n{path} cannot be trained on: {problem}")
