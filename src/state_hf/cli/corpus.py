@@ -40,7 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     good = table[table["problem"] == ""]
     print(
         f"\n{len(good):,} of {len(table):,} files, {good['dataset'].nunique():,} datasets, "
-        f"{good['cells'].sum():,} cells, {good['empty_cells'].sum():,} of them empty, {good['duplicate_cells'].sum():,} twice"
+        f"{good['cells'].sum():,} cells, "
+        f"{good['empty_cells'].sum():,} of them empty, {good['duplicate_cells'].sum():,} twice"
     )
     for path, problem in table.loc[table["problem"] != "", ["path", "problem"]].itertuples(index=False):
         print(f"\n{path} cannot be trained on: {problem}")
