@@ -182,7 +182,7 @@ def fit_classifier(
     counts = np.bincount(numbers)
     weights = (len(numbers) / (len(names) * counts)).round(6).tolist()
     fields: dict[str, Any] = {name: value for name, value in encoder.model.config.to_dict().items() if name not in (
-        "id2label", "label2id", "architectures", "num_labels", "class_weights", "unknown_threshold", "dtype")}  # fmt: skip
+        "id2label", "label2id", "architectures", "num_labels", "class_weights", "unknown_threshold", "dtype")}  # fmt: skip  # noqa: E501
     config = StateEmbeddingConfig(
         **fields, id2label=dict(enumerate(names.tolist())), label2id={name: n for n, name in enumerate(names.tolist())},
         class_weights=weights, unknown_threshold=unknown_threshold,
