@@ -42,6 +42,14 @@ def _register_state_embedding_models(auto: ModuleType, ours: ModuleType) -> None
     auto.AutoModelForPreTraining.register(config, ours.StateEmbeddingForMaskedExpression, exist_ok=True)
 
 
+def _register_state_embedding_classifier(auto: ModuleType, ours: ModuleType) -> None:
+    from state_hf.configuration.state_embedding import StateEmbeddingConfig
+
+    auto.AutoModelForSequenceClassification.register(
+        StateEmbeddingConfig, ours.StateEmbeddingForSequenceClassification, exist_ok=True
+    )
+
+
 def _register_state_transition_models(auto: ModuleType, ours: ModuleType) -> None:
     config = ours.StateTransitionConfig
     auto.AutoModel.register(config, ours.StateTransitionModel, exist_ok=True)
@@ -85,6 +93,11 @@ _REGISTRATIONS: tuple[tuple[str, str, _Register], ...] = (
         "transformers.models.auto.modeling_auto",
         "state_hf.modeling.state_embedding",
         _register_state_embedding_models,
+    ),
+    (
+        "transformers.models.auto.modeling_auto",
+        "state_hf.modeling.state_embedding_classification",
+        _register_state_embedding_classifier,
     ),
     (
         "transformers.models.auto.modeling_auto",

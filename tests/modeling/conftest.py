@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from state_hf import StateEmbeddingConfig, StateEmbeddingForMaskedExpression, StateEmbeddingModel
+from state_hf import (
+    StateEmbeddingConfig,
+    StateEmbeddingForMaskedExpression,
+    StateEmbeddingForSequenceClassification,
+    StateEmbeddingModel,
+)
 
 CELLS, TOKENS, GENES = 3, 10, 40
 
@@ -51,6 +56,11 @@ MODELS = {
         StateEmbeddingForMaskedExpression,
         state_embedding_config,
         lambda: {**sentences(), **masked_expression_targets()},
+    ),
+    "StateEmbeddingForSequenceClassification": (
+        StateEmbeddingForSequenceClassification,
+        lambda: state_embedding_config(num_labels=3, class_weights=[1.0, 2.0, 0.5]),
+        lambda: {**sentences(), "labels": torch.tensor([2, 0, 1])},
     ),
 }
 

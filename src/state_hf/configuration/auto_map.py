@@ -13,6 +13,7 @@ _CLASSES = (
     "PerturbationBaselineConfig",
     "StateEmbeddingConfig",
     "StateEmbeddingForMaskedExpression",
+    "StateEmbeddingForSequenceClassification",
     "StateEmbeddingModel",
     "StateTransitionConfig",
     "StateTransitionForPerturbation",

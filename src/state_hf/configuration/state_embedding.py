@@ -1,5 +1,6 @@
 """Configuration of the State Embedding model (SE)."""
 
+from dataclasses import field
 from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -33,6 +34,12 @@ class StateEmbeddingConfig(PortableConfigMixin, PreTrainedConfig):
         use_read_depth: Whether the expression decoder is told the read depth.
         cls_expression: Expression value that the tokenizer gives to `[CLS]`: "zero", or "gene_3", the value of the
             cell's kept gene number 3 (from 0), which is what the original models were trained with.
+        expression_loss: What pretraining compares predicted and true expression by: "mse", "tabular" (the released
+            code's), "energy", "bce" or "kl"; see `state_hf.modeling.losses.expression`.
+        dataset_loss_weight: Weight of the dataset classifier's cross-entropy beside it.
+        dataset_classes: Class of the dataset classifier for the name of each dataset that is known by name.
+        class_weights: Weights of the classes' losses in cell-type annotation, None for equal ones.
+        unknown_threshold: Probability below which an annotated cell is unknown.
         train_gene_table: Whether training updates the gene table. Protein language model embeddings stay fixed.
         hidden_act: Activation of the feed-forward blocks.
         hidden_dropout_prob: Dropout on the output of each block.
@@ -61,6 +68,7 @@ class StateEmbeddingConfig(PortableConfigMixin, PreTrainedConfig):
         "AutoConfig": "StateEmbeddingConfig",
         "AutoModel": "StateEmbeddingModel",
         "AutoModelForPreTraining": "StateEmbeddingForMaskedExpression",
+        "AutoModelForSequenceClassification": "StateEmbeddingForSequenceClassification",
     }
 
     num_genes: int = 19790
@@ -78,6 +86,11 @@ class StateEmbeddingConfig(PortableConfigMixin, PreTrainedConfig):
     dataset_embedding_dim: int = 10
     use_read_depth: bool = True
     cls_expression: Literal["zero", "gene_3"] = "zero"
+    expression_loss: Literal["mse", "tabular", "energy", "bce", "kl"] = "mse"
+    dataset_loss_weight: float = 1.0
+    dataset_classes: dict[str, int] = field(default_factory=dict)
+    class_weights: list[float] | None = None
+    unknown_threshold: float = 0.5
     train_gene_table: bool = False
     hidden_act: str = "gelu"
     hidden_dropout_prob: float = 0.1

@@ -155,6 +155,11 @@ class CellBlocks:
         if len(var) != self.num_genes:
             raise ValueError(f"{matrix_name} of {name} has {self.num_genes} columns, but var names {len(var)} genes")
 
+    @property
+    def reads_blocks(self) -> bool:
+        """Whether any block of cells is read without going through the rest, which a CSC matrix does not allow."""
+        return not isinstance(self._rows, _CscRows)
+
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
         """Cells `start` to `stop` (exclusive) as a CSR matrix (cells, genes)."""
         return self._rows.read(start, min(stop, self.num_cells))

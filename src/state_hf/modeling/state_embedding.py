@@ -22,6 +22,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.model_cards.hub import CardedMixin
+from state_hf.modeling.losses.expression import expression_loss
 
 logger = logging.get_logger(__name__)
 
@@ -59,10 +60,10 @@ class StateEmbeddingForMaskedExpressionOutput(ModelOutput):
     """Output of `StateEmbeddingForMaskedExpression`.
 
     Args:
-        loss: Sum of `expression_loss` and `dataset_loss`, of those that have targets.
-        expression_loss: Mean squared error of the predicted log1p expression.
+        loss: Sum of `expression_loss` and the weighted `dataset_loss`, of those that have targets.
+        expression_loss: Difference of predicted and true log1p expression, as the configuration measures it.
         dataset_loss: Cross-entropy of the dataset classifier.
-        predicted_expression: (cells, targets). Predicted log1p expression of the target genes.
+        predicted_expression: (cells, targets). Predicted log1p expression of the target genes, the shared ones last.
         dataset_logits: (cells, num_datasets).
         cell_embedding: (cells, output_dim). See `StateEmbeddingOutput`.
         dataset_embedding: (cells, dataset_embedding_dim). See `StateEmbeddingOutput`.
@@ -297,6 +298,10 @@ class StateEmbeddingPreTrainedModel(CardedMixin, PreTrainedModel):  # type: igno
             if module.dataset_token is not None:
                 init.normal_(module.dataset_token)
 
+    def _freeze(self) -> None:
+        """Keep what is not to be trained as it is."""
+        self.base_model.gene_table.weight.requires_grad_(self.config.train_gene_table)
+
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
         """Load a model. See `PreTrainedModel.from_pretrained`.
@@ -306,6 +311,7 @@ class StateEmbeddingPreTrainedModel(CardedMixin, PreTrainedModel):  # type: igno
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, loading_info = loaded
         base = model.base_model
+        model._freeze()  # loading makes every parameter trainable
         base.has_gene_table = not any(key.endswith("gene_table.weight") for key in loading_info["missing_keys"])
         if not base.has_gene_table:
             logger.warning(
@@ -339,7 +345,6 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
     def __init__(self, config: StateEmbeddingConfig) -> None:
         super().__init__(config)
         self.gene_table = nn.Embedding(config.num_genes, config.gene_embedding_dim)
-        self.gene_table.weight.requires_grad_(config.train_gene_table)
         self.has_gene_table = True
         self.special_tokens = StateEmbeddingSpecialTokens(config)
         self.gene_encoder = StateEmbeddingGeneEncoder(config)
@@ -350,6 +355,7 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
             nn.Linear(config.output_dim, config.dataset_embedding_dim) if config.use_dataset_token else None
         )
         self._gene_features_cache: tuple[Any, torch.Tensor] | None = None
+        self._freeze()
         self.post_init()
 
     def train(self, mode: bool = True) -> "StateEmbeddingModel":  # noqa: FBT001, FBT002 - torch's signature
@@ -520,6 +526,22 @@ class StateEmbeddingForMaskedExpression(StateEmbeddingPreTrainedModel):
         genes = self.state_embedding.gene_encoder(self.state_embedding.gene_table(gene_ids))
         return self.expression_decoder(genes.expand(len(cell_embedding), -1, -1), torch.cat(parts, dim=-1))
 
+    @staticmethod
+    def _targets(
+        target_ids: torch.Tensor | None, shared_target_ids: torch.Tensor | None, sentences: int
+    ) -> tuple[torch.Tensor | None, int]:
+        """The target genes of every sentence, and how many consecutive sentences are views of one cell."""
+        views = 1
+        if target_ids is not None and target_ids.dim() == 2 and len(target_ids) != sentences:
+            if sentences % len(target_ids):
+                raise ValueError(f"target_ids has {len(target_ids)} rows, which do not fit {sentences} sentences.")
+            views = sentences // len(target_ids)
+            target_ids = target_ids.repeat_interleave(views, dim=0)
+        if target_ids is None or shared_target_ids is None:
+            return (shared_target_ids if target_ids is None else target_ids), views
+        own = target_ids if target_ids.dim() == 2 else target_ids.expand(sentences, -1)
+        return torch.cat([own, shared_target_ids.expand(sentences, -1)], dim=1), views
+
     @can_return_tuple
     def forward(
         self,
@@ -529,6 +551,7 @@ class StateEmbeddingForMaskedExpression(StateEmbeddingPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         target_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        shared_target_ids: torch.Tensor | None = None,
         read_depth: torch.Tensor | None = None,
         dataset_labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -540,8 +563,10 @@ class StateEmbeddingForMaskedExpression(StateEmbeddingPreTrainedModel):
             attention_mask: See `StateEmbeddingModel.forward`.
             expression: See `StateEmbeddingModel.forward`.
             inputs_embeds: See `StateEmbeddingModel.forward`.
-            target_ids: (cells, targets) or (targets,), the genes to predict.
+            target_ids: (cells, targets) or (targets,), the genes to predict. With fewer rows than there are sentences,
+                consecutive sentences are views of one cell: as many for each.
             labels: (cells, targets), log1p expression of the target genes; -100 where there is none.
+            shared_target_ids: (shared targets,), genes to predict in every cell, whose labels are the last columns.
             read_depth: (cells,). By default the mean of the cell's non-zero labels, and 4.0 without labels.
             dataset_labels: (cells,), the dataset that each cell is from.
 
@@ -554,31 +579,35 @@ class StateEmbeddingForMaskedExpression(StateEmbeddingPreTrainedModel):
         encoded = self.state_embedding(
             input_ids, attention_mask, expression, inputs_embeds, output_genes=False, return_dict=True, **kwargs
         )
-        predicted = expression_loss = dataset_logits = dataset_loss = None
-        if target_ids is not None:
+        predicted = expression_term = dataset_logits = dataset_loss = None
+        targets, views = self._targets(target_ids, shared_target_ids, len(encoded.cell_embedding))
+        if targets is not None:
             if read_depth is None:
                 read_depth = torch.tensor(4.0) if labels is None else _mean_of_nonzero(labels)
             predicted = self.decode_expression(
                 encoded.cell_embedding,
-                target_ids,
+                targets,
                 read_depth=read_depth,
                 dataset_embedding=encoded.dataset_embedding,
             )
         if labels is not None:
             if predicted is None:
                 raise ValueError("labels need target_ids: which genes they are the expression of.")
-            known = labels != -100
-            expression_loss = F.mse_loss(predicted[known].float(), labels[known].float())
+            shared = 0 if shared_target_ids is None else len(shared_target_ids)
+            name = self.config.expression_loss
+            expression_term = expression_loss(name, predicted, labels, shared_genes=shared, views=views)
         if self.dataset_classifier is not None:
             dataset_logits = self.dataset_classifier(encoded.dataset_hidden)
         if dataset_labels is not None:
             if dataset_logits is None:
                 raise ValueError("dataset_labels were given, but the model has no dataset token (use_dataset_token).")
             dataset_loss = F.cross_entropy(dataset_logits.float(), dataset_labels)
-        losses = [loss for loss in (expression_loss, dataset_loss) if loss is not None]
+        losses = [loss for loss in (expression_term, dataset_loss) if loss is not None]
+        if len(losses) == 2:
+            losses[1] = losses[1] * self.config.dataset_loss_weight
         return StateEmbeddingForMaskedExpressionOutput(
             loss=torch.stack(losses).sum() if losses else None,
-            expression_loss=expression_loss,
+            expression_loss=expression_term,
             dataset_loss=dataset_loss,
             predicted_expression=predicted,
             dataset_logits=dataset_logits,

@@ -1,8 +1,10 @@
-"""Finds the checkpoint to go on from."""
+"""Finds the checkpoint to go on from, and loads its weights."""
 
 import json
 import re
 from pathlib import Path
+
+from transformers import PreTrainedModel
 
 _STATE = "trainer_state.json"
 
@@ -20,6 +22,11 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
     return None
 
 
+def load_weights(model: PreTrainedModel, checkpoint: str) -> None:
+    """Load by the model's own way: its files may have the original's parameter names, which Trainer would not find."""
+    model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
+
+
 def _is_complete(checkpoint: Path) -> bool:
     state = checkpoint / _STATE
     if not state.exists():
@@ -31,4 +38,4 @@ def _is_complete(checkpoint: Path) -> bool:
     return True
 
 
-__all__ = ["last_complete_checkpoint"]
+__all__ = ["last_complete_checkpoint", "load_weights"]

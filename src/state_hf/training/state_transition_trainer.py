@@ -19,7 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from state_hf.data.cell_writer import CellWriter, cell_writer
 from state_hf.data.perturbation_dataset import PerturbationDataset, SetSampler
 from state_hf.modeling.state_transition import StateTransitionPreTrainedModel
-from state_hf.training.checkpoints import last_complete_checkpoint
+from state_hf.training.checkpoints import last_complete_checkpoint, load_weights
 from state_hf.training.profile_evaluation import ProfileEvaluation
 from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
 
@@ -141,14 +141,14 @@ class StateTransitionTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         loaded_into = self.accelerator.unwrap_model(self.model if model is None else model)
         if isinstance(loaded_into, StateTransitionPreTrainedModel):
-            _load_weights(loaded_into, resume_from_checkpoint)
+            load_weights(loaded_into, resume_from_checkpoint)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         model = self.accelerator.unwrap_model(self.model)
         if isinstance(model, StateTransitionPreTrainedModel) and self.state.best_model_checkpoint is not None:
-            _load_weights(model, self.state.best_model_checkpoint)
+            load_weights(model, self.state.best_model_checkpoint)
         else:
             super()._load_best_model()
 
@@ -279,11 +279,6 @@ class _EpochOfSets(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.dataset.set_epoch(int(state.epoch or 0))
-
-
-def _load_weights(model: StateTransitionPreTrainedModel, checkpoint: str) -> None:
-    """Load by the model's own way: its files have the original's parameter names, which Trainer's would not find."""
-    model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
 
 
 def _check_features(model: nn.Module, dataset: PerturbationDataset) -> None:

@@ -1,0 +1,73 @@
+"""The list of files that make up a corpus."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+_COLUMNS = ("path", "dataset", "species", "gene_column", "scale", "layer")
+_DEFAULTS = {"species": "human", "scale": "counts"}
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """One file of a corpus.
+
+    Attributes:
+        path: The .h5ad file or .zarr store.
+        dataset: Name of the dataset it belongs to, the class that the dataset classifier learns.
+        species: Species of the cells, as the user calls it.
+        gene_column: Column of `var` with the gene names, or None to find the best one.
+        scale: "counts" or "log1p".
+        layer: Layer to read, or "raw"; None for X.
+    """
+
+    path: str
+    dataset: str
+    species: str = "human"
+    gene_column: str | None = None
+    scale: Literal["counts", "log1p"] = "counts"
+    layer: str | None = None
+
+
+def read_manifest(path: str | Path) -> list[CorpusFile]:
+    """Read a manifest: a table, comma-separated (.csv) or tab-separated (.tsv), one file a row.
+
+    Only the column `path` is needed; `dataset` (default: the file's name), `species` (human), `gene_column` (found),
+    `scale` (counts) and `layer` (X) may follow. Paths are relative to the manifest.
+
+    Raises:
+        ValueError: There is no such column, a column that is unknown, a wrong scale, or a file twice.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no manifest {path}.")
+    table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, skipinitialspace=True)
+    unknown = [column for column in table.columns if column not in _COLUMNS]
+    if unknown or "path" not in table.columns:
+        problem = f"the unknown column {unknown[0]!r}" if unknown else "no column 'path'"
+        raise ValueError(f"{path} has {problem}; the columns of a manifest are {', '.join(_COLUMNS)}")
+    files = []
+    for line, row in enumerate(table.to_dict("records"), start=2):
+        given = {str(name): value for name, value in row.items() if isinstance(value, str) and value}
+        if "path" not in given:
+            raise ValueError(f"{path}, line {line}: there is no path")
+        source = given.pop("path")
+        given["path"] = str(path.parent / source)
+        given.setdefault("dataset", Path(source).stem)
+        fields = {**_DEFAULTS, **given}
+        if fields["scale"] not in ("counts", "log1p"):
+            raise ValueError(f"{path}, line {line}: the scale is {fields['scale']!r}; it has to be counts or log1p")
+        files.append(CorpusFile(**fields))  # type: ignore[arg-type]
+    seen: set[tuple[str, str | None]] = set()
+    for file in files:
+        if (file.path, file.layer) in seen:
+            raise ValueError(f"{path} names {file.path} twice")
+        seen.add((file.path, file.layer))
+    if not files:
+        raise ValueError(f"{path} names no files")
+    return files
+
+
+__all__ = ["CorpusFile", "read_manifest"]

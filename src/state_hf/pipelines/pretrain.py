@@ -1,0 +1,178 @@
+"""From a manifest of files to a pretrained State Embedding model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, set_seed
+from transformers.utils import logging
+
+from state_hf.configuration.state_embedding import StateEmbeddingConfig
+from state_hf.data.cell_blocks import open_cells
+from state_hf.data.cell_corpus import CellCorpus
+from state_hf.data.corpus_manifest import CorpusFile, read_manifest
+from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression
+from state_hf.pipelines.neighbour_probe import NeighbourProbe
+from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
+from state_hf.training.checkpoints import last_complete_checkpoint
+from state_hf.training.dataset_classes import extend_datasets
+from state_hf.training.state_embedding_arguments import StateEmbeddingTrainingArguments
+from state_hf.training.state_embedding_trainer import EmbeddingMetrics, StateEmbeddingTrainer
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class PretrainedModel:
+    """What a pretraining gives.
+
+    Attributes:
+        model: The trained model, with the averaged weights if an average was kept.
+        tokenizer: Its tokenizer.
+        metrics: Of the held-out cells; empty without any.
+        history: What was logged, as `Trainer` keeps it.
+        folder: Where both were saved.
+    """
+
+    model: StateEmbeddingForMaskedExpression
+    tokenizer: CellSentenceTokenizer
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+    folder: Path
+
+
+def pretrain(
+    manifest: str | Path | Sequence[CorpusFile],
+    output: str | Path,
+    *,
+    training: StateEmbeddingTrainingArguments,
+    initial_model: str | Path | None = None,
+    genes: str | Path | None = None,
+    gene_embeddings: str | Path | None = None,
+    config: Mapping[str, Any] | None = None,
+    corpus: Mapping[str, Any] | None = None,
+    held_out: float = 0.0,
+    probe: str | Path | None = None,
+    probe_label: str = "cell_type",
+    callbacks: Sequence[Any] = (),
+    resume: bool = False,
+) -> PretrainedModel:
+    """Pretrain a State Embedding model, or go on with one.
+
+    Args:
+        manifest: The files, see `read_manifest`.
+        output: Folder for the model and its tokenizer; checkpoints go to `checkpoints/` in it.
+        training: Arguments of the Trainer; its `output_dir` is replaced.
+        initial_model: A model to go on with (folder or hub id), with its tokenizer; it gets classes for new datasets.
+        genes: `genes.txt`, the vocabulary of a new model; by default every gene of the files.
+        gene_embeddings: .safetensors with the tensor `gene_embeddings` (genes, width) in the vocabulary's order, which
+            stay fixed; by default they are learnt, at the configuration's width.
+        config: Fields of the new model's `StateEmbeddingConfig` that differ from the defaults.
+        corpus: Arguments of `CellCorpus` that differ from the defaults.
+        held_out: Share of the cells that are held out and evaluated on.
+        probe: A labelled file, on which a nearest-neighbour probe is evaluated.
+        probe_label: Its column of obs with the labels.
+        callbacks: Callbacks of the Trainer.
+        resume: Whether to go on from the last complete checkpoint in `output`.
+
+    Raises:
+        FileExistsError: The output holds a model or checkpoints, and `resume` is not set.
+        ValueError: Files, model or options do not fit each other; the message says what to change.
+    """
+    folder = Path(output)
+    checkpoints = folder / "checkpoints"
+    checkpoint = last_complete_checkpoint(checkpoints) if resume else None
+    if not resume and ((folder / "config.json").exists() or last_complete_checkpoint(checkpoints)):
+        raise FileExistsError(f"{folder} holds a training already: go on with it (resume), or choose another folder")
+    files = read_manifest(manifest) if isinstance(manifest, str | Path) else list(manifest)
+    set_seed(training.seed)
+    if initial_model is not None:
+        if config or genes or gene_embeddings:
+            raise ValueError("The initial model has its sizes and genes: give no config, genes or gene embeddings.")
+        tokenizer = AutoTokenizer.from_pretrained(str(initial_model))
+        model = StateEmbeddingForMaskedExpression.from_pretrained(str(initial_model))
+    else:
+        tokenizer = _tokenizer(files, genes, config or {})
+        model = _new_model(tokenizer, files, gene_embeddings, dict(config or {}))
+    if model.config.use_dataset_token:
+        new = extend_datasets(model, [file.dataset for file in files])
+        if new:
+            logger.info(f"the model has {len(new)} new datasets, {new[0]!r} among them")
+    options = {"seed": training.seed, "cache": folder / "corpus", **(corpus or {})}
+    cells = CellCorpus(files, tokenizer, **options)
+    held: CellCorpus | None = None
+    if held_out:
+        cells, held = cells.split(held_out, seed=training.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    training.output_dir = str(checkpoints)
+    metrics_of: EmbeddingMetrics | None = None
+    if probe is not None:
+        metrics_of = NeighbourProbe(probe, tokenizer, label_key=probe_label, fill=training.fill)
+    trainer = StateEmbeddingTrainer(
+        model, training, tokenizer=tokenizer, train_dataset=cells, eval_dataset=held,
+        compute_embedding_metrics=metrics_of, callbacks=list(callbacks),
+    )  # fmt: skip
+    trainer.train(checkpoint)
+    metrics = trainer.evaluate() if held is not None else {}
+    with trainer.averaged():
+        trainer.save_model(str(folder))
+    if trainer.average is not None:
+        trainer.average.put_into(model)
+    return PretrainedModel(model, tokenizer, metrics, trainer.state.log_history, folder)
+
+
+def _tokenizer(
+    files: Sequence[CorpusFile], genes: str | Path | None, config: Mapping[str, Any]
+) -> CellSentenceTokenizer:
+    names: Any = str(genes) if genes is not None else corpus_genes(files)
+    options = {"model_max_length": config.get("max_position_embeddings", 2048)}
+    return CellSentenceTokenizer(names, cls_expression=config.get("cls_expression", "zero"), **options)
+
+
+def corpus_genes(files: Sequence[CorpusFile]) -> list[str]:
+    """Every gene name of some files, sorted: the vocabulary of a model whose gene embeddings are learnt."""
+    names: set[str] = set()
+    for file in files:
+        with open_cells(file.path, layer=file.layer) as cells:
+            column = file.gene_column
+            values = cells.var.index if column in (None, "index") else cells.var[column]
+            names.update(name for name in values.astype(str) if name and len(name.split()) == 1)
+    return sorted(names)
+
+
+def _new_model(
+    tokenizer: CellSentenceTokenizer,
+    files: Sequence[CorpusFile],
+    gene_embeddings: str | Path | None,
+    config: dict[str, Any],
+) -> StateEmbeddingForMaskedExpression:
+    names = list(dict.fromkeys(file.dataset for file in files))
+    fields: dict[str, Any] = {
+        "num_datasets": len(names),
+        "dataset_classes": {name: number for number, name in enumerate(names)},
+        "use_dataset_token": len(names) > 1,
+        "train_gene_table": gene_embeddings is None,
+        **config,
+        "num_genes": tokenizer.vocab_size,
+    }
+    table = None
+    if gene_embeddings is not None:
+        tensors = load_file(str(gene_embeddings))
+        table = tensors.get("gene_embeddings")
+        if table is None or table.dim() != 2 or len(table) != tokenizer.vocab_size:
+            found = {name: tuple(value.shape) for name, value in tensors.items()}
+            raise ValueError(
+                f"{gene_embeddings} has no tensor 'gene_embeddings' of {tokenizer.vocab_size:,} rows; it has {found}"
+            )
+        fields["gene_embedding_dim"] = table.shape[1]
+    model = StateEmbeddingForMaskedExpression(StateEmbeddingConfig(**fields))
+    if table is not None:
+        with torch.no_grad():
+            model.state_embedding.gene_table.weight.copy_(table)
+    return model
+
+
+__all__ = ["PretrainedModel", "corpus_genes", "pretrain"]

@@ -1,0 +1,77 @@
+"""A tokenised copy of a corpus in Parquet, for those who read it with other tools."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from state_hf.data.cell_corpus import CellCorpus, CorpusCells, examples
+from state_hf.data.corpus_manifest import CorpusFile
+from state_hf.data.whole_files import written_whole
+from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
+
+_SCHEMA = pa.schema(
+    {
+        "gene_ids": pa.list_(pa.int32()),
+        "values": pa.list_(pa.float32()),
+        "dataset": pa.string(),
+        "scale": pa.string(),
+        "file": pa.string(),
+        "cell": pa.int64(),
+    }
+)
+_GROUP_CELLS = 1024
+
+
+def tokenize(
+    files: str | Path | Sequence[CorpusFile],
+    output: str | Path,
+    tokenizer: CellSentenceTokenizer,
+    *,
+    min_overlap: float = 0.3,
+) -> list[Path]:
+    """Write each file of a corpus as a Parquet file, with one row a cell in the file's order.
+
+    A row holds `gene_ids`, the rows of the vocabulary that the cell expresses, the most expressed first, and `values`,
+    their values in the file's `scale`; and `dataset`, `file` and `cell`. `datasets.load_dataset("parquet", ...)` reads
+    it. `genes.txt` beside it is the vocabulary. Files that are there already are kept, so an interrupted run goes on.
+
+    Args:
+        files: A manifest's path, or its rows.
+        output: Folder for the copy.
+        tokenizer: With the vocabulary.
+        min_overlap: See `resolve_genes`.
+
+    Returns:
+        The Parquet files.
+    """
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    corpus = CellCorpus(files, tokenizer, min_overlap=min_overlap)
+    tokenizer.save_vocabulary(str(folder))
+    paths = []
+    for number, source in enumerate(corpus.files):
+        path = folder / f"{number:05d}-{Path(source.file.path).stem}.parquet"
+        paths.append(path)
+        if path.exists():
+            continue
+        with written_whole(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
+            for start in range(0, source.num_cells, _GROUP_CELLS):
+                matrix = corpus.read(number, start, start + _GROUP_CELLS)
+                cells = np.arange(start, start + matrix.shape[0])
+                rows: list[dict[str, Any]] = list(examples(CorpusCells(source, matrix, cells, cells)))
+                for row in rows:
+                    del row["position"]
+                writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
+    with written_whole(folder / "corpus.json") as temporary:
+        listed = [{"file": path.name, "source": source.file.path, "cells": source.num_cells}
+                  for path, source in zip(paths, corpus.files, strict=True)]  # fmt: skip
+        temporary.write_text(json.dumps(listed, indent=2))
+    return paths
+
+
+__all__ = ["tokenize"]

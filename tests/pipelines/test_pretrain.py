@@ -1,0 +1,121 @@
+"""Pretraining as a user runs it: commands, continued training, the corpus' report and its copy."""
+
+import sys
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+import scipy.sparse as sp
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForPreTraining, AutoTokenizer
+
+import state_hf
+from state_hf.cli import main
+from tests.corpus_files import GENES, SIZES, cells, write_corpus
+
+SMALL = [
+    "--hidden-size", "16", "--num-hidden-layers", "1", "--num-attention-heads", "2", "--intermediate-size", "16",
+    "--output-dim", "8", "--gene-embedding-dim", "8", "--sentence-length", "20", "--expressed", "6", "--unexpressed",
+    "4", "--shared", "4",
+]  # fmt: skip
+TRAINING = ["--steps", "4", "--evaluate-every", "2", "--batch-size", "16", "--device", "cpu", "--average-decay", "0.9"]
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def pretrained(manifest, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrained") / "model"
+    assert main(["pretrain", str(manifest), "--output", str(folder), "--held-out", "0.3", *SMALL, *TRAINING]) == 0
+    return folder
+
+
+def test_the_folder_is_a_model_that_embeds(pretrained, manifest, tmp_path):
+    model = AutoModelForPreTraining.from_pretrained(pretrained)
+    tokenizer = AutoTokenizer.from_pretrained(pretrained)
+    assert model.config.dataset_classes == {"one": 0, "two": 1, "three": 2}
+    assert tokenizer.vocab_size == model.config.num_genes == len(GENES) + 1
+    assert {path.name for path in pretrained.glob("*.*")} >= {"config.json", "genes.txt", "model.safetensors"}
+    state_hf.embed(manifest.parent / "one.h5ad", pretrained, output=tmp_path / "one.npy", fill="none")
+    assert np.load(tmp_path / "one.npy").shape == (SIZES["one"], 8 + 10)
+
+
+def test_an_output_is_not_overwritten_but_resumed(pretrained, manifest, capsys):
+    command = ["pretrain", str(manifest), "--output", str(pretrained), "--held-out", "0.3", *SMALL, *TRAINING]
+    assert main(command) == 2
+    assert "holds a training already" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+
+
+def test_going_on_with_a_model_on_a_new_dataset(pretrained, tmp_path):
+    cells(7, 40, GENES).write_h5ad(tmp_path / "new.h5ad")
+    (tmp_path / "new.csv").write_text("path\nnew.h5ad\n")
+    output = tmp_path / "model"
+    words = ["--initial-model", str(pretrained), "--held-out", "0", "--expressed", "6", *TRAINING]
+    assert main(["pretrain", str(tmp_path / "new.csv"), "--output", str(output), *words]) == 0
+    config = AutoModelForPreTraining.from_pretrained(output).config
+    assert config.dataset_classes["new"] == 3
+    assert config.num_datasets == 4
+
+
+def test_given_gene_embeddings_stay_as_they_are(manifest, tmp_path):
+    table = torch.randn(len(GENES), 12)
+    save_file({"gene_embeddings": table}, tmp_path / "table.safetensors")
+    (tmp_path / "genes.txt").write_text("\n".join(GENES) + "\n")
+    words = ["--genes", str(tmp_path / "genes.txt"), "--gene-embeddings", str(tmp_path / "table.safetensors")]
+    output = tmp_path / "model"
+    assert main(["pretrain", str(manifest), "--output", str(output), "--held-out", "0", *words, *SMALL, *TRAINING]) == 0
+    trained = AutoModelForPreTraining.from_pretrained(output)
+    assert torch.equal(trained.state_embedding.gene_table.weight, table)
+    assert not trained.state_embedding.gene_table.weight.requires_grad
+
+
+def test_the_corpus_is_checked(manifest, tmp_path, capsys):
+    assert main(["corpus", str(manifest), "--table", str(tmp_path / "table.csv")]) == 0
+    assert "216 cells, 0 of them empty, 0 twice" in capsys.readouterr().out
+    data = ad.read_h5ad(manifest.parent / "one.h5ad")
+    dense = data.X.toarray()
+    dense[0], dense[1] = 0, dense[2]
+    data.X = sp.csr_matrix(dense)
+    data.write_h5ad(tmp_path / "bad.h5ad")
+    (tmp_path / "m.csv").write_text(f"path,scale\nbad.h5ad,counts\n{manifest.parent / 'three.h5ad'},counts\n")
+    assert main(["corpus", str(tmp_path / "m.csv")]) == 2
+    shown = capsys.readouterr().out
+    assert "70 cells, 1 of them empty, 1 twice" in shown
+    assert "three.h5ad cannot be trained on: The values are said to be counts" in shown
+
+
+def test_the_tokenised_copy_holds_every_cell(pretrained, manifest, tmp_path):
+    import datasets
+
+    assert main(["tokenize", str(manifest), "--model", str(pretrained), "--output", str(tmp_path / "copy")]) == 0
+    files = sorted(map(str, (tmp_path / "copy").glob("*.parquet")))
+    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(rows) == sum(SIZES.values())
+    genes = (tmp_path / "copy" / "genes.txt").read_text().split()
+    row = rows[75]
+    data = ad.read_h5ad(row["file"])
+    cell = dict(zip([genes[gene] for gene in row["gene_ids"]], row["values"], strict=True))
+    expected = {
+        name: value for name, value in zip(data.var_names, data.X[row["cell"]].toarray()[0], strict=True) if value
+    }
+    assert cell == expected
+
+
+def test_the_example_runs(manifest, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    import run_state_embedding
+
+    words = ["--manifest", manifest, "--output_dir", tmp_path / "model", "--use_cpu", "--max_steps", 2,
+             "--per_device_train_batch_size", 16, "--hidden_size", 16, "--num_hidden_layers", 1, "--held_out", 0.3,
+             "--num_attention_heads", 2, "--max_position_embeddings", 20, "--report_to", "none",
+             "--expressed_targets", 4, "--unexpressed_targets", 4, "--shared_targets", 4,
+             "--save_strategy", "no"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["run_state_embedding.py", *map(str, words)])
+    run_state_embedding.main()
+    assert (tmp_path / "model" / "config.json").exists()
