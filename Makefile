@@ -1,12 +1,13 @@
 # make demo   train a small State Embedding model and embed real cells (DATA=cells.h5ad LABELS=cell_type: your own)
-# make test   lint, types, and the whole test suite
+# make test   lint, types, documentation links, and the whole test suite
+# make docs   the documentation as web pages, in build/site
 # Each sets up its own environment in .venv on first use. PYTHON names the interpreter that makes it.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo test clean
+.PHONY: demo test docs clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py $(if $(DATA),--data "$(DATA)") $(if $(LABELS),--label_column "$(LABELS)")
@@ -15,7 +16,11 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --quiet
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+docs: .venv/installed
+	$(BIN)/mkdocs build
 
 clean:
 	rm -rf .venv demo

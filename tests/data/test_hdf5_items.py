@@ -49,7 +49,7 @@ ranges = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=8)
 
 @pytest.mark.parametrize("name", [*LAYOUTS, "big_endian"])
 @given(gaps_and_lengths=ranges)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_ranges_of_a_vector(file, name, gaps_and_lengths):
     starts, stops, place = [], [], 0
     for gap, length in gaps_and_lengths:

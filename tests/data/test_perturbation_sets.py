@@ -156,7 +156,7 @@ label = st.tuples(st.sampled_from(["A", "B", "ctrl"]), st.sampled_from("tu"), st
     matching=st.sampled_from(["random", "batch"]),
     keep=st.booleans(),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_no_cell_twice_and_no_set_impure(labels, set_size, matching, keep):
     controls = [*cells("ctrl", "t", "1", 2), *cells("ctrl", "u", "1", 2)]
     screens = screens_of([*labels, *controls, *cells("A", "t", "1", set_size)])

@@ -223,7 +223,7 @@ label = st.tuples(st.sampled_from(["A", "B", "C", "ctrl"]), st.sampled_from("tu"
     test=st.sets(st.sampled_from("ABC")),
     controls=st.sampled_from(["shared", "train-only", "held-out"]),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_no_held_out_cell_trains(labels, val, test, controls):
     # Enough of everything that each definition is possible.
     base = [*[(name, cell_type) for name in "ABC" for cell_type in "tu"], *[("ctrl", "t")] * 3, *[("ctrl", "u")] * 3]

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
@@ -89,7 +89,6 @@ def test_areas_by_hand():
         np.testing.assert_array_equal(area(np.array([[False] * 4, [True] * 4]), np.ones((2, 4))), [np.nan, np.nan])
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(3, 30))
 def test_areas_equal_scikit_learn(seed, n):
     metrics = pytest.importorskip("sklearn.metrics")

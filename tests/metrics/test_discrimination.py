@@ -50,7 +50,7 @@ def test_the_primers_case():
     np.testing.assert_allclose(1 - 2 * rank, [0, 1, 1, 1])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.integers(0, 10**6),
     st.integers(2, 8),

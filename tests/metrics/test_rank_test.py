@@ -40,7 +40,7 @@ def tied_screens(draw):
     return matrix, labels
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(tied_screens(), st.sampled_from(["dense", "sparse", "compact", "single"]))
 def test_equal_to_scipy(case, form):
     matrix, labels = case

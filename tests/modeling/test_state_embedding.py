@@ -45,7 +45,7 @@ def test_the_embedding_is_the_cells_then_the_datasets(model):
     assert output.gene_output.shape == (CELLS, TOKENS + 1, 24)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_the_order_of_genes_does_not_matter(model, seed):
     inputs = sentences()
@@ -54,7 +54,7 @@ def test_the_order_of_genes_does_not_matter(model, seed):
     assert_close(embed(model, **shuffled).embedding, embed(model, **inputs).embedding, rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(padding=st.integers(1, 12), cell=st.integers(0, CELLS - 1))
 def test_padding_and_the_other_cells_do_not_matter(model, padding, cell):
     inputs = sentences()

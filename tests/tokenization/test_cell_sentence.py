@@ -182,7 +182,7 @@ fills = st.sampled_from(["seeded", "none"])
 SMALL, NAMES = numbered(40, model_max_length=16), [f"G{row}" for row in range(5, 35)]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(counts=blocks, fill=fills, seed=st.integers(0, 2**64 - 1), order=st.permutations(range(30)))
 def test_the_order_of_columns_does_not_matter(counts, fill, seed, order):
     shuffled = [NAMES[at] for at in order]
@@ -190,7 +190,7 @@ def test_the_order_of_columns_does_not_matter(counts, fill, seed, order):
     assert_same(one, encoded(SMALL, counts[:, order], shuffled, fill=fill, seed=seed))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(counts=blocks, fill=st.sampled_from(["seeded", "original"]), cut=st.integers(0, 5))
 def test_the_batch_does_not_matter(counts, fill, cut):
     whole = encoded(SMALL, counts, NAMES, fill=fill, first_cell=7)
@@ -199,13 +199,13 @@ def test_the_batch_does_not_matter(counts, fill, cut):
     assert_same(whole, [np.concatenate(parts) for parts in zip(first, second, strict=True)])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(counts=blocks)
 def test_a_cell_has_one_sentence_wherever_it_lies(counts):
     assert_same(encoded(SMALL, counts, NAMES), [array[::-1] for array in encoded(SMALL, counts[::-1], NAMES)])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(counts=blocks)
 def test_fill_none_is_the_expressed_genes(counts):
     tokenizer = numbered(40)
@@ -217,7 +217,7 @@ def test_fill_none_is_the_expressed_genes(counts):
     np.testing.assert_allclose(batch["expression"].sum(dim=1), 100 * (counts.sum(axis=1) > 0), rtol=1e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(counts=blocks)
 def test_a_longer_sentence_begins_with_the_shorter_one(counts):
     long, short = numbered(40), 9

@@ -17,6 +17,7 @@ _COMMANDS = {
     "genes": "make the gene alias table of a model folder",
     "evaluate": "score a prediction against measured cells",
     "prep": "make or check a submission file of the Virtual Cell Challenge",
+    "doctor": "print versions, devices and optional parts, and how to get what is missing",
 }
 
 

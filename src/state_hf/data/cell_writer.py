@@ -1,6 +1,5 @@
 """Writes an .h5ad file of cells block by block, when their number is not known before."""
 
-import errno
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,18 +9,18 @@ import h5py
 import numpy as np
 import pandas as pd
 from anndata.io import write_elem
+from numpy.typing import DTypeLike
 from scipy import sparse
 
 from state_hf.data.whole_files import written_whole
 
 _CHUNK = 2**16
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class CellWriter:
     """Cells that are being added to a file. Made by `cell_writer`."""
 
-    def __init__(self, file: h5py.File, genes: Sequence[str], *, dense: bool) -> None:
+    def __init__(self, file: h5py.File, genes: Sequence[str], *, dtype: np.dtype, dense: bool) -> None:
         self.num_cells, self.num_values = 0, 0
         self._file, self._genes, self._dense = file, list(genes), dense
         self._columns: dict[str, list[np.ndarray]] = {}
@@ -30,29 +29,29 @@ class CellWriter:
         if dense:
             rows = max(1, _CHUNK // max(1, len(genes)))
             self._values = file.create_dataset(
-                "X", (0, len(genes)), maxshape=(None, len(genes)), chunks=(rows, len(genes)), dtype=np.float32
+                "X", (0, len(genes)), maxshape=(None, len(genes)), chunks=(rows, len(genes)), dtype=dtype
             )
             self._values.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
             return
         group = file.create_group("X")
         growing: dict[str, Any] = {"shape": (0,), "maxshape": (None,), "chunks": (_CHUNK,)}
-        self._values = group.create_dataset("data", dtype=np.float32, **growing)
+        self._values = group.create_dataset("data", dtype=dtype, **growing)
         self._indices = group.create_dataset("indices", dtype=np.int32, **growing)
 
-    def add(self, values: np.ndarray, labels: Mapping[str, str | Sequence[str]]) -> None:
+    def add(self, values: np.ndarray | sparse.csr_matrix, labels: Mapping[str, str | Sequence[str]]) -> None:
         """Add cells.
 
         Args:
-            values: (cells, genes).
+            values: (cells, genes), dense or sparse.
             labels: Columns of obs: a label for all of these cells, or one each.
         """
-        count = len(values)
+        count = values.shape[0]
         for name, column in labels.items():
             texts = [column] * count if isinstance(column, str) else list(column)
             self._columns.setdefault(name, []).append(np.array(texts, dtype=object))
         if self._dense:
             self._values.resize(self.num_cells + count, axis=0)
-            self._values[self.num_cells :] = values
+            self._values[self.num_cells :] = values if isinstance(values, np.ndarray) else values.toarray()
         else:
             block = sparse.csr_array(values)
             stop = self.num_values + block.nnz
@@ -79,7 +78,12 @@ class CellWriter:
 
 @contextmanager
 def cell_writer(
-    path: Path, genes: Sequence[str], *, uns: Mapping[str, Any] | None = None, dense: bool = False
+    path: Path,
+    genes: Sequence[str],
+    *,
+    uns: Mapping[str, Any] | None = None,
+    dtype: DTypeLike = np.float32,
+    dense: bool = False,
 ) -> Iterator[CellWriter]:
     """A file to add cells to; it has its name when all are added, and is not there otherwise.
 
@@ -87,13 +91,14 @@ def cell_writer(
         path: The .h5ad file; one that exists is replaced at the end.
         genes: Names of the columns.
         uns: How the cells were made.
+        dtype: Type of the values in the file.
         dense: Whether X is dense; else CSR.
 
     Raises:
         OSError: The disk is full; nothing is left of the file, and an old one stays.
     """
-    with _disk_full_explained(path), written_whole(path) as temporary, h5py.File(temporary, "w") as file:
-        writer = CellWriter(file, genes, dense=dense)
+    with written_whole(path) as temporary, h5py.File(temporary, "w") as file:
+        writer = CellWriter(file, genes, dtype=np.dtype(dtype), dense=dense)
         yield writer
         writer.finish(uns or {})
 
@@ -124,7 +129,7 @@ def matrix_writer(path: Path, num_columns: int) -> Iterator[MatrixWriter]:
     Raises:
         OSError: The disk is full; nothing is left of the files.
     """
-    with _disk_full_explained(path), written_whole(path) as temporary:
+    with written_whole(path) as temporary:
         with temporary.open("wb") as file:
             # The header is written again at the end, when the number of rows is known; numpy leaves room for it.
             _write_header(file, 0, num_columns)
@@ -139,17 +144,6 @@ def matrix_writer(path: Path, num_columns: int) -> Iterator[MatrixWriter]:
 def _write_header(file: BinaryIO, num_rows: int, num_columns: int) -> None:
     header = {"descr": "<f4", "fortran_order": False, "shape": (num_rows, num_columns)}
     np.lib.format.write_array_header_1_0(file, header)
-
-
-@contextmanager
-def _disk_full_explained(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _DISK_FULL and "No space left" not in str(error):
-            raise
-        message = "The disk is full, so the file was not written: make room and run again"
-        raise OSError(error.errno or errno.ENOSPC, message, str(path)) from error
 
 
 __all__ = ["CellWriter", "MatrixWriter", "cell_writer", "matrix_writer"]

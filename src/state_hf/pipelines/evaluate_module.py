@@ -139,8 +139,8 @@ class ScreenMetric(evaluate.Metric, ABC):
             if (cells is None) == (side not in self._added):
                 missing = "there are no" if cells is None else "add_batch already got"
                 raise ValueError(f"{missing} {side}: give them either to add_batch or to compute")
-        sides |= {side: collector.build() for side, collector in self._added.items()}
-        self._added = {}
+        added, self._added = self._added, {}
+        sides |= {side: collector.finish() for side, collector in added.items()}
         self.result = evaluate_predictions(
             sides["predictions"],
             sides["references"],
@@ -165,7 +165,7 @@ class ScreenMetric(evaluate.Metric, ABC):
         prediction_labels: Sequence[str] | None = None,
         reference_labels: Sequence[str] | None = None,
     ) -> None:
-        """Add some of the cells of either side; they are kept compactly until `compute`."""
+        """Add some of the cells of either side; they wait in a temporary file for `compute`."""
         for side, cells, labels in (
             ("predictions", predictions, prediction_labels),
             ("references", references, reference_labels),

@@ -36,7 +36,7 @@ def test_gradient_by_hand():
     torch.testing.assert_close(x.grad, torch.tensor([[[-0.5 + 0.25], [-0.5 - 0.25]]]))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.integers(1, 3),
     st.integers(1, 9),

@@ -42,7 +42,7 @@ def test_against_geomloss(name, dtype):
 
 
 @pytest.mark.parametrize("name", SET_LOSSES)
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seed=seeds)
 def test_not_negative_and_0_for_equal_sets(name, seed):
     x, y = cells(seed, 2, 5, 4), cells(seed + 1, 2, 5, 4)
@@ -52,7 +52,7 @@ def test_not_negative_and_0_for_equal_sets(name, seed):
 
 
 @pytest.mark.parametrize("name", UNPAIRED)
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seed=seeds)
 def test_the_order_of_cells_is_of_no_account(name, seed):
     x, y = cells(seed, 2, 6, 4), cells(seed + 1, 2, 5, 4)
@@ -62,7 +62,7 @@ def test_the_order_of_cells_is_of_no_account(name, seed):
 
 
 @pytest.mark.parametrize("name", SET_LOSSES)
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seed=seeds, padding=st.sampled_from([0.0, 1e6, float("nan")]))
 def test_padding_changes_nothing(name, seed, padding):
     x, y = cells(seed, 2, 5, 4), cells(seed + 1, 2, 5, 4)
@@ -79,7 +79,7 @@ def test_padding_changes_nothing(name, seed, padding):
 
 
 @pytest.mark.parametrize("name", SET_LOSSES)
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seed=seeds)
 def test_a_set_does_not_see_the_others(name, seed):
     x, y = cells(seed, 3, 5, 4), cells(seed + 1, 3, 5, 4)
