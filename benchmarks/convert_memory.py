@@ -26,29 +26,39 @@ def write_checkpoint(path: Path, config: StateEmbeddingConfig) -> int:
     """A Lightning checkpoint of zeros: weights, gene embeddings and Adam's two moments. Returns its largest tensor."""
     shapes = original_shapes(StateEmbeddingForMaskedExpression, config)
     table = shapes.pop("pe_embedding.weight")
-    # Zeros that were never written to take no memory.
-    state = {name: torch.zeros(shape) for name, shape in shapes.items()}
+    largest = max(torch.Size(shape).numel() for shape in (*shapes.values(), table))
+    hollow = path.with_suffix(".zeros")
+    with hollow.open("wb") as file:
+        file.truncate(4 * largest)
+
+    def zeros(*shape: int) -> torch.Tensor:
+        """Zeros with a storage of their own, which take no memory: they are mapped from a file without content."""
+        return torch.from_file(str(hollow), size=torch.Size(shape).numel()).view(shape)
+
+    state = {name: zeros(*shape) for name, shape in shapes.items()}
     moments = {
-        number: {"step": torch.tensor(1.0), "exp_avg": torch.zeros(shape), "exp_avg_sq": torch.zeros(shape)}
+        number: {"step": torch.tensor(1.0), "exp_avg": zeros(*shape), "exp_avg_sq": zeros(*shape)}
         for number, shape in enumerate(shapes.values())
     }
     arguments = {"nhead": config.num_attention_heads, "d_model": config.hidden_size}
     content = {
-        "state_dict": {**state, "pe_embedding.weight": torch.zeros(table)},
+        "state_dict": {**state, "pe_embedding.weight": zeros(*table)},
         "hyper_parameters": arguments,
         "protein_embeds_dict": {f"GENE{row}": torch.zeros(table[1]) for row in range(table[0])},
         "optimizer_states": [{"state": moments}],
     }
     torch.save(content, path)
-    return max(4 * torch.Size(shape).numel() for shape in (*shapes.values(), table))
+    hollow.unlink()
+    return 4 * largest
 
 
 def peak_of(code: str) -> tuple[float, float]:
     """Peak memory in MB and seconds of a Python process."""
-    code += "; import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)"
+    # Linux's own account of the process: that of `resource` begins with the parent's.
+    code += "; print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
     begin = time.perf_counter()
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    return float(output.split()[-1]), time.perf_counter() - begin
+    return float(output.split()[-1]) * 1024 / 1e6, time.perf_counter() - begin
 
 
 def main() -> None:

@@ -35,6 +35,8 @@ _EXPORTS = {
     "PerturbationSplit": "state_hf.data.splits",
     "generate_screen": "state_hf.data.synthetic_screen",
     "open_screens": "state_hf.data.perturbation_screens",
+    "convert": "state_hf.conversion.convert",
+    "convert_to_arc": "state_hf.conversion.to_arc",
     "predict": "state_hf.pipelines.predict",
     "train": "state_hf.pipelines.train",
     "embed": "state_hf.pipelines.embed",

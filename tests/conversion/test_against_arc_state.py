@@ -3,13 +3,13 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.conversion.conftest import FIXTURES, STATE_EMBEDDING, STATE_TRANSITION
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from state_hf import StateEmbeddingForMaskedExpression, StateTransitionForPerturbation
 from state_hf.conversion.pickled_types import plain
 from state_hf.conversion.to_arc import convert_to_arc
 from state_hf.conversion.torch_file import read_pickled
+from tests.conversion.conftest import FIXTURES, STATE_EMBEDDING, STATE_TRANSITION
 
 EMBEDDINGS = sorted(path.name for path in STATE_EMBEDDING.iterdir())
 RUNS = sorted(path.name for path in STATE_TRANSITION.iterdir())

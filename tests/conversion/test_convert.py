@@ -11,13 +11,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tests.conversion.conftest import FIXTURES, STATE_EMBEDDING, STATE_TRANSITION
 
 from state_hf import StateEmbeddingForMaskedExpression, StateTransitionForPerturbation
 from state_hf.conversion.convert import convert
 from state_hf.conversion.errors import CheckpointError, UnsafeCheckpointError
 from state_hf.conversion.inspection import inspect
 from state_hf.conversion.to_arc import convert_to_arc
+from tests.conversion.conftest import FIXTURES, STATE_EMBEDDING, STATE_TRANSITION
 
 SE, ST = STATE_EMBEDDING / "small", STATE_TRANSITION / "llama_causal_rotary"
 
@@ -108,7 +108,7 @@ def test_malicious_maps_beside_a_checkpoint(run, tmp_path):
 
 def test_files_of_torch_in_the_place_of_others(run, tmp_path):
     (run / "pert_onehot_map.pt").write_bytes(b"not a pickle")
-    with pytest.raises(CheckpointError, match="pert_onehot_map.pt is broken"):
+    with pytest.raises(CheckpointError, match=r"pert_onehot_map\.pt is broken"):
         convert(run, tmp_path / "out")
 
 
@@ -254,7 +254,7 @@ def test_a_checkpoint_of_several_is_chosen(run, tmp_path):
     with pytest.raises(CheckpointError, match=r"choose one with --checkpoint. They are: step=2.ckpt, step=4.ckpt"):
         convert(run, tmp_path / "out")
     assert convert(run, tmp_path / "out", checkpoint="step=2.ckpt").origin["file"] == "step=2.ckpt"
-    with pytest.raises(CheckpointError, match="no checkpoint 'step=9.ckpt'"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint 'step=9\.ckpt'"):
         convert(run, tmp_path / "out2", checkpoint="step=9.ckpt")
 
 

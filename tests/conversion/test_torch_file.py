@@ -262,7 +262,14 @@ def test_views_beyond_their_storage(shape, stride, tmp_path):
 
     class View:
         def __reduce__(self):
-            return torch._utils._rebuild_tensor_v2, (torch.ones(4)._typed_storage(), 0, shape, stride, False, OrderedDict())
+            return torch._utils._rebuild_tensor_v2, (
+                torch.ones(4)._typed_storage(),
+                0,
+                shape,
+                stride,
+                False,
+                OrderedDict(),
+            )
 
     torch.save({"a": View()}, path)
     with pytest.raises(CheckpointError, match="does not fit"):

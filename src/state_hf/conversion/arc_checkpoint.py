@@ -62,7 +62,10 @@ def open_arc_checkpoint(source: Path, *, checkpoint: str | None = None) -> ArcCh
         FileNotFoundError: If there is no such file.
     """
     if not source.exists():
-        raise FileNotFoundError(f"There is no file or folder {source}.")
+        raise FileNotFoundError(
+            f"There is no file or folder {source}. What is on the hub is downloaded first: "
+            "`hf download OWNER/NAME --local-dir FOLDER`."
+        )
     path = _checkpoint_in(source, checkpoint) if source.is_dir() else source
     folder = source if source.is_dir() else _folder_of(path)
     beside = _config_beside(folder)

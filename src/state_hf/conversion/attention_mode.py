@@ -8,8 +8,8 @@ Positions = Literal["none", "rotary"]
 
 _UNMARKED = (
     "the checkpoint does not say (no `bidirectional_attention`), and arc-state 0.11.1 loads such a one as a plain "
-    "Llama. If it was trained before October 2025 with transformers older than 4.53, or with 5, it was bidirectional and "
-    "without positions; with 4.53 to 4.57, causal and without positions"
+    "Llama. If it was trained before October 2025 with transformers older than 4.53, or with 5, it was bidirectional "
+    "and without positions; with 4.53 to 4.57, causal and without positions"
 )
 
 

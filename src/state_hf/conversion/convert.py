@@ -51,23 +51,28 @@ def convert(
         ValueError: If an option is for the other family.
     """
     opened = open_arc_checkpoint(Path(source), checkpoint=checkpoint)
-    files = {
-        name: None if path is None else Path(path)
-        for name, path in (("genes", genes), ("gene_embeddings", gene_embeddings), ("perturbations", perturbations))
-    }
     if opened.kind == "state_embedding":
         _refuse(opened, attention=attention, positions=positions, perturbations=perturbations)
-        del files["perturbations"]
-        model = convert_state_embedding(opened, **files, unnamed_genes=unnamed_genes)
+        model = convert_state_embedding(
+            opened, genes=_path(genes), gene_embeddings=_path(gene_embeddings), unnamed_genes=unnamed_genes
+        )
     else:
         _refuse(opened, gene_embeddings=gene_embeddings)
-        del files["gene_embeddings"]
         model = convert_state_transition(
-            opened, **files, unnamed_genes=unnamed_genes, attention=attention, positions=positions
+            opened,
+            genes=_path(genes),
+            perturbations=_path(perturbations),
+            unnamed_genes=unnamed_genes,
+            attention=attention,
+            positions=positions,
         )
     model.origin = _origin(opened)
     model.write(Path(output), source_folder=opened.folder, overwrite=overwrite, max_shard_bytes=max_shard_bytes)
     return model
+
+
+def _path(name: str | Path | None) -> Path | None:
+    return None if name is None else Path(name)
 
 
 def _refuse(opened: ArcCheckpoint, **options: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, NotASafetensorsRepoError
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
@@ -23,14 +23,15 @@ from state_hf.conversion.weight_accounting import original_shapes
 from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression, StateEmbeddingModel
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionModel
 
-_CLASSES: dict[str, tuple[type, type]] = {
+_CLASSES: dict[str, tuple[type[PreTrainedModel], type[PreTrainedModel]]] = {
     "state_embedding": (StateEmbeddingModel, StateEmbeddingForMaskedExpression),
     "state_transition": (StateTransitionModel, StateTransitionForPerturbation),
 }
 
 
 class _Shaped(Protocol):
-    shape: Any
+    @property
+    def shape(self) -> Any: ...
 
 
 @dataclass
@@ -148,7 +149,7 @@ def _of_model(
     found.facts["kind"] = f"{kind} model ({classes or 'no architecture recorded'})"
     found.facts["weights"] = _weights_text(weights)
     if not isinstance(config, StateEmbeddingConfig | StateTransitionConfig):
-        if config.model_type not in ("perturbation_baseline",):
+        if config.model_type != "perturbation_baseline":
             raise CheckpointError(f"{name} is a {config.model_type} model, which is not of this package.")
         return found
     base, full = _CLASSES[config.model_type]

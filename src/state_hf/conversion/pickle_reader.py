@@ -1,6 +1,7 @@
 """Reads pickles as data: what they name is looked up in a table, and never imported or called."""
 
 import pickletools
+import re
 from collections.abc import Callable
 from typing import IO, Any, NamedTuple
 
@@ -35,6 +36,7 @@ _EMPTY: dict[str, type] = {"EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_DICT
 _FIXED_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _COLLECTIONS: dict[str, Callable[[list[Any]], Any]] = {"LIST": list, "TUPLE": tuple, "FROZENSET": frozenset}
 _IGNORED = ("PROTO", "FRAME")
+_VALUES = re.compile(r"(BIN)?INT[12]?|LONG[14]?|(BIN)?FLOAT|(SHORT_)?(BIN)?(STRING|UNICODE|BYTES)8?|BYTEARRAY8")
 
 # What a call of a global in a pickle makes; builds plain data from plain data.
 Builders = dict[str, Callable[..., Any]]
@@ -117,9 +119,7 @@ class PickleReader:
             stack.append(stack[-1])
         elif (action := self._ACTIONS.get(name)) is not None:
             action(self, argument)
-        elif argument is not None and name.startswith(("INT", "BININT", "LONG", "FLOAT", "BINFLOAT")):
-            stack.append(argument)
-        elif argument is not None and ("STRING" in name or "UNICODE" in name or "BYTE" in name):
+        elif _VALUES.fullmatch(name):
             stack.append(argument)
         else:
             what = f" ({argument})" if name == "INST" else ""

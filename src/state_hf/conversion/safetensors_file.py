@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -130,7 +131,7 @@ def _nbytes(tensor: SourceTensor) -> int:
     return size
 
 
-def _write_file(tensors: Mapping[str, SourceTensor], path: Path, progress: logging.tqdm) -> None:
+def _write_file(tensors: Mapping[str, SourceTensor], path: Path, progress: Any) -> None:
     # The format: the header's length, the header (names, types, shapes, places), and the numbers.
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     # As safetensors' own writer does: wide types first, so that each begins where its type may.

@@ -236,8 +236,8 @@ def _genes(
     if unnamed:
         return []
     raise CheckpointError(
-        f"{checkpoint.path} predicts {count} genes, and neither it nor the files beside it name these: give their names "
-        "in order with --genes FILE (one a line, or the .h5ad that it was trained on), or go without names with "
+        f"{checkpoint.path} predicts {count} genes, and neither it nor the files beside it name these: give their "
+        "names in order with --genes FILE (one a line, or the .h5ad that it was trained on), or go without names with "
         "--unnamed-genes."
     )
 
