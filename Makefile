@@ -1,6 +1,7 @@
 # make demo   train small models: embed real cells, and predict a perturbation screen
 #             (DATA=file.h5ad LABELS=cell_type: your own)
 # make test   lint, types, documentation links, and the whole test suite
+# make fuzz   ten thousand damaged inputs to every reader (an hour or two)
 # make docs   the documentation as web pages, in build/site
 # Each sets up its own environment in .venv on first use. PYTHON names the interpreter that makes it.
 
@@ -8,7 +9,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo test docs clean
+.PHONY: demo test fuzz docs clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py $(if $(DATA),--data "$(DATA)") $(if $(LABELS),--label_column "$(LABELS)")
@@ -20,6 +21,9 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/mkdocs build --quiet
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+fuzz: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/fuzz --hypothesis-profile=fuzz --hypothesis-show-statistics
 
 docs: .venv/installed
 	$(BIN)/mkdocs build

@@ -160,12 +160,12 @@ DAMAGES = st.lists(
 )
 
 
-def write_damaged(content: bytes, damages: list[Damage], folder: Path) -> Path:
-    """Write the file under a new name, damage it, and remove the one before."""
-    for old in folder.glob("damaged-*.h5ad"):
+def write_damaged(whole: Path, damages: list[Damage]) -> Path:
+    """Write a damaged copy beside a file, under a new name; the copy before it goes."""
+    for old in whole.parent.glob("damaged-*.h5ad"):
         old.unlink()
-    path = folder / f"damaged-{next(_NUMBERS)}.h5ad"
-    path.write_bytes(content)
+    path = whole.with_name(f"damaged-{next(_NUMBERS)}.h5ad")
+    path.write_bytes(whole.read_bytes())
     with h5py.File(path, "r+") as file:
         for damage in damages:
             # One damage may leave nothing for the next.
