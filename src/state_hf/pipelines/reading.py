@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from anndata.io import sparse_dataset
 
-from state_hf.data.damaged_files import check_indices, check_starts, damage_named
+from state_hf.data.damaged_files import check_indices, check_starts, damage_named, open_hdf5
 from state_hf.metrics.screen import Screen, ScreenBuilder
 
 _BLOCK_ROWS = 4096
@@ -34,6 +34,7 @@ def open_cells(cells: AnnData | str | Path) -> AnnData:
         raise FileNotFoundError(f"there is no file {str(cells)!r}")
     if not h5py.is_hdf5(cells):
         raise ValueError(f"{cells} is no .h5ad file")
+    open_hdf5(Path(cells)).close()
     with damage_named(str(cells)):
         opened = anndata.read_h5ad(cells, backed="r")
     _check_matrix(opened)
