@@ -197,7 +197,8 @@ class CellBlocks:
         """The names that are taken in `obsm` and `uns`."""
         if isinstance(self._source, anndata.AnnData):
             return {*self._source.obsm, *self._source.uns}
-        return {name for slot in ("obsm", "uns") for name in names_in(self._source.get(slot))}
+        with damage_named(self.name):
+            return {name for slot in ("obsm", "uns") for name in names_in(self._source.get(slot))}
 
     def fingerprint(self) -> str:
         """A short text that changes when the data do: sizes and times of the files, or a digest of the matrix."""
