@@ -43,6 +43,10 @@ def _node(file: h5py.File, where: int) -> tuple[str, Any] | None:
     return path, file[path]
 
 
+def _is_vector(node: Any) -> bool:
+    return isinstance(node, h5py.Dataset) and node.ndim == 1 and node.size < 2**20
+
+
 def _delete(where: int) -> Damage:
     def damage(file: h5py.File) -> None:
         if (node := _node(file, where)) is not None:
@@ -68,7 +72,7 @@ def _set_attribute(where: int, which: int, value: Any) -> Damage:
 def _set_values(where: int, position: int, value: float) -> Damage:
     def damage(file: h5py.File) -> None:
         node = _node(file, where)
-        if node is None or not isinstance(node[1], h5py.Dataset) or node[1].dtype.kind not in "iuf" or not node[1].size:
+        if node is None or not _is_vector(node[1]) or node[1].dtype.kind not in "iuf" or not node[1].size:
             return
         values = node[1][()]
         flat = np.atleast_1d(values).reshape(-1)
@@ -100,7 +104,7 @@ def _replace_dataset(where: int, dtype: str, shape: tuple[int, ...]) -> Damage:
 def _shorten(where: int, length: int) -> Damage:
     def damage(file: h5py.File) -> None:
         node = _node(file, where)
-        if node is None or not isinstance(node[1], h5py.Dataset) or node[1].ndim != 1:
+        if node is None or not _is_vector(node[1]):
             return
         attributes, values = dict(node[1].attrs), node[1][()][:length]
         kind = node[1].dtype
@@ -114,7 +118,7 @@ def _shorten(where: int, length: int) -> Damage:
 def _shuffle(where: int, seed: int) -> Damage:
     def damage(file: h5py.File) -> None:
         node = _node(file, where)
-        if node is None or not isinstance(node[1], h5py.Dataset) or node[1].ndim != 1:
+        if node is None or not _is_vector(node[1]):
             return
         node[1][()] = np.random.default_rng(seed).permutation(node[1][()])
 

@@ -126,7 +126,7 @@ def test_manifest(folder, damages, suffix):
     path.write_bytes(damaged(MANIFEST, damages))
     with one_case(path.name):
         for file in read_manifest(path):
-            assert file.path and file.dataset and file.species
+            assert all([file.path, file.dataset, file.species])
             assert file.scale in ("counts", "log1p")
 
 
