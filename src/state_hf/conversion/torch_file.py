@@ -10,7 +10,7 @@ import torch
 
 from state_hf.conversion.errors import CheckpointError, UnsafeCheckpointError
 from state_hf.conversion.lazy_tensor import LazyStorage, LazyTensor
-from state_hf.conversion.pickle_reader import Builders, Global, PickleReader
+from state_hf.conversion.pickle_reader import Builders, ByteStream, Global, PickleReader
 from state_hf.conversion.pickled_types import is_record, plain_builders
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -62,7 +62,15 @@ def _read_zip(path: Path, file: IO[bytes]) -> Any:
     try:
         with zipfile.ZipFile(file) as archive:
             return _read_archive(path, file, archive)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        NotImplementedError,
+        struct.error,
+        RuntimeError,
+        OSError,
+        UnicodeError,
+    ) as error:
         raise CheckpointError(f"{path} is broken: it is not a whole file of torch.save ({error}).") from error
 
 
@@ -93,7 +101,8 @@ def _read_archive(path: Path, file: IO[bytes], archive: zipfile.ZipFile) -> Any:
             storages[key] = LazyStorage(path, str(path), offset, info.file_size)
         return storages[key]
 
-    stream = io.BytesIO(archive.read(pickles[0]))
+    pickled = archive.read(pickles[0])
+    stream = _Within(io.BytesIO(pickled), len(pickled))
     return _reader(stream, str(path), lambda key, _dtype, _numel: storage_of(key)).read()
 
 
@@ -103,8 +112,28 @@ def _data_offset(file: IO[bytes], info: zipfile.ZipInfo) -> int:
     return info.header_offset + _LOCAL_HEADER.size + header[-2] + header[-1]
 
 
-def _read_stream(file: IO[bytes], source: Path | bytes, name: str, size: int) -> Any:
+class _Within:
+    """A file whose reads stop at its end: asked for more, Python would make room for it before it looks.
+
+    Args:
+        file: The file.
+        size: Its number of bytes.
+    """
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self.file, self.size = file, size
+        self.tell, self.seek = file.tell, file.seek
+
+    def read(self, count: int) -> bytes:
+        return self.file.read(min(count, max(0, self.size - self.tell())))
+
+    def readline(self) -> bytes:
+        return self.file.readline(_MAX_PICKLE_BYTES)
+
+
+def _read_stream(whole: IO[bytes], source: Path | bytes, name: str, size: int) -> Any:
     """A pickle, or PyTorch's format before 1.6: five pickles, then the storages' numbers one after another."""
+    file = _Within(whole, size)
     storages: dict[str, LazyStorage] = {}
     types: dict[str, torch.dtype] = {}
 
@@ -132,7 +161,7 @@ def _read_stream(file: IO[bytes], source: Path | bytes, name: str, size: int) ->
     return content
 
 
-def _reader(stream: IO[bytes], name: str, storage_of: Any = None) -> PickleReader:
+def _reader(stream: ByteStream, name: str, storage_of: Any = None) -> PickleReader:
     def persistent_load(identity: Any) -> tuple[LazyStorage, torch.dtype]:
         kind, storage_type, key, _location, numel = identity[:5]
         if kind != "storage" or not isinstance(storage_type, Global) or storage_type.name not in _STORAGE_TYPES:
