@@ -22,10 +22,11 @@ from tests.fuzz.damaged_values import value_damages
 CHECKPOINTS = Path(__file__).parents[1] / "fixtures" / "conversion"
 RUN = CHECKPOINTS / "state_transition" / "all_genes"
 WORDS = [
-    b"(", b".", b"}", b"]", b")", b"u", b"s", b"a", b"e", b"t", b"R", b"b", b"\x81", b"\x93", b"Q", b"P0\n", b"h\x00", b"2",
-    b"cbuiltins\neval\n", b"cos\nsystem\n", b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n",
-    b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f", b"B\xff\xff\xff\x7f", b"X\xff\xff\xff\xff", b"cnumpy\ndtype\n", b"0", b"1",
-    b"cbuiltins\nbytearray\n", b"M\xff\xff", b"J\xff\xff\xff\xff", b"\x88", b"N", b"\x85", b"\x86", b"\x87", b"\x95",
+    b"(", b".", b"}", b"]", b")", b"u", b"s", b"a", b"e", b"t", b"R", b"b", b"\x81", b"\x93", b"Q", b"P0\n",
+    b"h\x00", b"2", b"cbuiltins\neval\n", b"cos\nsystem\n", b"ctorch._utils\n_rebuild_tensor_v2\n",
+    b"ccollections\nOrderedDict\n", b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f", b"B\xff\xff\xff\x7f",
+    b"X\xff\xff\xff\xff", b"cnumpy\ndtype\n", b"0", b"1", b"cbuiltins\nbytearray\n", b"M\xff\xff",
+    b"J\xff\xff\xff\xff", b"\x88", b"N", b"\x85", b"\x86", b"\x87", b"\x95",
 ]  # fmt: skip
 
 

@@ -4,13 +4,13 @@ import io
 import struct
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
 from state_hf.conversion.errors import CheckpointError, UnsafeCheckpointError
 from state_hf.conversion.lazy_tensor import LazyStorage, LazyTensor
-from state_hf.conversion.pickle_reader import Builders, ByteStream, Global, PickleReader
+from state_hf.conversion.pickle_reader import Builders, Global, PickleReader
 from state_hf.conversion.pickled_types import is_record, plain_builders
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -18,6 +18,16 @@ _LEGACY_PROTOCOL = 1001
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 # A pickle holds names and shapes; the largest, with a name for each of half a million genes, has 100 MB.
 _MAX_PICKLE_BYTES = 2**30
+# What zipfile raises over bytes that are no archive.
+_BROKEN_ARCHIVE = (
+    zipfile.BadZipFile,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+    UnicodeError,
+    struct.error,
+)
 _STORAGE_TYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -62,15 +72,7 @@ def _read_zip(path: Path, file: IO[bytes]) -> Any:
     try:
         with zipfile.ZipFile(file) as archive:
             return _read_archive(path, file, archive)
-    except (
-        zipfile.BadZipFile,
-        EOFError,
-        NotImplementedError,
-        struct.error,
-        RuntimeError,
-        OSError,
-        UnicodeError,
-    ) as error:
+    except _BROKEN_ARCHIVE as error:
         raise CheckpointError(f"{path} is broken: it is not a whole file of torch.save ({error}).") from error
 
 
@@ -102,7 +104,7 @@ def _read_archive(path: Path, file: IO[bytes], archive: zipfile.ZipFile) -> Any:
         return storages[key]
 
     pickled = archive.read(pickles[0])
-    stream = _Within(io.BytesIO(pickled), len(pickled))
+    stream = cast(IO[bytes], _Within(io.BytesIO(pickled), len(pickled)))
     return _reader(stream, str(path), lambda key, _dtype, _numel: storage_of(key)).read()
 
 
@@ -133,7 +135,7 @@ class _Within:
 
 def _read_stream(whole: IO[bytes], source: Path | bytes, name: str, size: int) -> Any:
     """A pickle, or PyTorch's format before 1.6: five pickles, then the storages' numbers one after another."""
-    file = _Within(whole, size)
+    file = cast(IO[bytes], _Within(whole, size))
     storages: dict[str, LazyStorage] = {}
     types: dict[str, torch.dtype] = {}
 
@@ -161,7 +163,7 @@ def _read_stream(whole: IO[bytes], source: Path | bytes, name: str, size: int) -
     return content
 
 
-def _reader(stream: ByteStream, name: str, storage_of: Any = None) -> PickleReader:
+def _reader(stream: IO[bytes], name: str, storage_of: Any = None) -> PickleReader:
     def persistent_load(identity: Any) -> tuple[LazyStorage, torch.dtype]:
         kind, storage_type, key, _location, numel = identity[:5]
         if kind != "storage" or not isinstance(storage_type, Global) or storage_type.name not in _STORAGE_TYPES:
