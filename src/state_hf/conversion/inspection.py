@@ -10,6 +10,7 @@ from huggingface_hub.errors import EntryNotFoundError, NotASafetensorsRepoError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME
 
+from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
@@ -81,7 +82,8 @@ def _is_model_folder(folder: Path) -> bool:
 
 
 def _of_folder(folder: Path) -> Inspection:
-    config = AutoConfig.from_pretrained(folder)
+    with loading_from(folder):
+        config = AutoConfig.from_pretrained(folder)
     found = Inspection()
     try:
         weights: Mapping[str, _Shaped] = read_weights(folder)
