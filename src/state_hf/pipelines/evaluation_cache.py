@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,8 @@ _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
     struct.error,
+    SyntaxError,
+    TokenError,
 )
 
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 H5AD_MEMBER = "pred.h5ad.zst"
 WATERMARK_MEMBER = "watermark.txt"
@@ -88,13 +88,14 @@ def _opened(archive: Path) -> Iterator[IO[bytes]]:
         names = tar.getnames()
         if sorted(names) != [H5AD_MEMBER, WATERMARK_MEMBER]:
             raise ValueError(f"{archive} holds {names} instead of {H5AD_MEMBER} and {WATERMARK_MEMBER}")
+        for member in tar.getmembers():
+            if not member.isreg():
+                raise ValueError(f"{member.name} of {archive} is not a plain file")
         watermark = tar.extractfile(WATERMARK_MEMBER)
         if watermark is None or watermark.read(2 * len(WATERMARK)).strip() != WATERMARK:
             raise ValueError(f"{WATERMARK_MEMBER} of {archive} does not hold {WATERMARK.decode()!r}")
         compressed = tar.extractfile(H5AD_MEMBER)
-        if compressed is None:
-            raise ValueError(f"{H5AD_MEMBER} of {archive} is not a plain file")
-        with _zstandard().ZstdDecompressor().stream_reader(compressed) as stream:
+        with _zstandard().ZstdDecompressor().stream_reader(cast(IO[bytes], compressed)) as stream:
             yield stream
 
 
