@@ -1,7 +1,10 @@
 """What goes wrong around a command: it is interrupted, may not write, or its input changes under it."""
 
+import shutil
+
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from state_hf import embed
 from state_hf.cli import main
@@ -50,7 +53,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(arguments, h5ad, tmp_pa
     copy = tmp_path / "cells.h5ad"
     copy.write_bytes(h5ad.read_bytes())
     arguments[1] = str(copy)
-    after_a_block(monkeypatch, lambda: copy.open("ab").write(b"more"))
+    after_a_block(monkeypatch, lambda: copy.write_bytes(copy.read_bytes() + b"more"))
     assert main(arguments) == 2
     assert "cells.h5ad changed while it was read: start over (--overwrite)" in capsys.readouterr().err
     assert not (tmp_path / "out.npy").exists()
@@ -64,10 +67,6 @@ def test_an_output_that_may_not_be_written_is_one_line(arguments, capsys):
 
 def test_weights_that_are_missing_are_refused(tiny_model, h5ad, tmp_path, capsys):
     """Random numbers in their place would embed cells, too."""
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
     weights = load_file(model / "model.safetensors")
