@@ -246,7 +246,7 @@ def test_two_processes_follow_the_curve_of_one(tmp_path, script, manifest):
         folder.mkdir()
         launcher = [sys.executable]
         if processes == 2:
-            launcher += ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+            launcher += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         words = [str(script), str(folder), str(manifest), "start", "15", str(16 // processes), str(folder / "log")]
         subprocess.run([*launcher, *words], check=True, capture_output=True)
         curves.append(json.loads((folder / "curve.json").read_text()))

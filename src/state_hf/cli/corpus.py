@@ -9,6 +9,7 @@ example:
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 
     files = read_manifest(arguments.manifest)
+    tokenizer: Any
     if arguments.model is None:
         tokenizer = CellSentenceTokenizer(corpus_genes(files))
     else:

@@ -8,6 +8,7 @@ example:
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +25,6 @@ def run(arguments: argparse.Namespace) -> None:
 
     from state_hf.pipelines.tokenize import tokenize
 
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(arguments.model)
     for path in tokenize(arguments.manifest, arguments.output, tokenizer, min_overlap=arguments.min_overlap):
         print(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")

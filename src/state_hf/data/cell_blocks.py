@@ -17,6 +17,8 @@ import zarr
 from anndata.io import read_elem
 from scipy import sparse
 
+from state_hf.data.damaged_files import check_indices, check_starts, damage_named
+
 # A CSC matrix is read in windows of cells, each of which costs one pass over the whole matrix: 2**23 values are some
 # 400 MB while a window is built, and some 40 passes over a matrix of 200,000 cells.
 _CSC_WINDOW_VALUES = 2**23
@@ -35,23 +37,28 @@ class _Rows(ABC):
 
 
 class _CsrRows(_Rows):
-    def __init__(self, data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> None:
-        self.data, self.indices, self.indptr, self.shape = data, indices, indptr, shape
+    def __init__(self, name: str, data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> None:
+        self.name, self.data, self.indices, self.indptr, self.shape = name, data, indices, indptr, shape
         self.bytes_per_row = data.shape[0] / max(shape[0], 1) * (data.dtype.itemsize + indices.dtype.itemsize)
 
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
         indptr = np.asarray(self.indptr[start : stop + 1]).astype(np.int64)
+        check_starts(self.name, indptr, min(self.data.shape[0], self.indices.shape[0]))
         first, last = int(indptr[0]), int(indptr[-1])
         values, columns = np.asarray(self.data[first:last]), np.asarray(self.indices[first:last])
+        check_indices(self.name, columns, self.shape[1])
         return sparse.csr_matrix((values, columns, indptr - first), shape=(stop - start, self.shape[1]))
 
 
 class _CscRows(_Rows):
     """Keeps the last window of rows, so blocks that are read in order cost one pass over the matrix a window."""
 
-    def __init__(self, data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> None:
-        self.data, self.indices, self.shape = data, indices, shape
+    def __init__(self, name: str, data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> None:
+        self.name, self.data, self.indices, self.shape = name, data, indices, shape
         self.indptr = np.asarray(indptr[:]).astype(np.int64)
+        check_starts(name, self.indptr, min(data.shape[0], indices.shape[0]))
+        if len(self.indptr) != shape[1] + 1:
+            raise ValueError(f"{name} is damaged: its indptr has {len(self.indptr):,} entries for {shape[1]:,} columns")
         self.bytes_per_row = data.shape[0] / max(shape[0], 1) * (data.dtype.itemsize + indices.dtype.itemsize)
         self.window = (0, 0)
         self.values = sparse.csr_matrix((0, shape[1]), dtype=data.dtype)
@@ -59,7 +66,9 @@ class _CscRows(_Rows):
 
     def _pieces(self) -> Iterator[tuple[int, np.ndarray]]:
         for first in range(0, self.data.shape[0], _CSC_READ_VALUES):
-            yield first, np.asarray(self.indices[first : first + _CSC_READ_VALUES])
+            rows = np.asarray(self.indices[first : first + _CSC_READ_VALUES])
+            check_indices(self.name, rows, self.shape[0])
+            yield first, rows
 
     def _window_stop(self, start: int, stop: int) -> int:
         """The last row of a window from `start` that holds at least the rows to `stop`."""
@@ -121,13 +130,13 @@ def _rows_of(matrix: Any, name: str) -> _Rows:
     form = getattr(matrix, "format", None)
     if form in ("csr", "csc"):
         kind = _CsrRows if form == "csr" else _CscRows
-        return kind(matrix.data, matrix.indices, matrix.indptr, matrix.shape)
+        return kind(name, matrix.data, matrix.indices, matrix.indptr, matrix.shape)
     if isinstance(matrix, h5py.Group | zarr.Group):
         encoding = matrix.attrs.get("encoding-type")
         if encoding in ("csr_matrix", "csc_matrix"):
             kind = _CsrRows if encoding == "csr_matrix" else _CscRows
             rows, columns = np.asarray(matrix.attrs["shape"]).tolist()
-            return kind(matrix["data"], matrix["indices"], matrix["indptr"], (rows, columns))
+            return kind(name, matrix["data"], matrix["indices"], matrix["indptr"], (rows, columns))
     elif isinstance(matrix, np.ndarray | h5py.Dataset | zarr.Array) and len(matrix.shape) == 2:
         return _DenseRows(matrix)
     raise ValueError(f"{name} is neither a CSR, a CSC nor a dense matrix: {type(matrix).__name__}")
@@ -162,7 +171,8 @@ class CellBlocks:
 
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
         """Cells `start` to `stop` (exclusive) as a CSR matrix (cells, genes)."""
-        return self._rows.read(start, min(stop, self.num_cells))
+        with damage_named(f"{self.matrix_name} of {self.name}"):
+            return self._rows.read(start, min(stop, self.num_cells))
 
     def sample(self, num_cells: int) -> sparse.csr_matrix:
         """About `num_cells` cells, (cells, genes), in eight runs spread over the data; the first of a CSC matrix."""
@@ -295,4 +305,5 @@ def open_cells(data: anndata.AnnData | str | Path, *, layer: str | None = None) 
     """
     if isinstance(data, anndata.AnnData):
         return _blocks_of_object(data, layer)
-    return _blocks_of_file(Path(data), layer)
+    with damage_named(str(data)):
+        return _blocks_of_file(Path(data), layer)

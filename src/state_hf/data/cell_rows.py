@@ -11,6 +11,7 @@ import numpy as np
 from anndata.io import read_elem
 from scipy import sparse
 
+from state_hf.data.damaged_files import check_indices, check_starts, damage_named
 from state_hf.data.hdf5_items import HDF5Items, join_ranges
 from state_hf.tokenization._kernels import kernel
 
@@ -84,11 +85,17 @@ class _CsrInFile:
         self.values, self.columns = HDF5Items(group["data"]), HDF5Items(group["indices"])
         self.gap = max(self.values.gap, self.columns.gap)
         self.indptr = group["indptr"][:].astype(np.int64)
+        check_starts(place, self.indptr, min(group["data"].shape[0], group["indices"].shape[0]))
+        if len(self.indptr) != self.shape[0] + 1:
+            raise ValueError(
+                f"{place} is damaged: its indptr has {len(self.indptr):,} entries for {self.shape[0]:,} rows"
+            )
 
     def read(self, rows: np.ndarray) -> RowBlock:
         starts, stops = self.indptr[rows], self.indptr[rows + 1]
         run_starts, run_stops, places = join_ranges(starts, stops, self.gap)
         columns = _compilable(self.columns.read(run_starts, run_stops))
+        check_indices(self.place, columns, self.shape[1])
         values = _compilable(self.values.read(run_starts, run_stops))
         return RowBlock(self.place, rows, values, columns, places, places + stops - starts, self.shape[1])
 
@@ -163,9 +170,14 @@ class CellRows:
         self._file: Any = None  # the open h5py.File
         name = "the AnnData object" if isinstance(source, anndata.AnnData) else str(source)
         self.place = f"{slot} of {name}"
-        self._rows = self._open()
-        self.shape = self._rows.shape
-        self.feature_names = self._feature_names()
+        with damage_named(self.place):
+            self._rows = self._open()
+            self.shape = self._rows.shape
+            self.feature_names = self._feature_names()
+        if self.feature_names is not None and len(self.feature_names) != self.shape[1]:
+            raise ValueError(
+                f"{self.place} has {self.shape[1]:,} columns, and the data name {len(self.feature_names):,} features"
+            )
 
     def _open(self) -> Any:
         if isinstance(self.source, anndata.AnnData):
@@ -214,7 +226,8 @@ class CellRows:
         """
         if self._pid != os.getpid():  # a forked worker: HDF5 handles must not be shared
             self._rows, self._pid = self._open(), os.getpid()
-        return self._rows.read(np.asarray(rows, dtype=np.int64))
+        with damage_named(self.place):
+            return self._rows.read(np.asarray(rows, dtype=np.int64))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_rows": None, "_file": None, "_pid": -1}

@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 from anndata.io import read_elem
 
+from state_hf.data.damaged_files import damage_named
+
 Source: TypeAlias = Path | anndata.AnnData
 Sources: TypeAlias = str | Path | anndata.AnnData | Sequence[str | Path | anndata.AnnData]
 # The code of every cell, and the texts that the codes stand for.
@@ -86,7 +88,7 @@ def _read_labels(source: Source, keys: Mapping[str, str | None], name: str) -> d
     if isinstance(source, anndata.AnnData):
         labels, num_cells = _columns(source.obs, keys, name)
     else:
-        with _open_file(source) as file:
+        with damage_named(f"obs of {name}"), _open_file(source) as file:
             labels, num_cells = _columns(file["obs"], keys, name)
     for kind in keys:
         labels.setdefault(kind, (np.zeros(num_cells, dtype=np.int8), ["all"]))
@@ -97,7 +99,7 @@ def cell_names(source: Source) -> list[str]:
     """Names of all cells (`obs_names`) of an .h5ad file or an AnnData object."""
     if isinstance(source, anndata.AnnData):
         return [str(name) for name in source.obs_names]
-    with _open_file(source) as file:
+    with damage_named(f"obs of {source}"), _open_file(source) as file:
         return [str(name) for name in read_elem(file["obs"][file["obs"].attrs["_index"]])]
 
 

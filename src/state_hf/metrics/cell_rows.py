@@ -61,6 +61,8 @@ def stack(parts: Sequence[Rows]) -> SparseRows:
 def sparse_rows(matrix: sp.csr_matrix | np.ndarray) -> SparseRows:
     """The rows of a matrix in CSR form; arrays are shared where the matrix already is canonical CSR."""
     rows = sp.csr_matrix(matrix)
+    if rows.nnz and (rows.indices.min() < 0 or rows.indices.max() >= rows.shape[1]):
+        raise ValueError(f"a sparse matrix of {rows.shape[1]:,} genes has values beyond its last gene: it is damaged")
     canonical = np.empty(rows.shape[0], dtype=np.bool_)
     _kernels.rows_are_canonical(rows.indptr, rows.indices, canonical)
     if not canonical.all():

@@ -300,7 +300,8 @@ class StateEmbeddingPreTrainedModel(CardedMixin, PreTrainedModel):  # type: igno
 
     def _freeze(self) -> None:
         """Keep what is not to be trained as it is."""
-        self.base_model.gene_table.weight.requires_grad_(self.config.train_gene_table)
+        base: Any = self.base_model
+        base.gene_table.weight.requires_grad_(self.config.train_gene_table)
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:

@@ -52,7 +52,7 @@ class StateEmbeddingForSequenceClassification(StateEmbeddingPreTrainedModel):
         self.state_embedding = StateEmbeddingModel(config)
         self.class_norm = nn.LayerNorm(config.output_dim, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.output_dim, config.num_labels)
+        self.classifier = nn.Linear(config.output_dim, len(config.id2label or ()))
         self._freeze()
         self.post_init()
 

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from state_hf._version import __version__
 from state_hf.data.cell_blocks import CellBlocks, open_cells
+from state_hf.data.damaged_files import damage_named
 from state_hf.data.highly_variable import GeneMoments, rank_variable_genes
 from state_hf.data.knockdown_filter import KnockdownFilter, filter_knockdown
 from state_hf.data.perturbation_screens import nearest, open_screens
@@ -136,7 +137,7 @@ def preprocess(
         }
         uns = {HVG_SLOT: {"var_names": names[columns]}, "log1p": {}, "preprocess": record}
         _check_space(output, chosen, len(columns), counts=keep_counts)
-        with written_whole(output) as temporary:
+        with written_whole(output) as temporary, damage_named(str(source)):
             left_out = _write(temporary, source, chosen, var, columns, uns, counts=keep_counts)
     return PreprocessReport(cells.num_cells, int(kept.sum()), dropped, total, names[columns].tolist(), left_out)
 

@@ -89,6 +89,7 @@ def pretrain(
         raise FileExistsError(f"{folder} holds a training already: go on with it (resume), or choose another folder")
     files = read_manifest(manifest) if isinstance(manifest, str | Path) else list(manifest)
     set_seed(training.seed)
+    tokenizer: Any
     if initial_model is not None:
         if config or genes or gene_embeddings:
             raise ValueError("The initial model has its sizes and genes: give no config, genes or gene embeddings.")

@@ -10,6 +10,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from state_hf.data.damaged_files import damage_named
 from state_hf.metrics.screen import Screen, ScreenBuilder
 
 _BLOCK_ROWS = 4096
@@ -28,7 +29,8 @@ def open_cells(cells: AnnData | str | Path) -> AnnData:
         raise FileNotFoundError(f"there is no file {str(cells)!r}")
     if not h5py.is_hdf5(cells):
         raise ValueError(f"{cells} is no .h5ad file")
-    return anndata.read_h5ad(cells, backed="r")
+    with damage_named(str(cells)):
+        return anndata.read_h5ad(cells, backed="r")
 
 
 def read_screens(cells: AnnData, *, pert_col: str, control: str, context_col: str | None) -> dict[str, Screen]:
@@ -73,4 +75,6 @@ def _blocks(cells: AnnData) -> Iterator[tuple[slice, sp.csr_matrix | np.ndarray]
         return
     for start in range(0, cells.n_obs, _BLOCK_ROWS):
         rows = slice(start, min(start + _BLOCK_ROWS, cells.n_obs))
-        yield rows, cells.X[rows]
+        with damage_named(f"X of {cells.filename}"):
+            block = cells.X[rows]
+        yield rows, block

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy import sparse
 
 from state_hf.data.cell_corpus import CellCorpus, CorpusCells, examples
 from state_hf.data.corpus_manifest import CorpusFile
@@ -61,7 +62,7 @@ def tokenize(
             continue
         with written_whole(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
             for start in range(0, source.num_cells, _GROUP_CELLS):
-                matrix = corpus.read(number, start, start + _GROUP_CELLS)
+                matrix = sparse.csr_array(corpus.read(number, start, start + _GROUP_CELLS))
                 cells = np.arange(start, start + matrix.shape[0])
                 rows: list[dict[str, Any]] = list(examples(CorpusCells(source, matrix, cells, cells)))
                 for row in rows:

@@ -147,7 +147,8 @@ class StateEmbeddingTrainer(Trainer):
         model.eval()
         with self.compute_loss_context_manager(), self.accelerator.autocast():
             genes = variable_genes(self._some_cells(dataset), self.config.num_genes, _DECODED_GENES)
-            metrics = decoded_expression_pearson(model, self._some_cells(dataset), self.data_collator, genes)
+            collator: Any = self.data_collator
+            metrics = decoded_expression_pearson(model, self._some_cells(dataset), collator, genes)
         if self.compute_embedding_metrics is not None:
             metrics.update(self.compute_embedding_metrics(model.state_embedding))
         return metrics
