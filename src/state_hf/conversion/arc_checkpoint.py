@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import yaml
 
@@ -20,6 +20,7 @@ _USUAL_CHECKPOINTS = ("final.ckpt", "last.ckpt", "model.safetensors")
 _MAX_CONFIG_BYTES = 2**24
 
 Kind = Literal["state_embedding", "state_transition"]
+Location = TypeVar("Location", bound=PurePath)
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,7 @@ def open_arc_checkpoint(source: Path, *, checkpoint: str | None = None) -> ArcCh
         FileNotFoundError: If there is no such file.
     """
     if not source.exists():
-        raise FileNotFoundError(
-            f"There is no file or folder {source}, and an id on the Hub has the form owner/name."
-        )
+        raise FileNotFoundError(f"There is no file or folder {source}, and an id on the Hub has the form owner/name.")
     path = _checkpoint_in(source, checkpoint) if source.is_dir() else source
     folder = source if source.is_dir() else _folder_of(path)
     beside = _config_beside(folder)
@@ -146,10 +145,12 @@ def _checkpoint_in(folder: Path, name: str | None) -> Path:
     if name is None and (folder / "model.safetensors.index.json").is_file():
         return folder
     places = [folder, folder / "checkpoints"]
-    return chosen_checkpoint([path for place in places if place.is_dir() for path in sorted(place.iterdir())], name, folder)
+    return chosen_checkpoint(
+        [path for place in places if place.is_dir() for path in sorted(place.iterdir())], name, folder
+    )
 
 
-def chosen_checkpoint[Location: PurePath](paths: Iterable[Location], name: str | None, folder: object) -> Location:
+def chosen_checkpoint(paths: Iterable[Location], name: str | None, folder: object) -> Location:
     """The checkpoint that is meant among the files of a run or model.
 
     Args:
