@@ -15,7 +15,7 @@ __all__ = ["hub"]
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 
 
-@pytest.mark.parametrize("name", ["small", "without_dataset"])
+@pytest.mark.parametrize("name", sorted(path.name for path in STATE_EMBEDDING.iterdir()))
 def test_state_embedding(name, converted, hub):
     folder = converted(STATE_EMBEDDING / name)
     push_folder(folder, "someone/se")
@@ -32,7 +32,7 @@ def test_state_embedding(name, converted, hub):
     assert tokenizer.genes == AutoTokenizer.from_pretrained(folder).genes
 
 
-@pytest.mark.parametrize("name", ["decoder", "gpt2_causal"])
+@pytest.mark.parametrize("name", sorted(path.name for path in STATE_TRANSITION.iterdir()))
 def test_state_transition(name, converted, hub):
     folder = converted(STATE_TRANSITION / name)
     push_folder(folder, "someone/st")

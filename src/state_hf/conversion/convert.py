@@ -5,7 +5,7 @@ from typing import Any
 
 from state_hf.conversion.arc_checkpoint import ArcCheckpoint, open_arc_checkpoint
 from state_hf.conversion.attention_mode import Attention, Positions
-from state_hf.conversion.hub_checkpoint import HubCheckpoint, fetch_checkpoint, is_hub_id
+from state_hf.conversion.hub_checkpoint import HubCheckpoint, fetch_checkpoint, is_hub_id, refuse_hub_options
 from state_hf.conversion.model_folder import MAX_SHARD_BYTES, ConvertedModel
 from state_hf.conversion.state_embedding import GENE_TABLE, convert_state_embedding
 from state_hf.conversion.state_transition import convert_state_transition
@@ -61,8 +61,8 @@ def convert(
     if not Path(source).exists() and is_hub_id(str(source)):
         fetched = fetch_checkpoint(str(source), revision=revision, subfolder=subfolder, checkpoint=checkpoint)
         source, checkpoint = fetched.folder, fetched.checkpoint
-    elif revision is not None or subfolder is not None:
-        raise ValueError(f"{source} is not the id of a repository on the Hub, so it has no --revision or --subfolder.")
+    else:
+        refuse_hub_options(source, revision=revision, subfolder=subfolder)
     opened = open_arc_checkpoint(Path(source), checkpoint=checkpoint)
     if opened.kind == "state_embedding":
         _refuse(opened, attention=attention, positions=positions, perturbations=perturbations)
@@ -98,9 +98,10 @@ def _refuse(opened: ArcCheckpoint, **options: Any) -> None:
 
 def _origin(opened: ArcCheckpoint, fetched: HubCheckpoint | None) -> dict[str, Any]:
     """What the record keeps of the source: also what converting back needs."""
+    found = {} if fetched is None else {name: getattr(fetched, name) for name in ("repository", "commit", "subfolder")}
     return {
         "file": opened.path.name,
-        **({} if fetched is None else {"repository": fetched.repository, "commit": fetched.commit}),
+        **found,
         "framework_version": opened.version,
         "global_step": opened.global_step,
         "has_gene_table": GENE_TABLE in opened.weights,
