@@ -57,6 +57,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--perturbations", type=Path, metavar="FILE", help="names of the perturbations in order, where SRC has none"
     )
     transition.add_argument(
+        "--state-embedding",
+        metavar="SE",
+        help="model whose decoder a run reuses (finetune_vci_decoder): checkpoint, folder, or hub id",
+    )
+    transition.add_argument(
         "--attention", choices=("bidirectional", "causal"), help="default: as arc-state 0.11.1 loads the checkpoint"
     )
     transition.add_argument(

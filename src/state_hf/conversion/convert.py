@@ -21,6 +21,7 @@ def convert(
     genes: str | Path | None = None,
     gene_embeddings: str | Path | None = None,
     perturbations: str | Path | None = None,
+    state_embedding: str | Path | None = None,
     unnamed_genes: bool = False,
     attention: Attention | None = None,
     positions: Positions | None = None,
@@ -41,6 +42,8 @@ def convert(
         genes: Names of genes in order (one a line, or an `.h5ad`), where the source has none.
         gene_embeddings: Gene table of a State Embedding model, {gene: vector}, where the source has none.
         perturbations: Names of perturbations in order, one a line, where the source has none.
+        state_embedding: State Embedding model (checkpoint, folder, or repository on the Hub) whose decoder a State
+            Transition model reuses, for one that does (`finetune_vci_decoder`).
         unnamed_genes: Whether to go without names of genes.
         attention: Attention of a State Transition model; by default that in which arc-state 0.11.1 loads it.
         positions: Positions of a State Transition model; by default likewise.
@@ -65,7 +68,13 @@ def convert(
         refuse_hub_options(source, revision=revision, subfolder=subfolder)
     opened = open_arc_checkpoint(Path(source), checkpoint=checkpoint)
     if opened.kind == "state_embedding":
-        _refuse(opened, attention=attention, positions=positions, perturbations=perturbations)
+        _refuse(
+            opened,
+            attention=attention,
+            positions=positions,
+            perturbations=perturbations,
+            state_embedding=state_embedding,
+        )
         model = convert_state_embedding(
             opened, genes=_path(genes), gene_embeddings=_path(gene_embeddings), unnamed_genes=unnamed_genes
         )
@@ -75,6 +84,7 @@ def convert(
             opened,
             genes=_path(genes),
             perturbations=_path(perturbations),
+            state_embedding=state_embedding,
             unnamed_genes=unnamed_genes,
             attention=attention,
             positions=positions,
