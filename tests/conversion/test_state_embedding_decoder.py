@@ -57,7 +57,7 @@ def test_the_model_may_be_a_converted_one(folder, tmp_path, capsys):
 
 
 def test_it_is_asked_for(tmp_path):
-    with pytest.raises(CheckpointError, match="decodes genes by a State Embedding model.*--state-embedding SE"):
+    with pytest.raises(CheckpointError, match=r"decodes genes by a State Embedding model.*--state-embedding SE"):
         convert(RUN, tmp_path / "out")
     assert "--state-embedding SE" in inspect(RUN).missing[0]
 
