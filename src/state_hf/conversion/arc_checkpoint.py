@@ -18,6 +18,8 @@ _CHECKPOINT_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 # What a run's folder calls its checkpoints, in the order in which arc-state and then its users take them.
 _USUAL_CHECKPOINTS = ("final.ckpt", "last.ckpt", "model.safetensors")
 _MAX_CONFIG_BYTES = 2**24
+# What the configurations of this package's models name.
+_OUR_CODE = "state_hf_classes."
 
 Kind = Literal["state_embedding", "state_transition"]
 Location = TypeVar("Location", bound=PurePath)
@@ -65,12 +67,22 @@ def open_arc_checkpoint(source: Path, *, checkpoint: str | None = None) -> ArcCh
     if not source.exists():
         raise FileNotFoundError(f"There is no file or folder {source}, and an id on the Hub has the form owner/name.")
     path = _checkpoint_in(source, checkpoint) if source.is_dir() else source
+    if path.is_file() and path.suffix not in _CHECKPOINT_SUFFIXES:
+        raise CheckpointError(
+            f"{path} is not a checkpoint, which ends in {', '.join(_CHECKPOINT_SUFFIXES)}: give one, or the folder of "
+            "a run or model."
+        )
     folder = source if source.is_dir() else _folder_of(path)
     beside = _config_beside(folder)
     if path.is_dir() or path.suffix == ".safetensors":
         stored = read_weights(path) if path.is_dir() else read_safetensors(path)
         weights = without_compiled_prefixes(stored, str(path))
         parameters = _json_beside(path if path.is_dir() else path.parent)
+        if _OUR_CODE in str(parameters.get("auto_map")):
+            raise CheckpointError(
+                f"{source} is a model of this package already: `from_pretrained` loads it, and `state-hf convert --to "
+                "arc` takes it back."
+            )
         return ArcCheckpoint(path, folder, _kind_of(weights, path), weights, parameters, beside)
     return _open_lightning(path, folder, beside)
 
