@@ -67,5 +67,6 @@ def test_the_card_on_the_hub_is_of_the_converted_model(converted, hub):
 def test_the_card_of_a_transition_model(converted):
     written = (converted(STATE_TRANSITION / "decoder") / "README.md").read_text()
     assert "licensed for non-commercial use only" in written
+    assert "- attention: bidirectional (the checkpoint sets bidirectional_attention)" in written
     for row in ("| Attention | bidirectional: every cell sees every other; no positions |", "an embedding", "(mlp)"):
         assert row in written

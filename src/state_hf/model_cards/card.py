@@ -184,7 +184,8 @@ def _training(config: Config, folder: Path) -> str:
         lines += [f"\nand {len(audit) - 30} more rows in `split.csv`"] if len(audit) > 30 else []
     origin = _origin(config, folder)
     if origin:
-        lines += ["", _origin_text(origin)]
+        notes = read_json(folder / "conversion.json").get("notes", [])
+        lines += ["", _origin_text(origin), "", *(f"- {note}" for note in notes)]
     seconds, logged = training_time(folder), emissions(folder)
     lines += ["", f"Training took {seconds / 3600:.2f} hours."] if seconds is not None else []
     if logged is not None:
