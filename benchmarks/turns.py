@@ -123,6 +123,18 @@ def device_memory() -> dict[str, float]:
     return {"device_mb": torch.cuda.max_memory_allocated() / 1e6}
 
 
+def command(*words: str) -> Callable[[], None]:
+    """A call that runs a command of this environment; its first word is a program beside the interpreter."""
+    program = Path(sys.executable).with_name(words[0])
+
+    def call() -> None:
+        done = subprocess.run([program, *words[1:]], capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(words)} failed:\n{done.stderr[-3000:]}")
+
+    return call
+
+
 class Contest:
     """What a benchmark is given: its settings, and `compare`, which measures one case after another.
 
