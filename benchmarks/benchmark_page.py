@@ -84,9 +84,9 @@ def comparisons(row: Row) -> list[Comparison]:
     return found
 
 
-def is_bound(row: Row, name: str) -> bool:
-    """Whether a side is no peer, but what our own work cannot be faster than."""
-    return name in row.get("bounds", ())
+def is_yardstick(row: Row, name: str) -> bool:
+    """Whether a side is no peer but a yardstick: a bound, or the plain way to do it."""
+    return name in row.get("yardsticks", ())
 
 
 def plain_row(row: Row) -> str:
@@ -111,7 +111,7 @@ def verdicts(results: Sequence[Result]) -> tuple[list[str], list[str], list[str]
     for result in results:
         for row in result["rows"]:
             for pair in comparisons(row):
-                if is_bound(row, pair.peer):
+                if is_yardstick(row, pair.peer):
                     continue
                 factor = (pair.processor or pair.clock).median
                 line = f"{row['case']}: {digits(factor)} × {pair.peer}"
@@ -166,7 +166,7 @@ def versions_table(results: Sequence[Result]) -> list[str]:
     for result in results:
         for row in result["rows"]:
             for name, versions in row.get("versions", {}).items():
-                if not is_bound(row, name):
+                if not is_yardstick(row, name):
                     columns.setdefault(name, {}).update(versions)
     packages = sorted({package for versions in columns.values() for package in versions})
     lines = [f"| | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 1)]

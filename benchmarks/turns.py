@@ -177,7 +177,8 @@ class Contest:
 
         Args:
             case: What is measured, in a few words.
-            contestants: Functions of the calling script: `state_hf` first, peers by their names; others are bounds.
+            contestants: Functions of the calling script: `state_hf` first, peers by their names; any other is a
+                yardstick, that is neither won nor lost against.
             options: Keyword arguments of all of them, which JSON can hold.
             repeats: Turns of each that count.
             items: What the calls return the number of, in the plural; the rate is shown.
@@ -203,9 +204,9 @@ class Contest:
         for contestant in running.values():
             contestant.close()
         sides = {name: gathered(turns) for name, turns in measured.items()}
-        bounds = [name for name in sides if name != OURS and name not in PEERS]
-        row = {"case": case, "items": items, "note": note, "bounds": bounds, "sides": sides, "versions": versions}
-        self.keep(row)
+        yardsticks = [name for name in sides if name != OURS and name not in PEERS]
+        row = {"case": case, "items": items, "note": note, "sides": sides, "yardsticks": yardsticks}
+        self.keep({**row, "versions": versions})
 
     def _start(self, prepare: Prepare, options: dict[str, Any]) -> Contestant:
         return Contestant(prepare, options, self.settings)
