@@ -9,7 +9,7 @@ from perturbation_screens import SIZES, in_words, write_pair
 from turns import Contest, main
 
 
-def state_hf(tiny: str, cells: str):
+def state_hf(tiny: str, cells: str, threads: int):
     import anndata
 
     from state_hf import differential_expression
@@ -23,11 +23,12 @@ def state_hf(tiny: str, cells: str):
     return call
 
 
-def pdex(tiny: str, cells: str):
+def pdex(tiny: str, cells: str, threads: int):
     import anndata
     from pdex import pdex
 
-    options = dict(groupby="target_gene", mode="ref", reference="non-targeting", is_log1p=True, epsilon=0.0)
+    options = {"groupby": "target_gene", "mode": "ref", "reference": "non-targeting"}
+    options |= {"is_log1p": True, "epsilon": 0.0, "threads": threads}
     pdex(anndata.read_h5ad(tiny), **options)
     screen = anndata.read_h5ad(cells)
 
@@ -45,7 +46,7 @@ def claim(contest: Contest) -> None:
             contest.compare(
                 f"Differential expression, {in_words(SIZES[name])}",
                 (state_hf, pdex),
-                {"tiny": str(tiny), "cells": str(cells)},
+                {"tiny": str(tiny), "cells": str(cells), "threads": contest.threads},
                 repeats=2 if contest.quick else 3,
                 warm_up=0,
             )

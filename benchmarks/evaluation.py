@@ -12,7 +12,7 @@ from perturbation_screens import SIZES, in_words, write_pair
 from turns import Contest, main
 
 
-def state_hf(profile: str, tiny: list[str], cells: list[str], device: str):
+def state_hf(profile: str, tiny: list[str], cells: list[str], device: str, threads: int):
     import anndata
 
     from state_hf import evaluate_predictions
@@ -27,13 +27,14 @@ def state_hf(profile: str, tiny: list[str], cells: list[str], device: str):
     return call
 
 
-def cell_eval(profile: str, tiny: list[str], cells: list[str], device: str):
+def cell_eval(profile: str, tiny: list[str], cells: list[str], device: str, threads: int):
     import anndata
     from cell_eval import MetricsEvaluator
 
     def evaluate(pair) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            evaluator = MetricsEvaluator(*pair, control_pert="non-targeting", pert_col="target_gene", outdir=folder)
+            names = {"control_pert": "non-targeting", "pert_col": "target_gene"}
+            evaluator = MetricsEvaluator(*pair, **names, outdir=folder, num_threads=threads)
             evaluator.compute(profile={"vcc2025": "vcc"}.get(profile, profile), write_csv=False)
 
     evaluate([anndata.read_h5ad(path) for path in tiny])
@@ -41,7 +42,7 @@ def cell_eval(profile: str, tiny: list[str], cells: list[str], device: str):
     return lambda: evaluate(pair)
 
 
-def cell_eval2(profile: str, tiny: list[str], cells: list[str], device: str):
+def cell_eval2(profile: str, tiny: list[str], cells: list[str], device: str, threads: int):
     import contextlib
     from dataclasses import replace
 
@@ -77,6 +78,7 @@ def claim(contest: Contest) -> None:
                     "tiny": [str(path) for path in tiny],
                     "cells": [str(path) for path in cells],
                     "device": contest.device,
+                    "threads": contest.threads,
                 },
                 repeats=1 if contest.quick else repeats,
                 fresh=True,

@@ -141,6 +141,7 @@ class Contest:
     Attributes:
         quick: Whether small sizes are wanted, that show that the benchmark runs rather than what is true.
         device: Where models run.
+        threads: Of each contestant. Libraries are told by the environment; what asks the machine is to be told, too.
         rows: What was measured so far.
     """
 
@@ -148,6 +149,7 @@ class Contest:
         self.settings = settings
         self.quick: bool = settings.quick
         self.device: str = settings.device
+        self.threads: int = settings.threads
         self.rows: list[dict[str, Any]] = []
 
     @contextmanager
