@@ -4,7 +4,6 @@ import re
 import shlex
 from pathlib import Path
 
-import datasets
 import pytest
 
 from state_hf.cli import main
@@ -15,9 +14,6 @@ PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
 def test_examples_run_and_print_what_the_page_says(tmp_path, monkeypatch, capsys):
     pytest.importorskip("state_hf.data.synthetic_screen")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path / "metrics"))
-    monkeypatch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", True)
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     names: dict = {}
     printed = None
     for language, text in re.findall(r"```(\w+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):

@@ -141,7 +141,7 @@ def test_lora_state_transition(monkeypatch, tmp_path, screen_path, vocabulary):
 
 
 def test_every_example_is_run_here_or_beside():
-    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parents[1].rglob("test_*.py"))
     missing = [
         path.stem for path in EXAMPLES.glob("*.py") if not path.stem.startswith("demo") and path.stem not in tests
     ]

@@ -176,9 +176,8 @@ def test_a_metric_becomes_a_space(hub, tmp_path, monkeypatch):
     assert {"README.md", "app.py", "expression_error.py", "requirements.txt"} <= pushed.keys()
     monkeypatch.setattr("evaluate.config.HF_ENDPOINT", hub.url)
     monkeypatch.setattr("evaluate.config.HUB_EVALUATE_URL", hub.url + "/spaces/{path}/resolve/{revision}/{name}")
-    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path / "metrics"))
+    monkeypatch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", False)
     monkeypatch.setattr("evaluate.config.DOWNLOADED_EVALUATE_PATH", str(tmp_path / "downloads"))
-    monkeypatch.setattr("evaluate.config.HF_MODULES_CACHE", str(tmp_path / "modules"))
     assert type(evaluate.load("someone/expression_error")).__name__ == "ExpressionError"
     with pytest.raises(ValueError, match="a Space called expression_error"):
         push_metric("expression_error", "someone/my-metric")
