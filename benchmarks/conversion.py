@@ -77,7 +77,7 @@ def claim(contest: Contest) -> None:
             f"Convert a checkpoint of {checkpoint.stat().st_size / 1e9:.1f} GB",
             (state_hf, load_and_save),
             {"checkpoint": str(checkpoint)},
-            repeats=1 if contest.quick else 2,
+            repeats=1,
             fresh=True,
             note=f"the largest tensor takes {largest / 1e6:,.0f} MB, and the imports a few hundred.",
         )

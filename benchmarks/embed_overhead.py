@@ -104,7 +104,7 @@ def claim(contest: Contest) -> None:
     from state_hf import convert_to_arc
 
     with contest.folder() as folder:
-        many, few = (200, 32) if contest.quick else (2000, 300)
+        many, few = (200, 32) if contest.quick else (1000, 200)
         for num_cells, length, how, other in (
             (many, 512, "in process", forward_passes),
             (few, 2048, "command", arc_state),
@@ -118,7 +118,7 @@ def claim(contest: Contest) -> None:
                 f"Embed a file of {num_cells:,} cells, {length:,} tokens, {how}",
                 (state_hf, other),
                 {"cells": str(cells), "model": str(model), "device": contest.device, "how": how},
-                repeats=2 if contest.quick else (5 if how == "in process" else 3),
+                repeats=1 if contest.quick else (4 if how == "in process" else 2),
                 warm_up=1 if how == "in process" else 0,
             )
 

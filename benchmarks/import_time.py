@@ -33,7 +33,7 @@ def arc_state(what: str):
 def claim(contest: Contest) -> None:
     cases = {what: f"Import {what}" for what in CODE} | {"help": "`--help` of the command"}
     for what, case in cases.items():
-        contest.compare(case, (state_hf, arc_state), {"what": what}, repeats=2 if contest.quick else 5)
+        contest.compare(case, (state_hf, arc_state), {"what": what}, repeats=1 if contest.quick else 3)
 
 
 if __name__ == "__main__":

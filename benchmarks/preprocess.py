@@ -30,8 +30,8 @@ def claim(contest: Contest) -> None:
                 f"Preprocess, {in_words(SIZES[name])}",
                 (state_hf, arc_state),
                 {"source": str(source), "folder": str(folder)},
-                repeats=1 if contest.quick or name == "c" else 3,
-                warm_up=0 if name == "c" else 1,
+                repeats=1 if contest.quick or name == "c" else 2,
+                warm_up=1 if name == "a" else 0,
             )
 
 

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import growth_page
 from benchmark_page import page
 from turns import ROOT
 
@@ -70,15 +71,24 @@ def write_page(folder: Path, output: Path, failed: dict[str, str]) -> None:
             results[name] = json.loads(kept.read_text())
         else:
             missing[name] = failed.get(name, "not run")
-    if results:
-        output.write_text(page(results, missing, machine_in_words()))
+    if not results:
+        return
+    lines: list[str] = []
+    if growth := results.pop("growth", None):
+        images = output.parent / "images"
+        images.mkdir(exist_ok=True)
+        growth_page.draw(growth, images / "growth.png")
+        lines = growth_page.section(growth)
+    output.write_text(page(results, missing, machine_in_words(), lines))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes and few repeats")
     parser.add_argument("--resume", action="store_true", help="keep the results of benchmarks that are finished")
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=BENCHMARKS, help="which to run")
+    parser.add_argument(
+        "--only", nargs="*", choices=BENCHMARKS, default=BENCHMARKS, help="which to run; none: only write the page"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of each contestant")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--limit", type=float, default=3600, help="seconds that one benchmark may take")

@@ -122,7 +122,11 @@ def matrix_multiplication(folder: str, size: str, cells: int, dtype: str, device
 
 def claim(contest: Contest) -> None:
     gpu = contest.device == "cuda"
-    cases = [("600m", "bfloat16", 32), ("default", "bfloat16", 64)] if gpu else [("default", "float32", 4)]
+    cases = (
+        [("600m", "bfloat16", 32), ("default", "bfloat16", 64)]
+        if gpu
+        else [("default", "float32", 1 if contest.quick else 4)]
+    )
     if not gpu and not contest.quick:
         cases.append(("default", "bfloat16", 4))
     for size, dtype, cells in cases:
@@ -131,7 +135,7 @@ def claim(contest: Contest) -> None:
                 f"State Embedding forward, {size} size, {dtype}",
                 (state_hf, arc_state, matrix_multiplication),
                 {"folder": str(folder), "size": size, "cells": cells, "dtype": dtype, "device": contest.device},
-                repeats=2 if contest.quick else 5,
+                repeats=1 if contest.quick else 3,
                 items="cells",
             )
 
