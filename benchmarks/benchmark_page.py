@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from peers import PEERS
+
 OURS = "state-hf"
 MARGIN = 1.05
 """Ratios within this factor of one are called a draw: repeats of the same thing differ by as much."""
@@ -153,25 +155,26 @@ def repeats_of(result: Result) -> str:
 
 
 def section(title: str, result: Result) -> list[str]:
-    low, high = (f"{value:.1f}" for value in sorted(result["load"]))
-    facts = [f"`benchmarks/{title}.py`", result["date"], f"{repeats_of(result)} repeats", f"load {low} to {high}"]
+    loads = [row["load"] for row in result["rows"]]
+    facts = [f"`benchmarks/{title}.py`", f"{repeats_of(result)} repeats", f"load {min(loads):.1f} to {max(loads):.1f}"]
     if result["device"] != "cpu":
         facts.append(result["device"])
     return [f"### {result['claim'].rstrip('.')}", "", *table(result), "", f"<small>{' · '.join(facts)}</small>", ""]
 
 
 def versions_table(results: Sequence[Result]) -> list[str]:
-    """Versions of what matters, a column a side."""
+    """Versions of what matters, a column an environment."""
     columns: dict[str, dict[str, str]] = {}
     for result in results:
         for row in result["rows"]:
             for name, versions in row.get("versions", {}).items():
                 if not is_yardstick(row, name):
-                    columns.setdefault(name, {}).update(versions)
+                    columns.setdefault(PEERS.get(name, name), {}).update(versions)
     packages = sorted({package for versions in columns.values() for package in versions})
-    lines = [f"| | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 1)]
+    lines = [f"| in the environment of | {' | '.join(columns)} |", "|" + "---|" * (len(columns) + 1)]
     for package in packages:
-        lines.append(f"| {package} | {' | '.join(versions.get(package, '') for versions in columns.values())} |")
+        row = [package, *(versions.get(package, "") for versions in columns.values())]
+        lines += [f"| {' | '.join(row)} |"]
     return lines
 
 
@@ -192,20 +195,22 @@ def page(results: Mapping[str, Result], missing: Mapping[str, str], machine: str
         Markdown.
     """
     measured = list(results.values())
-    dates = sorted({result["date"] for result in measured})
+    rows = [row for result in measured for row in result["rows"]]
+    dates = sorted({row["date"] for row in rows})
     won, drawn, lost = verdicts(measured)
-    threads = sorted({result["threads"] for result in measured})
+    threads = sorted({row["threads"] for row in rows})
     lines = [
         "# Benchmarks",
         "",
         "Ours against the reference tools. Both do the same work on the same generated data in the same run, in turns,",
-        "each in a process and an environment of its own. A ratio is the peer's time over ours, so more than 1 means that",
-        "ours is faster: the median over neighbouring turns, the least and the most. Processor time counts the work of",
-        "all threads, and other programs on the machine disturb it less than the clock. Peak memory is that of the whole",
-        "process. `make bench` measures it all again and writes this page; `--quick` shows in minutes that it runs.",
+        "each in a process and an environment of its own. A ratio is the other's time over ours, so more than 1 means",
+        "that ours is faster: the median over neighbouring turns, the least and the most. Processor time counts the",
+        "work of all threads, and other programs on the machine disturb it less than the clock. Peak memory is that of",
+        "the whole process, with what it imports. `make bench` measures it all again and writes this page;",
+        "`python benchmarks/run_all.py --quick` shows in minutes that it runs, and `--device cuda` is for a GPU.",
         "",
         f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} on {machine}; threads of each contestant:"
-        f" {', '.join(map(str, threads))}. Speed and memory only: weights are random, so nothing here is about quality.",
+        f" {', '.join(map(str, threads))}. Speed and memory only: weights are random; nothing here is about quality.",
         "",
         "## In short",
         "",

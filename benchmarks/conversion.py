@@ -62,7 +62,7 @@ def load_and_save(checkpoint: str):
     from safetensors.torch import save_file
 
     def call() -> None:
-        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]  # noqa: TID251
         save_file(weights, Path(checkpoint).with_name("plain.safetensors"))
 
     return call

@@ -27,21 +27,21 @@ def loss_and_gradient(loss, shape: list[int], device: str):
 
 
 def state_hf(folder: str, shape: list[int], device: str):
-    import torch
+    from safetensors.torch import save_file
 
     from state_hf.modeling.losses import EnergyDistanceLoss
 
     call, gradient = loss_and_gradient(EnergyDistanceLoss(), shape, device)
-    torch.save(gradient.cpu(), Path(folder, "gradient.pt"))
+    save_file({"gradient": gradient.cpu()}, Path(folder, "gradient.safetensors"))
     return call
 
 
 def geomloss(folder: str, shape: list[int], device: str):
-    import torch
     from geomloss import SamplesLoss
+    from safetensors.torch import load_file
 
     call, gradient = loss_and_gradient(SamplesLoss("energy"), shape, device)
-    ours = torch.load(Path(folder, "gradient.pt"), weights_only=True)
+    ours = load_file(Path(folder, "gradient.safetensors"))["gradient"]
     difference = ((gradient.cpu() - ours).norm() / ours.norm()).item()
     if difference > 1e-4:
         raise SystemExit(f"The gradients differ by {difference} of their norm.")

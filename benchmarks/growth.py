@@ -9,7 +9,7 @@ block; a million cells take less than 2 GB on disk, and the files of one size at
 
 from pathlib import Path
 
-from perturbation_screens import Size, write_screen
+from perturbation_screens import Size, write_side
 from turns import Contest, main
 
 GENES = 500
@@ -81,7 +81,7 @@ def state_hf(folder: str, name: str, job: str):
 def write_files(folder: Path, name: str, num_cells: int) -> list[Path]:
     paths = [folder / f"{name}-{side}.h5ad" for side in ("reference", "prediction")]
     for path, seed, strength in zip(paths, (1, 2), (1.0, 0.7), strict=True):
-        write_screen(path, growing_size(num_cells), seed=seed, strength=strength, lognorm=False)
+        write_side(path, growing_size(num_cells), seed=seed, strength=strength, lognorm=False)
     return paths
 
 
@@ -90,14 +90,15 @@ def claim(contest: Contest) -> None:
         write_tiny_model(folder / "tiny-model")
         write_files(folder, "tiny", TINY_CELLS)
         for num_cells in (1_000, 3_000, 10_000) if contest.quick else (1_000, 10_000, 100_000, 1_000_000):
-            paths = write_files(folder, "grown", num_cells)
+            name = f"grown_{num_cells}"
+            paths = write_files(folder, name, num_cells)
             gigabytes = sum(path.stat().st_size for path in paths) / 1e9
             for job in JOBS:
-                options = {"folder": str(folder), "name": "grown", "job": job}
+                options = {"folder": str(folder), "name": name, "job": job}
                 repeats = 3 if num_cells <= 10_000 and not contest.quick else 1
                 case = f"{job} {num_cells:,} cells"
-                contest.compare(case, (state_hf,), options, repeats=repeats, fresh=True, note=f"{gigabytes:.2f} GB")
-                contest.rows[-1].update(job=job, cells=num_cells)
+                labels = {"job": job, "cells": num_cells, "gigabytes": gigabytes}
+                contest.compare(case, (state_hf,), options, repeats=repeats, fresh=True, **labels)
             for path in paths:
                 path.unlink()
 

@@ -57,7 +57,11 @@ def claim(contest: Contest) -> None:
     for case, items, amounts in (
         ("Installed packages", "packages", {name: float(len(sizes)) for name, sizes in sides.items()}),
         ("Installed files", "MB", {name: sum(sizes.values()) / 1e6 for name, sizes in sides.items()}),
-        ("without torch", "MB", {name: sum(sizes.values()) / 1e6 for name, sizes in without_torch.items()}),
+        (
+            "Installed files without torch",
+            "MB",
+            {name: sum(sizes.values()) / 1e6 for name, sizes in without_torch.items()},
+        ),
     ):
         amount = {name: {"amount": value} for name, value in amounts.items()}
         contest.keep({"case": case, "items": items, "note": note, "sides": amount, "versions": versions})

@@ -126,20 +126,22 @@ def forget(path: Path) -> None:
 def claim(contest: Contest) -> None:
     seconds, num_cells = (1.0, 20_000) if contest.quick else (4.0, 200_000)
     with contest.folder() as folder:
-        screen = folder / "screen.h5ad"
-        write_screen(screen, num_cells)
+        screen = folder / f"screen_{num_cells}" / "screen.h5ad"
+        screen.parent.mkdir(exist_ok=True)
+        if not screen.exists():
+            write_screen(screen.with_suffix(".part.h5ad"), num_cells)
+            screen.with_suffix(".part.h5ad").replace(screen)
         for reading in READINGS:
             for cold in (True, False):
                 contest.compare(
                     f"Read {reading}, {'cold' if cold else 'warm'}",
                     (state_hf, cell_load),
-                    {"folder": str(folder), "reading": reading, "seconds": seconds},
+                    {"folder": str(screen.parent), "reading": reading, "seconds": seconds},
                     repeats=1 if contest.quick else 2 if cold else 3,
                     items="cells",
                     fresh=cold,
                     before=partial(forget, screen) if cold else None,
                 )
-        screen.unlink()
 
 
 if __name__ == "__main__":

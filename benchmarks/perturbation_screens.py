@@ -74,8 +74,13 @@ def write_pair(folder: Path, name: str, *, lognorm: bool) -> tuple[Path, Path]:
     kind = "lognorm" if lognorm else "counts"
     prediction, reference = (folder / f"{name}-{kind}-{side}.h5ad" for side in ("prediction", "reference"))
     for path, seed, strength in ((reference, 1, 1.0), (prediction, 2, 0.7)):
-        if not path.exists():
-            part = path.with_suffix(".part")
-            write_screen(part, SIZES[name], seed=seed, strength=strength, lognorm=lognorm)
-            part.replace(path)
+        write_side(path, SIZES[name], seed=seed, strength=strength, lognorm=lognorm)
     return prediction, reference
+
+
+def write_side(path: Path, size: Size, *, seed: int, strength: float, lognorm: bool) -> None:
+    """Write one side, whole or not at all, unless it is there."""
+    if not path.exists():
+        part = path.with_suffix(".part")
+        write_screen(part, size, seed=seed, strength=strength, lognorm=lognorm)
+        part.replace(path)

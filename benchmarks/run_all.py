@@ -2,7 +2,8 @@
 
     python benchmarks/run_all.py [--quick] [--resume] [--only NAME ...] [--device cuda] [--folder DATA]
 
-What a benchmark measured is kept in `benchmarks/.results/`; `--resume` takes from there what an earlier run finished.
+What a benchmark measured is kept in `benchmarks/.results/`; `--resume` takes from there every case that an
+earlier run finished.
 `--quick` shows in minutes that everything runs, and writes its page beside its results. The peers' environments are
 built under `benchmarks/.peers/` when they are first needed; `--peer-python` names ones that exist.
 """
@@ -51,7 +52,8 @@ def machine_in_words() -> str:
 def run(name: str, results: Path, arguments: argparse.Namespace) -> str | None:
     """Run a benchmark. Returns why it has no result, if it has none."""
     command = [sys.executable, str(HERE / f"{name}.py"), "--results", str(results), "--device", arguments.device]
-    command += ["--threads", str(arguments.threads), *(["--quick"] if arguments.quick else [])]
+    command += ["--threads", str(arguments.threads)]
+    command += [f"--{option}" for option in ("quick", "resume") if getattr(arguments, option)]
     command += [word for pair in arguments.peer_python for word in ("--peer-python", pair)]
     command += ["--folder", str(arguments.folder)] if arguments.folder else []
     try:
@@ -69,8 +71,10 @@ def write_page(folder: Path, output: Path, failed: dict[str, str]) -> None:
         kept = folder / f"{name}.json"
         if kept.exists():
             results[name] = json.loads(kept.read_text())
-        else:
+        if name not in results:
             missing[name] = failed.get(name, "not run")
+        elif not results[name]["complete"]:
+            missing[name] = f"the cases that are not below ({failed.get(name, 'interrupted')})"
     if not results:
         return
     lines: list[str] = []
@@ -103,10 +107,11 @@ def main() -> None:
     failed: dict[str, str] = {}
     for name in arguments.only:
         kept = results / f"{name}.json"
-        if arguments.resume and kept.exists():
+        if arguments.resume and kept.exists() and json.loads(kept.read_text())["complete"]:
             continue
         print(f"== {name}", flush=True)
-        kept.unlink(missing_ok=True)
+        if not arguments.resume:
+            kept.unlink(missing_ok=True)
         why = run(name, kept, arguments)
         if why:
             failed[name] = why

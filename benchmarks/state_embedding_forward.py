@@ -48,6 +48,7 @@ def our_config(size: str):
 def state_hf(folder: str, size: str, cells: int, dtype: str, device: str):
     """Our model with random weights, which the peer gets under its own names."""
     import torch
+    from safetensors.torch import save_file
 
     from state_hf import StateEmbeddingModel
 
@@ -65,7 +66,7 @@ def state_hf(folder: str, size: str, cells: int, dtype: str, device: str):
 
     with torch.inference_mode():
         embedding = model(input_ids, mask, expression, output_genes=False).embedding
-    torch.save(embedding.float().cpu(), Path(folder, "embedding.pt"))
+    save_file({"embedding": embedding.float().cpu().contiguous()}, Path(folder, "embedding.safetensors"))
     return embed
 
 
@@ -93,7 +94,7 @@ def arc_state(folder: str, size: str, cells: int, dtype: str, device: str):
             _, _, _, cell, dataset = model._compute_embedding_for_batch(batch)
             return torch.cat([cell, model.dataset_embedder(dataset)], dim=-1)
 
-    ours = torch.load(Path(folder, "embedding.pt"), weights_only=True)
+    ours = load_file(Path(folder, "embedding.safetensors"))["embedding"]
     difference = (embedded().float().cpu() - ours).abs().max().item()
     if difference > (0.1 if reduced else 1e-3):
         raise SystemExit(f"The embeddings differ by up to {difference}; weights that were not found: {missing}.")

@@ -46,7 +46,7 @@ class Contestant:
         if python == sys.executable:
             environment["PYTHONPATH"] = str(ROOT / "src")
         command = [python, "-W", "ignore", script, "--serve", name, "--options", json.dumps(options)]
-        self.errors = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True, env=environment
         )
@@ -150,7 +150,11 @@ class Contest:
         self.quick: bool = settings.quick
         self.device: str = settings.device
         self.threads: int = settings.threads
+        self.claim = (sys.modules["__main__"].__doc__ or "").splitlines()[0]
         self.rows: list[dict[str, Any]] = []
+        if settings.resume and settings.results.exists():
+            self.rows = json.loads(settings.results.read_text())["rows"]
+        self.finished = {row["case"] for row in self.rows}
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
@@ -174,8 +178,9 @@ class Contest:
         before: Callable[[], None] | None = None,
         warm_up: int = 1,
         note: str = "",
+        **labels: Any,
     ) -> None:
-        """Let contestants take turns at one case, and print and keep what they took.
+        """Let contestants take turns at one case, and print and keep what they took, unless an earlier run did.
 
         Args:
             case: What is measured, in a few words.
@@ -188,7 +193,10 @@ class Contest:
             before: Called before every turn.
             warm_up: Turns of each that do not count.
             note: What a reader of the number should know.
+            labels: What else is kept with the row.
         """
+        if case in self.finished:
+            return
         measured: dict[str, list[dict[str, float]]] = {display_name(prepare): [] for prepare in contestants}
         versions: dict[str, dict[str, str]] = {}
         running = {} if fresh else {prepare: self._start(prepare, options) for prepare in contestants}
@@ -208,15 +216,26 @@ class Contest:
         sides = {name: gathered(turns) for name, turns in measured.items()}
         yardsticks = [name for name in sides if name != OURS and name not in PEERS]
         row = {"case": case, "items": items, "note": note, "sides": sides, "yardsticks": yardsticks}
-        self.keep({**row, "versions": versions})
+        self.keep({**row, **labels, "versions": versions})
 
     def _start(self, prepare: Prepare, options: dict[str, Any]) -> Contestant:
         return Contestant(prepare, options, self.settings)
 
     def keep(self, row: dict[str, Any]) -> None:
-        """Print a row and keep it."""
-        self.rows.append(row)
+        """Print a row and keep it, so that a run that is interrupted goes on from here."""
+        date = time.strftime("%Y-%m-%d", time.gmtime())
+        self.rows.append({**row, "date": date, "load": os.getloadavg()[0], "threads": self.threads})
         print(plain_row(row), flush=True)
+        self.write(complete=False)
+
+    def write(self, *, complete: bool) -> None:
+        """Write what was measured so far to the results file, if one was asked for."""
+        if not self.settings.results:
+            return
+        measured = {"claim": self.claim, "complete": complete, "device": self.device, "rows": self.rows}
+        temporary = self.settings.results.with_suffix(".part")
+        temporary.write_text(json.dumps(measured, indent=1) + "\n")
+        temporary.replace(self.settings.results)
 
 
 def gathered(turns: list[dict[str, float]]) -> dict[str, Any]:
@@ -233,6 +252,7 @@ def arguments_of(description: str | None) -> argparse.Namespace:
     parser.add_argument("--peer-python", action="append", default=[], metavar="ENVIRONMENT=PYTHON")
     parser.add_argument("--folder", type=Path, help="where generated data are kept (default: a temporary folder)")
     parser.add_argument("--results", type=Path, help="JSON file to write what was measured to")
+    parser.add_argument("--resume", action="store_true", help="leave out the cases that the results file has")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--options", type=json.loads, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -246,19 +266,5 @@ def main(claim: Callable[[Contest], None]) -> None:
         serve(getattr(script, settings.serve), settings.options)
         return
     contest = Contest(settings)
-    start, load = time.time(), os.getloadavg()[0]
     claim(contest)
-    if settings.results:
-        measured = {
-            "claim": (script.__doc__ or "").splitlines()[0],
-            "rows": contest.rows,
-            "quick": settings.quick,
-            "threads": settings.threads,
-            "device": settings.device,
-            "date": time.strftime("%Y-%m-%d", time.gmtime(start)),
-            "seconds": time.time() - start,
-            "load": [load, os.getloadavg()[0]],
-        }
-        temporary = settings.results.with_suffix(".part")
-        temporary.write_text(json.dumps(measured, indent=1) + "\n")
-        temporary.replace(settings.results)
+    contest.write(complete=True)
