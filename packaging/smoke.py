@@ -45,7 +45,7 @@ RUNS = (
     "corpus manifest.csv --model se",
     "tokenize manifest.csv --model se --output tokens",
     f"pretrain manifest.csv {SMALL} --sentence-length 32 --expressed 8 --unexpressed 8 --shared 8 --batch-size 16 "
-    "--steps 2 --device cpu --output pretrained",
+    "--steps 2 --held-out 0.3 --device cpu --output pretrained",
     "preprocess counts.h5ad --output screen.h5ad --num-variable-genes 60 --keep-counts",
     f"train screen.h5ad --feature-key X_hvg --test-cell-types type_2 {SMALL} --set-size 8 --steps 2 --device cpu "
     "--output st",
