@@ -18,6 +18,7 @@ from state_hf.tokenization import _kernels
 from state_hf.tokenization.gene_aliases import AliasTable
 from state_hf.tokenization.gene_names import GeneIndex, GeneReport, resolve_genes
 from state_hf.tokenization.input_scale import check_input_type
+from state_hf.tokenization.text_files import read_text
 
 _FILLS = {"none": _kernels.PAD_FILL, "seeded": _kernels.SEEDED_FILL, "original": _kernels.ORIGINAL_FILL}
 # So many cells' keys stay in the processor's cache between writing, sorting and reading them.
@@ -319,7 +320,7 @@ def expression_of(adata: Any, *, layer: str | None = None) -> tuple[Any, Any]:
 
 def _read_genes(vocab_file: str | Path | Sequence[str]) -> list[str]:
     if isinstance(vocab_file, str | Path):
-        source, genes = str(vocab_file), Path(vocab_file).read_text(encoding="utf-8").splitlines()
+        source, genes = str(vocab_file), read_text(Path(vocab_file)).splitlines()
     else:
         source, genes = "the list of genes", list(vocab_file)
     if not genes or len(genes) > _kernels.MAX_GENES:
