@@ -18,7 +18,7 @@ from tests.corpus_files import GENES, SIZES, cells, write_corpus
 SMALL = [
     "--hidden-size", "16", "--num-hidden-layers", "1", "--num-attention-heads", "2", "--intermediate-size", "16",
     "--output-dim", "8", "--gene-embedding-dim", "8", "--sentence-length", "20", "--expressed", "6", "--unexpressed",
-    "4", "--shared", "4",
+    "4", "--shared", "4", "--dataset-token",
 ]  # fmt: skip
 TRAINING = ["--steps", "4", "--evaluate-every", "2", "--batch-size", "16", "--device", "cpu", "--average-decay", "0.9"]
 

@@ -22,7 +22,10 @@ def corpus(tmp_path_factory):
 def one_file(counts, genes=GENES, *, scale="counts", start=0) -> list[CorpusCells]:
     matrix = sp.csr_array(np.asarray(counts, dtype=np.float32))
     source = IndexedFile(
-        CorpusFile("memory", "one", scale=scale), len(counts), tokenizer().gene_index.report(genes, column="index")
+        CorpusFile("memory", "one", scale=scale),
+        len(counts),
+        tokenizer().gene_index.report(genes, column="index"),
+        np.mean(np.asarray(counts) > 0, axis=0),
     )
     return [CorpusCells(source, matrix, np.arange(len(counts)), np.arange(start, start + len(counts)))]
 

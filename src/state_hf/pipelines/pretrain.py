@@ -150,15 +150,14 @@ def _new_model(
     gene_embeddings: str | Path | None,
     config: dict[str, Any],
 ) -> StateEmbeddingForMaskedExpression:
-    names = list(dict.fromkeys(file.dataset for file in files))
-    fields: dict[str, Any] = {
-        "num_datasets": len(names),
-        "dataset_classes": {name: number for number, name in enumerate(names)},
-        "use_dataset_token": len(names) > 1,
-        "train_gene_table": gene_embeddings is None,
-        **config,
-        "num_genes": tokenizer.vocab_size,
-    }
+    # Not by default: with a token, the decoder learns of the cell by its dataset embedding too, which is not
+    # normalised, and cell types lie closer together in the cell embedding.
+    fields: dict[str, Any] = {"use_dataset_token": False, "train_gene_table": gene_embeddings is None, **config}
+    fields["num_genes"] = tokenizer.vocab_size
+    if fields["use_dataset_token"]:
+        names = list(dict.fromkeys(file.dataset for file in files))
+        classes = {name: number for number, name in enumerate(names)}
+        fields |= {"num_datasets": len(names), "dataset_classes": classes}
     table = None
     if gene_embeddings is not None:
         tensors = load_file(str(gene_embeddings))
