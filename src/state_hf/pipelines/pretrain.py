@@ -11,8 +11,8 @@ from transformers import AutoTokenizer, set_seed
 from transformers.utils import logging
 
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
-from state_hf.data.cell_blocks import open_cells
 from state_hf.data.cell_corpus import CellCorpus
+from state_hf.data.corpus_files import open_corpus_file
 from state_hf.data.corpus_manifest import CorpusFile, read_manifest
 from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression
 from state_hf.pipelines.neighbour_probe import NeighbourProbe
@@ -137,7 +137,7 @@ def corpus_genes(files: Sequence[CorpusFile]) -> list[str]:
     """Every gene name of some files, sorted: the vocabulary of a model whose gene embeddings are learnt."""
     names: set[str] = set()
     for file in files:
-        with open_cells(file.path, layer=file.layer) as cells:
+        with open_corpus_file(file) as cells:
             column = file.gene_column
             values = cells.var.index if column in (None, "index") else cells.var[column]
             names.update(name for name in values.astype(str) if name and len(name.split()) == 1)

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
@@ -35,10 +36,18 @@ def has_gathered_optimizer(checkpoint: str) -> bool:
     return Path(checkpoint, _GATHERED_OPTIMIZER).exists()
 
 
-def load_gathered_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer, checkpoint: str) -> None:
+def load_gathered_optimizer(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, schedule: Any, checkpoint: str
+) -> None:
     """Load the state that FSDP processes put together, which is by the names of parameters, without FSDP."""
-    state = torch.load(Path(checkpoint, _GATHERED_OPTIMIZER), map_location="cpu", weights_only=True)
-    set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))
+
+    def load(name: str) -> Any:
+        # The form that Trainer and Accelerate write it in; tensors and numbers alone are read.
+        return torch.load(Path(checkpoint, name), map_location="cpu", weights_only=True)  # noqa: TID251
+
+    options = StateDictOptions(full_state_dict=True)
+    set_optimizer_state_dict(model, optimizer, load(_GATHERED_OPTIMIZER), options=options)
+    schedule.load_state_dict(load("scheduler.pt"))
 
 
 def _is_complete(checkpoint: Path) -> bool:

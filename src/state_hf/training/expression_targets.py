@@ -38,8 +38,8 @@ class ExpressionTargets:
         lowest_share: The smallest part of a cell's counts that a view is made of; the largest is all (original: 0.3).
         hidden_share: The smallest and the largest part of a cell's expressed genes that are hidden from the model; a
             cell's is drawn between them, and these genes are its first targets (original: (0, 0)).
-        unexpressed_genes: "frequent" for genes without a count, drawn as often as the file's cells express them, so that
-            a gene is a target of the cells that express it about as often as of those that do not; "zero" for any
+        unexpressed_genes: "frequent" for genes without a count, drawn as often as the file's cells express them, so
+            that a gene is a target of the cells that express it about as often as of those that do not; "zero" for any
             genes without a count, most of which no cell expresses; "below_1" for any whose log1p value is below 1,
             which the original takes for unexpressed: one molecule is 0.69.
         unmeasured: What the label of a shared gene is that a cell's file does not have: "unlabelled", or "zero", as the
@@ -135,9 +135,9 @@ class ExpressionTargets:
         weights = cells.source.detected[genes.columns >= 0] if self.unexpressed_genes == "frequent" else np.empty(0)
         keys = self._keys(cells.positions, _TARGETS)
         _kernels.draw_targets(
-            matrix.data, matrix.indices, matrix.indptr, genes.columns, genes.genes, np.cumsum(weights, dtype=np.float64),
-            self.tokenizer.vocab_size, keys, *self.hidden_share, threshold, self.expressed,
-            visible, targets,
+            matrix.data, matrix.indices, matrix.indptr, genes.columns, genes.genes,
+            np.cumsum(weights, dtype=np.float64), self.tokenizer.vocab_size, keys,
+            *self.hidden_share, threshold, self.expressed, visible, targets,
         )  # fmt: skip
         views = [self._view(matrix, cells.positions, view) for view in range(self.views)]
         sentences = [self._sentences(cells, values * visible) for values in views]

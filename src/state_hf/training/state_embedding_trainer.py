@@ -187,9 +187,8 @@ class StateEmbeddingTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None and not self.is_fsdp_enabled and has_gathered_optimizer(checkpoint):
-            load_gathered_optimizer(self.accelerator.unwrap_model(self.model), self.optimizer.optimizer, checkpoint)
-            schedule = torch.load(Path(checkpoint, "scheduler.pt"), map_location="cpu", weights_only=True)
-            self.lr_scheduler.load_state_dict(schedule)
+            model, optimizer = self.accelerator.unwrap_model(self.model), self.optimizer.optimizer
+            load_gathered_optimizer(model, optimizer, self.lr_scheduler, checkpoint)
         else:
             super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.args.average_decay is not None:
