@@ -50,7 +50,8 @@ class _TokenisedRows(CellRows):
         table = table.slice(start - before, stop - start).combine_chunks()
         genes, values = (table[name].combine_chunks() for name in ("gene_ids", "values"))
         starts = np.concatenate([[0], np.cumsum(np.diff(genes.offsets.to_numpy()))])
-        arrays = (values.flatten().to_numpy(), genes.flatten().to_numpy(), starts)
+        # Arrow's memory is not to be written to, which sorting does.
+        arrays = (values.flatten().to_numpy().copy(), genes.flatten().to_numpy().copy(), starts)
         matrix = sparse.csr_matrix(arrays, shape=(stop - start, self.shape[1]))
         matrix.sort_indices()
         return matrix

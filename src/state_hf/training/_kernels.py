@@ -11,7 +11,7 @@ from state_hf.tokenization._kernels import _GOLDEN, _U32, _mix, kernel
 
 _U11 = np.uint64(11)
 _TO_UNIT = 2.0**-53
-_WEIGHTED_TRIES = 16
+_WEIGHTED_TRIES = 64
 
 
 @kernel
