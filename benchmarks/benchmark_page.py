@@ -116,33 +116,31 @@ def verdicts(results: Sequence[Result]) -> tuple[list[str], list[str], list[str]
                 if is_yardstick(row, pair.peer):
                     continue
                 factor = (pair.processor or pair.clock).median
-                line = f"{row['case']}: {digits(factor)} × {pair.peer}"
+                line = f"**{digits(factor)} ×** {pair.peer}: {row['case']}"
                 (won if factor > MARGIN else drawn if factor > 1 / MARGIN else lost).append(line)
                 if pair.memory is not None and pair.memory < 1 / MARGIN:
-                    lost.append(f"{row['case']}: {digits(1 / pair.memory)} × the memory of {pair.peer}")
+                    lost.append(f"**{digits(1 / pair.memory)} × the memory** of {pair.peer}: {row['case']}")
     return won, drawn, lost
 
 
 def table(result: Result) -> list[str]:
     """A claim's rows as a Markdown table, and the notes below it."""
     timed = any("wall" in side for row in result["rows"] for side in row["sides"].values())
-    head = ["", "ours", "", "the other", "ratio"]
-    if timed:
-        head = ["", "ours", "", "the other", "by the clock", "by processor time", "peak memory, ours", "the other's"]
+    head = ["", "ours", "the other", "by the clock", "by processor time", "peak memory"]
+    if not timed:
+        head = ["", "ours", "the other", "ratio"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     notes = []
     for row in result["rows"]:
         ours = row["sides"][OURS]
-        pairs = comparisons(row)
-        if not pairs:
-            cells = [row["case"], speed(ours, row["items"]), "", "", "", ""]
-            lines.append(f"| {' | '.join([*cells, *([memory(ours['peak_mb']), ''] if timed else [])])} |")
-        for pair in pairs:
+        for pair in comparisons(row):
             side = row["sides"][pair.peer]
-            cells = [row["case"], speed(ours, row["items"]), pair.peer, speed(side, row["items"])]
-            cells += [f"**{pair.clock}**" if pair.processor is None else str(pair.clock)]
-            if timed:
-                cells += [f"**{pair.processor}**", memory(ours["peak_mb"]), memory(side["peak_mb"])]
+            cells = [row["case"], speed(ours, row["items"]), f"{pair.peer}: {speed(side, row['items'])}"]
+            if pair.processor is None:
+                cells += [f"**{pair.clock}**"]
+            else:
+                peaks = f"{memory(ours['peak_mb'])}, other {memory(side['peak_mb'])}"
+                cells += [str(pair.clock), f"**{pair.processor}**", peaks]
             lines.append(f"| {' | '.join(cells)} |")
         if row.get("note"):
             notes += ["", f"{row['case']}: {row['note']}"]
@@ -156,7 +154,7 @@ def repeats_of(result: Result) -> str:
 
 def section(title: str, result: Result) -> list[str]:
     loads = [row["load"] for row in result["rows"]]
-    facts = [f"`benchmarks/{title}.py`", f"{repeats_of(result)} repeats", f"load {min(loads):.1f} to {max(loads):.1f}"]
+    facts = [f"`benchmarks/{title}.py`", f"repeats: {repeats_of(result)}", f"load {min(loads):.1f} to {max(loads):.1f}"]
     if result["device"] != "cpu":
         facts.append(result["device"])
     return [f"### {result['claim'].rstrip('.')}", "", *table(result), "", f"<small>{' · '.join(facts)}</small>", ""]
@@ -214,7 +212,7 @@ def page(results: Mapping[str, Result], missing: Mapping[str, str], machine: str
         "",
         "## In short",
         "",
-        *listed("Faster, by processor time (or smaller)", won),
+        *listed("Faster than the peer, by processor time, or smaller", won),
         *listed(f"No difference beyond a factor of {MARGIN}", drawn),
         *listed("Slower, or more memory", lost or ["nothing that was measured"]),
         *listed("Not measured", [f"{name}: {why}" for name, why in missing.items()]),
