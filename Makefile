@@ -3,6 +3,7 @@
 # make test   lint, types, documentation links, and the whole test suite
 # make bench  measure ours beside the reference tools, each in an environment of its own, and write docs/benchmarks.md
 #             (about half an hour; BENCH="--quick", "--resume", "--device cuda")
+# make fuzz   ten thousand damaged inputs to every reader (an hour or two)
 # make docs   the documentation as web pages, in build/site
 # Each sets up its own environment in .venv on first use. PYTHON names the interpreter that makes it.
 
@@ -10,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo test bench docs clean
+.PHONY: demo test bench fuzz docs clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py $(if $(DATA),--data "$(DATA)") $(if $(LABELS),--label_column "$(LABELS)")
@@ -25,6 +26,9 @@ test: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/run_all.py $(BENCH)
+
+fuzz: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/fuzz --hypothesis-profile=fuzz --hypothesis-show-statistics
 
 docs: .venv/installed
 	$(BIN)/mkdocs build

@@ -10,7 +10,14 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 
-from state_hf import GeneTable, PerturbationBaseline, PerturbationBaselineConfig, load_gene_table, push_folder
+from state_hf import (
+    CellSentenceTokenizer,
+    GeneTable,
+    PerturbationBaseline,
+    PerturbationBaselineConfig,
+    load_gene_table,
+    push_folder,
+)
 from state_hf.cli import main
 from state_hf.metrics.modules import metric_names, push_metric
 from tests.model_cards.conftest import GENES
@@ -117,10 +124,19 @@ def test_what_is_missing_or_gated_is_explained(hub, embedding_model, tokenizer, 
         AutoModel.from_pretrained("someone/se", revision="v9")
     with pytest.raises(OSError, match=r"does not appear to have a file named gene_table.safetensors"):
         load_gene_table("someone/se")
+    with pytest.raises(ValueError, match=r"someone/se has no genes\.txt, which names the genes"):
+        CellSentenceTokenizer.from_pretrained("someone/se")
+    tokenizer.push_to_hub("someone/se")
+    with pytest.raises(OSError, match="v9 is not a valid git identifier"):
+        AutoTokenizer.from_pretrained("someone/se", revision="v9")
     hub.repositories["models", "someone/se"].gated = True
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     with pytest.raises(OSError, match=r"gated repo[\s\S]*someone/se"):
         AutoModel.from_pretrained("someone/se", cache_dir=tmp_path / "other")
+    with pytest.raises(OSError, match=r"gated repo[\s\S]*someone/se"):
+        AutoTokenizer.from_pretrained("someone/se", cache_dir=tmp_path / "other")
+    with pytest.raises(OSError, match=r"gated repo[\s\S]*someone/se"):
+        load_gene_table("someone/se", cache_dir=str(tmp_path / "other"))
     hub.repositories["models", "someone/se"].private = True
     command = ["genes", "extend", "someone/se", "someone/genes", "--output", str(tmp_path / "new")]
     assert main(command) == 2
