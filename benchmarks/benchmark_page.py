@@ -49,6 +49,12 @@ def memory(megabytes: float) -> str:
     return f"{megabytes / 1e3:.1f} GB" if megabytes >= 1e3 else f"{megabytes:.0f} MB"
 
 
+def peak(side: Mapping[str, Any]) -> str:
+    """Peak memory, and what was there before the call; a command has next to nothing before it."""
+    before = f" (before {memory(side['start_mb'])})" if side["start_mb"] > 100 else ""
+    return memory(side["peak_mb"]) + before
+
+
 def speed(side: Mapping[str, Any], items: str | None) -> str:
     """What a side took (or is, where it is an amount), as one reads it."""
     if "amount" in side:
@@ -139,8 +145,7 @@ def table(result: Result) -> list[str]:
             if pair.processor is None:
                 cells += [f"**{pair.clock}**"]
             else:
-                peaks = f"{memory(ours['peak_mb'])}, other {memory(side['peak_mb'])}"
-                cells += [str(pair.clock), f"**{pair.processor}**", peaks]
+                cells += [str(pair.clock), f"**{pair.processor}**", f"{peak(ours)}; other {peak(side)}"]
             lines.append(f"| {' | '.join(cells)} |")
         if row.get("note"):
             notes += ["", f"{row['case']}: {row['note']}"]
@@ -197,6 +202,7 @@ def page(results: Mapping[str, Result], missing: Mapping[str, str], machine: str
     dates = sorted({row["date"] for row in rows})
     won, drawn, lost = verdicts(measured)
     threads = sorted({row["threads"] for row in rows})
+    loads = [row["load"] for row in rows]
     lines = [
         "# Benchmarks",
         "",
@@ -204,11 +210,14 @@ def page(results: Mapping[str, Result], missing: Mapping[str, str], machine: str
         "each in a process and an environment of its own. A ratio is the other's time over ours, so more than 1 means",
         "that ours is faster: the median over neighbouring turns, the least and the most. Processor time counts the",
         "work of all threads, and other programs on the machine disturb it less than the clock. Peak memory is that of",
-        "the whole process, with what it imports. `make bench` measures it all again and writes this page;",
+        "the whole process, with its imports and the data that were there before the call.",
+        "`make bench` measures it all again and writes this page;",
         "`python benchmarks/run_all.py --quick` shows in minutes that it runs, and `--device cuda` is for a GPU.",
         "",
         f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} on {machine}; threads of each contestant:"
-        f" {', '.join(map(str, threads))}. Speed and memory only: weights are random; nothing here is about quality.",
+        f" {', '.join(map(str, threads))}; load average {min(loads):.1f} to {max(loads):.1f}, which is above the number"
+        " of cores where other programs took their share: compare processor times then.",
+        "Speed and memory only: weights are random; nothing here is about quality.",
         "",
         "## In short",
         "",
