@@ -10,13 +10,14 @@ import numpy as np
 
 from state_hf.data.cell_blocks import CellBlocks, open_cells
 from state_hf.data.corpus_manifest import CorpusFile
+from state_hf.data.tokenised_cells import open_tokenised
 from state_hf.data.whole_files import written_whole
 from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 from state_hf.tokenization.gene_names import GeneReport, resolve_genes
 from state_hf.tokenization.input_scale import check_input_type
 
-# Cells of a file whose values are held against its scale.
-_SCALE_SAMPLE = 1000
+# Cells of a file whose values are held against its scale, and whose genes are counted.
+_SAMPLE = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +28,13 @@ class IndexedFile:
         file: The manifest's row.
         num_cells: Number of cells.
         genes: Which gene of the vocabulary each column is.
+        detected: (the file's genes,) share of a sample of cells that express each.
     """
 
     file: CorpusFile
     num_cells: int
     genes: GeneReport
+    detected: np.ndarray
 
 
 def open_corpus_file(file: CorpusFile) -> CellBlocks:
@@ -40,6 +43,8 @@ def open_corpus_file(file: CorpusFile) -> CellBlocks:
     Raises:
         ValueError: Its matrix is stored by genes (CSC).
     """
+    if file.path.endswith(".parquet"):
+        return open_tokenised(file.path)
     cells = open_cells(file.path, layer=file.layer)
     if not cells.reads_blocks:
         cells.close()
@@ -87,15 +92,19 @@ def _index(
                 return _from_cache(file, kept, len(tokenizer.genes))
         try:
             genes = resolve_genes(cells.var, tokenizer, gene_column=file.gene_column, min_overlap=min_overlap)
-            check_input_type(cells.sample(_SCALE_SAMPLE), file.scale)
+            sample = cells.sample(_SAMPLE)
+            check_input_type(sample, file.scale)
         except ValueError as error:
             raise ValueError(f"{file.path}: {error}") from error
+        counts = np.bincount(sample.indices[sample.data > 0], minlength=cells.num_genes)
+        detected = (counts / sample.shape[0]).astype(np.float32)
         if kept is not None:
             arrays: dict[str, Any] = {"cells": cells.num_cells, "columns": genes.columns, "names": list(genes.names)}
+            arrays["detected"] = detected
             # Under the temporary name, NumPy would add a suffix to a path.
             with written_whole(kept) as temporary, temporary.open("wb") as stream:
                 np.savez_compressed(stream, **arrays, column=genes.column)
-        return IndexedFile(file, cells.num_cells, genes)
+        return IndexedFile(file, cells.num_cells, genes, detected)
 
 
 def _from_cache(file: CorpusFile, kept: Path, vocabulary_size: int) -> IndexedFile:
@@ -106,7 +115,7 @@ def _from_cache(file: CorpusFile, kept: Path, vocabulary_size: int) -> IndexedFi
             column=str(arrays["column"]),
             vocabulary_size=vocabulary_size,
         )
-        return IndexedFile(file, int(arrays["cells"]), genes)
+        return IndexedFile(file, int(arrays["cells"]), genes, arrays["detected"])
 
 
 __all__ = ["IndexedFile", "index_files", "open_corpus_file"]

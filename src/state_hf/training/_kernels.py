@@ -11,6 +11,7 @@ from state_hf.tokenization._kernels import _GOLDEN, _U32, _mix, kernel
 
 _U11 = np.uint64(11)
 _TO_UNIT = 2.0**-53
+_WEIGHTED_TRIES = 64
 
 
 @kernel
@@ -46,6 +47,7 @@ def draw_targets(
     indptr,
     columns,
     known,
+    cumulative,
     num_genes,
     keys,
     hidden_low,
@@ -58,7 +60,8 @@ def draw_targets(
     """Choose each cell's target genes, and which of its expressed genes the model sees.
 
     `visible` (stored values,) is set to whether the model sees them; `targets` (cells, genes) takes `expressed`
-    expressed genes, the hidden ones first, then genes of `known` whose value is at most `unexpressed_below`.
+    expressed genes, the hidden ones first, then genes of `known` whose value is at most `unexpressed_below`: with the
+    weights that `cumulative` sums up, or equally likely where it is empty.
     """
     used = np.full(num_genes, -1, np.int64)
     for cell in range(keys.size):
@@ -92,9 +95,16 @@ def draw_targets(
         candidates = known.size - high
         once = candidates >= targets.shape[1] - own
         for place in range(own, targets.shape[1]):
+            tries = 0
             while True:
-                gene = known[_below(key, counter, known.size)]
+                # Equally likely genes find what is left where the likely ones are taken.
+                if cumulative.size > 0 and tries < _WEIGHTED_TRIES:
+                    drawn = _uniform(key, counter) * cumulative[-1]
+                    gene = known[min(np.searchsorted(cumulative, drawn, side="right"), known.size - 1)]
+                else:
+                    gene = known[_below(key, counter, known.size)]
                 counter += 1
+                tries += 1
                 if used[gene] != cell or candidates == 0:
                     break
             if once:
