@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from state_hf import StateEmbeddingForMaskedExpression, StateTransitionForPerturbation
+from state_hf import StateEmbeddingForMaskedExpression, StateTransitionConfig, StateTransitionForPerturbation
 from state_hf.conversion.convert import convert
 from state_hf.conversion.errors import CheckpointError, UnsafeCheckpointError
 from state_hf.conversion.inspection import inspect
@@ -315,6 +315,23 @@ class TestToArc:
         with pytest.raises(CheckpointError, match="is bidirectional with rotary positions, and arc-state"):
             convert_to_arc(tmp_path / "st", tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+    def test_fitted_offsets_are_not_dropped(self, tmp_path):
+        model = StateTransitionForPerturbation(
+            StateTransitionConfig(
+                input_dim=4,
+                num_perturbations=2,
+                perturbation_dim=2,
+                hidden_size=8,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=8,
+                use_perturbation_offsets=True,
+            )
+        )
+        model.save_pretrained(tmp_path / "st")
+        with pytest.raises(CheckpointError, match="adds offsets to its output"):
+            convert_to_arc(tmp_path / "st", tmp_path / "run")
 
     def test_names_of_outputs(self, converted, tmp_path):
         folder = converted(SE)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from state_hf.configuration.perturbation_baseline import PerturbationBaselineConfig
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.data.perturbation_screens import PerturbationScreens
 from state_hf.modeling.baselines import PerturbationBaseline
@@ -33,7 +33,7 @@ def feature_slot(feature_key: str) -> str:
 def load_perturbation_model(
     model: str | Path | PreTrainedModel, *, device: str | torch.device | None = None
 ) -> StateTransitionPreTrainedModel:
-    """Load a State Transition model or a baseline for prediction.
+    """Load a State Transition model, a baseline, or a model of another family with their interface, for prediction.
 
     Args:
         model: A folder, a hub id, or a loaded model, which stays where it is unless a device is named.
@@ -44,13 +44,12 @@ def load_perturbation_model(
     """
     if not isinstance(model, PreTrainedModel):
         config = AutoConfig.from_pretrained(model)
-        classes: dict[type, Any] = {
-            StateTransitionConfig: StateTransitionForPerturbation,
-            PerturbationBaselineConfig: PerturbationBaseline,
-        }
-        if type(config) not in classes:
+        # Any family that is registered with AutoModel will do; of ST that is the bare model.
+        found: Any = MODEL_MAPPING.get(type(config), None)
+        family = StateTransitionForPerturbation if isinstance(config, StateTransitionConfig) else found
+        if family is None or not issubclass(family, StateTransitionPreTrainedModel):
             raise ValueError(f"{model} is a {config.model_type!r} model, which does not predict perturbed cells")
-        model = classes[type(config)].from_pretrained(model)
+        model = family.from_pretrained(model)
         if device is None and torch.accelerator.is_available():
             device = torch.accelerator.current_accelerator()
     if not isinstance(model, StateTransitionPreTrainedModel):
