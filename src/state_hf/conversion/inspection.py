@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import CONFIG_NAME
 
+from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
@@ -102,7 +103,8 @@ def _is_model_folder(folder: Path) -> bool:
 
 
 def _of_folder(folder: Path) -> Inspection:
-    config = AutoConfig.from_pretrained(folder)
+    with loading_from(folder):
+        config = AutoConfig.from_pretrained(folder)
     found = Inspection()
     try:
         weights: Mapping[str, _Shaped] = read_weights(folder)
