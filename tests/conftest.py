@@ -1,5 +1,6 @@
 """Fixtures shared by the whole suite."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,18 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no ../shared/data on this machine")
     return SHARED_DATA
+
+
+@pytest.fixture(autouse=True, scope="session")
+def evaluate_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of evaluate's for this process: what it loads is a package, which Python looks up in one place only."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evaluate.config.HF_MODULES_CACHE", str(folder / "modules"))
+        patch.setattr("evaluate.config.HF_METRICS_CACHE", str(folder / "metrics"))
+        patch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", True)
+        patch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+        yield
 
 
 @pytest.fixture(scope="session")

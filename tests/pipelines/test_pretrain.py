@@ -13,12 +13,14 @@ from transformers import AutoModelForPreTraining, AutoTokenizer
 
 import state_hf
 from state_hf.cli import main
+from state_hf.data.anndata_files import copy_store
+from state_hf.data.corpus_manifest import CorpusFile
 from tests.corpus_files import GENES, SIZES, cells, write_corpus
 
 SMALL = [
     "--hidden-size", "16", "--num-hidden-layers", "1", "--num-attention-heads", "2", "--intermediate-size", "16",
     "--output-dim", "8", "--gene-embedding-dim", "8", "--sentence-length", "20", "--expressed", "6", "--unexpressed",
-    "4", "--shared", "4",
+    "4", "--shared", "4", "--dataset-token",
 ]  # fmt: skip
 TRAINING = ["--steps", "4", "--evaluate-every", "2", "--batch-size", "16", "--device", "cpu", "--average-decay", "0.9"]
 
@@ -105,6 +107,42 @@ def test_the_tokenised_copy_holds_every_cell(pretrained, manifest, tmp_path):
         name: value for name, value in zip(data.var_names, data.X[row["cell"]].toarray()[0], strict=True) if value
     }
     assert cell == expected
+
+
+def test_the_tokenised_copy_is_a_corpus_of_the_same_cells(pretrained, manifest, tmp_path):
+    copy, tokenizer = tmp_path / "copy", AutoTokenizer.from_pretrained(pretrained)
+    assert main(["tokenize", str(manifest), "--model", str(pretrained), "--output", str(copy)]) == 0
+    order = {"block_cells": 24, "window_cells": 24, "lane_run": 4, "lanes": 4}
+    corpora = [state_hf.CellCorpus(path, tokenizer, **order) for path in (manifest, copy / "corpus.csv")]
+    for parts in zip(*(corpus.__getitems__(range(50)) for corpus in corpora), strict=True):
+        original, copied = ({gene: part.counts[:, [column]].toarray()
+                             for column, gene in enumerate(part.source.genes.columns.tolist())
+                             if gene >= 0} for part in parts)  # fmt: skip
+        assert all((copied[gene] == values).all() for gene, values in original.items())
+        assert all((values == 0).all() for gene, values in copied.items() if gene not in original)
+    words = [*SMALL, *TRAINING, "--held-out", "0", "--genes", str(copy / "genes.txt"), "--group-by-length"]
+    assert main(["pretrain", str(copy / "corpus.csv"), "--output", str(tmp_path / "model"), *words]) == 0
+    (copy / "00000-one.parquet").write_bytes(b"PAR1")
+    assert main(["corpus", str(copy / "corpus.csv")]) == 2
+
+
+def test_files_are_read_from_urls(pretrained, manifest, tmp_path):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/corpus/one.h5ad", (manifest.parent / "one.h5ad").read_bytes())
+    copy_store(manifest.parent / "two.h5ad", tmp_path / "two.zarr")
+    urls = ["memory://corpus/one.h5ad", f"file://{tmp_path}/two.zarr"]
+    (tmp_path / "urls.csv").write_text("path\n" + "\n".join(urls) + "\n")
+    tokenizer = AutoTokenizer.from_pretrained(pretrained)
+    corpus = state_hf.CellCorpus(tmp_path / "urls.csv", tokenizer, window_cells=64, cache=tmp_path / "cache")
+    state_hf.CellCorpus(tmp_path / "urls.csv", tokenizer, cache=tmp_path / "cache")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+    expected = ad.read_h5ad(manifest.parent / "one.h5ad").X.toarray()
+    (cells,) = (part for part in corpus.__getitems__(range(len(corpus))) if part.source.file.dataset == "one")
+    np.testing.assert_array_equal(cells.counts.toarray(), expected[cells.cells])
+    with pytest.raises(FileNotFoundError, match=r"memory://corpus/none.h5ad"):
+        state_hf.CellCorpus([CorpusFile("memory://corpus/none.h5ad", "none")], tokenizer)
 
 
 def test_the_example_runs(manifest, tmp_path, monkeypatch):

@@ -48,6 +48,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, text in _SIZES.items():
         model.add_argument(f"--{name}", type=int, metavar="N", help=text)
     model.add_argument("--sentence-length", type=int, metavar="N", help="tokens of a sentence (default: 2048)")
+    model.add_argument(
+        "--dataset-token", action="store_true", help="tell datasets apart, as the original; cell types lie closer then"
+    )
     model.add_argument("--dropout", type=float, metavar="F", help="dropout of the layers (default: 0.1)")
 
     objective = parser.add_argument_group("the objective")
@@ -81,6 +84,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--torch-compile", action="store_true", help="compile the model")
     training.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read ahead (default: 0)")
     training.add_argument("--lanes", type=int, default=32, metavar="N", help="lanes of the corpus, see the docs (32)")
+    training.add_argument(
+        "--group-by-length", action="store_true", help="batches of cells with like numbers of genes, with less padding"
+    )
     training.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu even if there is a GPU")
     training.add_argument("--report-to", default="none", metavar="NAME", help="tensorboard, wandb, ... (default: none)")
     training.add_argument("--seed", type=int, default=0, help="seed of everything (default: 0)")
@@ -123,9 +129,18 @@ def _config(arguments: argparse.Namespace) -> dict[str, Any]:
         "max_position_embeddings": arguments.sentence_length,
         "hidden_dropout_prob": arguments.dropout,
         "expression_loss": arguments.loss,
+        "use_dataset_token": arguments.dataset_token or None,
     }
     chosen |= {name: value for name, value in others.items() if value is not None}
     return chosen if arguments.initial_model else {**_SMALL, **chosen}
+
+
+def _order(arguments: argparse.Namespace) -> dict[str, Any]:
+    if not arguments.group_by_length:
+        return {"lanes": arguments.lanes}
+    # A batch is one run of a lane: cells of like length, out of a window of some batches.
+    batch = arguments.batch_size
+    return {"lanes": arguments.lanes, "group_by_length": True, "lane_run": batch, "window_cells": 16 * batch}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -140,7 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
         genes=arguments.genes,
         gene_embeddings=arguments.gene_embeddings,
         config=_config(arguments),
-        corpus={"lanes": arguments.lanes},
+        corpus=_order(arguments),
         held_out=arguments.held_out,
         probe=arguments.probe,
         probe_label=arguments.probe_label,

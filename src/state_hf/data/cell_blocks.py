@@ -18,6 +18,7 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from state_hf.data.damaged_files import check_indices, check_starts, damage_named, names_in, open_hdf5
+from state_hf.data.remote_files import is_url, open_url, url_fingerprint
 
 # A CSC matrix is read in windows of cells, each of which costs one pass over the whole matrix: 2**23 values are some
 # 400 MB while a window is built, and some 40 passes over a matrix of 200,000 cells.
@@ -25,7 +26,7 @@ _CSC_WINDOW_VALUES = 2**23
 _CSC_READ_VALUES = 2**22
 
 
-class _Rows(ABC):
+class CellRows(ABC):
     """Rows of a matrix whose arrays are sliced, not loaded: NumPy, HDF5 and Zarr arrays all serve."""
 
     shape: tuple[int, int]
@@ -36,7 +37,7 @@ class _Rows(ABC):
         """Rows `start` to `stop`."""
 
 
-class _CsrRows(_Rows):
+class _CsrRows(CellRows):
     def __init__(self, name: str, data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> None:
         self.name, self.data, self.indices, self.indptr, self.shape = name, data, indices, indptr, shape
         self.bytes_per_row = data.shape[0] / max(shape[0], 1) * (data.dtype.itemsize + indices.dtype.itemsize)
@@ -50,7 +51,7 @@ class _CsrRows(_Rows):
         return sparse.csr_matrix((values, columns, indptr - first), shape=(stop - start, self.shape[1]))
 
 
-class _CscRows(_Rows):
+class _CscRows(CellRows):
     """Keeps the last window of rows, so blocks that are read in order cost one pass over the matrix a window."""
 
     def __init__(self, name: str, data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> None:
@@ -103,7 +104,7 @@ class _CscRows(_Rows):
         return self.values[start - self.window[0] : stop - self.window[0]]
 
 
-class _DenseRows(_Rows):
+class _DenseRows(CellRows):
     def __init__(self, values: Any) -> None:
         self.values, self.shape = values, values.shape
         self.bytes_per_row = values.shape[1] * values.dtype.itemsize * 2
@@ -112,7 +113,7 @@ class _DenseRows(_Rows):
         return sparse.csr_matrix(np.asarray(self.values[start:stop]))
 
 
-class _ViewRows(_Rows):
+class _ViewRows(CellRows):
     """Rows of a view of an AnnData, which as a whole would be copied before its first row is read."""
 
     def __init__(self, adata: anndata.AnnData, layer: str | None) -> None:
@@ -124,7 +125,7 @@ class _ViewRows(_Rows):
         return sparse.csr_matrix(block.X if self.layer is None else block.layers[self.layer])
 
 
-def _rows_of(matrix: Any, name: str) -> _Rows:
+def _rows_of(matrix: Any, name: str) -> CellRows:
     """The reader for a matrix in memory (NumPy, SciPy), a backed one of anndata, or its element in a file."""
     matrix = getattr(matrix, "group", matrix)
     form = getattr(matrix, "format", None)
@@ -154,7 +155,7 @@ class CellBlocks:
         bytes_per_cell: Mean size of one cell while it is read.
     """
 
-    def __init__(self, name: str, matrix_name: str, rows: _Rows, var: pd.DataFrame, source: Any) -> None:
+    def __init__(self, name: str, matrix_name: str, rows: CellRows, var: pd.DataFrame, source: Any) -> None:
         self.name, self.matrix_name, self.var = name, matrix_name, var
         self.num_cells, self.num_genes = rows.shape
         self.bytes_per_cell = rows.bytes_per_row
@@ -204,6 +205,8 @@ class CellBlocks:
         """A short text that changes when the data do: sizes and times of the files, or a digest of the matrix."""
         if isinstance(self._source, anndata.AnnData):
             return self._memory_digest()
+        if is_url(self.name):
+            return url_fingerprint(self.name)
         path = Path(self.name)
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
         status = [file.stat() for file in files]
@@ -262,7 +265,9 @@ def _blocks_of_object(adata: anndata.AnnData, layer: str | None) -> CellBlocks:
     return CellBlocks(name, place, _rows_of(matrix, f"{place} of {name}"), adata.var, adata)
 
 
-def _open_group(path: Path) -> Any:
+def _open_group(path: Path | str) -> Any:
+    if isinstance(path, str):
+        return open_url(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}.")
     if path.is_dir():
@@ -274,7 +279,7 @@ def _open_group(path: Path) -> Any:
     return open_hdf5(path)
 
 
-def _blocks_of_file(path: Path, layer: str | None) -> CellBlocks:
+def _blocks_of_file(path: Path | str, layer: str | None) -> CellBlocks:
     group = _open_group(path)
     missing = [slot for slot in ("obs", "var") if not isinstance(group.get(slot), h5py.Group | zarr.Group)]
     if missing:
@@ -293,7 +298,7 @@ def open_cells(data: anndata.AnnData | str | Path, *, layer: str | None = None) 
     """Open the cells of an AnnData object (in memory, a view of one, or backed), an .h5ad file or a .zarr store.
 
     Args:
-        data: The object or the path.
+        data: The object, the path, or the URL of a file system that `fsspec` knows (s3://, gs://, hf://, https://).
         layer: `None` for X, "raw" for `raw.X` with the genes of `raw.var`, or the name of a layer (which wins where a
             layer is called "raw").
 
@@ -307,4 +312,4 @@ def open_cells(data: anndata.AnnData | str | Path, *, layer: str | None = None) 
     if isinstance(data, anndata.AnnData):
         return _blocks_of_object(data, layer)
     with damage_named(str(data)):
-        return _blocks_of_file(Path(data), layer)
+        return _blocks_of_file(str(data) if is_url(data) else Path(data), layer)

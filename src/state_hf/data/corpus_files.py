@@ -10,6 +10,7 @@ import numpy as np
 
 from state_hf.data.cell_blocks import CellBlocks, open_cells
 from state_hf.data.corpus_manifest import CorpusFile
+from state_hf.data.tokenised_cells import open_tokenised
 from state_hf.data.whole_files import written_whole
 from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 from state_hf.tokenization.gene_names import GeneReport, resolve_genes
@@ -40,6 +41,8 @@ def open_corpus_file(file: CorpusFile) -> CellBlocks:
     Raises:
         ValueError: Its matrix is stored by genes (CSC).
     """
+    if file.path.endswith(".parquet"):
+        return open_tokenised(file.path)
     cells = open_cells(file.path, layer=file.layer)
     if not cells.reads_blocks:
         cells.close()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from state_hf.data.remote_files import is_url
 from state_hf.tokenization.text_files import text_lines
 
 _COLUMNS = ("path", "dataset", "species", "gene_column", "scale", "layer")
@@ -16,7 +17,7 @@ class CorpusFile:
     """One file of a corpus.
 
     Attributes:
-        path: The .h5ad file or .zarr store.
+        path: The .h5ad file or .zarr store, its URL, or a .parquet file of `state-hf tokenize`.
         dataset: Name of the dataset it belongs to, the class that the dataset classifier learns.
         species: Species of the cells, as the user calls it.
         gene_column: Column of `var` with the gene names, or None to find the best one.
@@ -36,7 +37,7 @@ def read_manifest(path: str | Path) -> list[CorpusFile]:
     """Read a manifest: a table, comma-separated (.csv) or tab-separated (.tsv), one file a row.
 
     Only the column `path` is needed; `dataset` (default: the file's name), `species` (human), `gene_column` (found),
-    `scale` (counts) and `layer` (X) may follow. Paths are relative to the manifest.
+    `scale` (counts) and `layer` (X) may follow. Paths are relative to the manifest, or URLs.
 
     Raises:
         ValueError: There is no such column, a column that is unknown, a wrong scale, or a file twice.
@@ -60,7 +61,7 @@ def read_manifest(path: str | Path) -> list[CorpusFile]:
         if "path" not in given:
             raise ValueError(f"{path}, line {line}: there is no path")
         source = given.pop("path")
-        given["path"] = str(path.parent / source)
+        given["path"] = source if is_url(source) else str(path.parent / source)
         given.setdefault("dataset", Path(source).stem)
         fields = {**_DEFAULTS, **given}
         if fields["scale"] not in ("counts", "log1p"):

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pickle import UnpicklingError  # noqa: TID251 - to catch what weights_only raises
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from state_hf.configuration.model_folders import loading_from
 from state_hf.data.whole_files import written_whole
+from state_hf.gene_embeddings.tensor_file import load_tensors
 from state_hf.model_cards.facts import gene_list_digest
 from state_hf.model_cards.hub import PushWithCardMixin
 from state_hf.tokenization.text_files import read_text
@@ -139,12 +139,7 @@ def _fetch(source: str | Path, name: str, **hub: Any) -> Path:
 
 
 def _load_original(path: Path) -> GeneTable:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        rows = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - the original's format
-    except UnpicklingError as error:
-        raise ValueError(f"{path} holds more than tensors and names, so it was not read: {error}") from error
+    rows = load_tensors(path)
     if not isinstance(rows, dict) or not rows:
         raise ValueError(f"{path} holds a {type(rows).__name__}, not a dictionary of genes.")
     for gene, row in rows.items():

@@ -15,7 +15,7 @@ from transformers.utils.hub import cached_file
 
 from state_hf.configuration.model_folders import loading_from
 from state_hf.model_cards.card import is_written_by_hand, write_model_card
-from state_hf.model_cards.facts import read_json
+from state_hf.model_cards.facts import conversion_origin, read_json
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 _CONVERSION = "conversion.json"
@@ -82,7 +82,7 @@ class CardedMixin(PushWithCardMixin):
             )
             if record is not None:
                 content = read_json(Path(record))
-                model.config.converted_from = {name: content.get(name) for name in ("converted_by", "licence")}
+                model.config.converted_from = conversion_origin(content)
         return loaded
 
     def save_pretrained(

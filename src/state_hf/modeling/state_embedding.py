@@ -368,7 +368,9 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
     def _all_gene_features(self, device: torch.device) -> torch.Tensor:
         """(num_genes, hidden_size). The gene encoder's output for the whole table, computed once for given weights."""
         if torch.is_grad_enabled():
-            return self.gene_encoder(F.normalize(self.gene_table.weight, dim=-1))
+            # Looked up, as a sharded table is whole in its own forward pass alone.
+            table = self.gene_table(torch.arange(self.config.num_genes, device=device))
+            return self.gene_encoder(F.normalize(table, dim=-1))
         parameters = [self.gene_table.weight, *self.gene_encoder.parameters()]
         # A tensor made in inference mode has no version counter; it cannot be changed in place outside of it, either.
         state = [(p.data_ptr(), p.dtype, p.device, 0 if p.is_inference() else p._version) for p in parameters]

@@ -12,8 +12,8 @@ from transformers.utils import logging
 
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
-from state_hf.data.cell_blocks import open_cells
 from state_hf.data.cell_corpus import CellCorpus
+from state_hf.data.corpus_files import open_corpus_file
 from state_hf.data.corpus_manifest import CorpusFile, read_manifest
 from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression
 from state_hf.pipelines.neighbour_probe import NeighbourProbe
@@ -139,7 +139,7 @@ def corpus_genes(files: Sequence[CorpusFile]) -> list[str]:
     """Every gene name of some files, sorted: the vocabulary of a model whose gene embeddings are learnt."""
     names: set[str] = set()
     for file in files:
-        with open_cells(file.path, layer=file.layer) as cells:
+        with open_corpus_file(file) as cells:
             column = file.gene_column
             values = cells.var.index if column in (None, "index") else cells.var[column]
             names.update(name for name in values.astype(str) if name and len(name.split()) == 1)
@@ -152,15 +152,14 @@ def _new_model(
     gene_embeddings: str | Path | None,
     config: dict[str, Any],
 ) -> StateEmbeddingForMaskedExpression:
-    names = list(dict.fromkeys(file.dataset for file in files))
-    fields: dict[str, Any] = {
-        "num_datasets": len(names),
-        "dataset_classes": {name: number for number, name in enumerate(names)},
-        "use_dataset_token": len(names) > 1,
-        "train_gene_table": gene_embeddings is None,
-        **config,
-        "num_genes": tokenizer.vocab_size,
-    }
+    # Not by default: with a token, the decoder learns of the cell by its dataset embedding too, which is not
+    # normalised, and cell types lie closer together in the cell embedding.
+    fields: dict[str, Any] = {"use_dataset_token": False, "train_gene_table": gene_embeddings is None, **config}
+    fields["num_genes"] = tokenizer.vocab_size
+    if fields["use_dataset_token"]:
+        names = list(dict.fromkeys(file.dataset for file in files))
+        classes = {name: number for number, name in enumerate(names)}
+        fields |= {"num_datasets": len(names), "dataset_classes": classes}
     table = None
     if gene_embeddings is not None:
         tensors = load_file(str(gene_embeddings))

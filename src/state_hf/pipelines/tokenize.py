@@ -1,6 +1,6 @@
-"""A tokenised copy of a corpus in Parquet, for those who read it with other tools."""
+"""A tokenised copy of a corpus in Parquet, to train on and for other tools."""
 
-import json
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,9 @@ from scipy import sparse
 
 from state_hf.data.cell_corpus import CellCorpus, CorpusCells, examples
 from state_hf.data.corpus_manifest import CorpusFile
+from state_hf.data.tokenised_cells import GROUP_CELLS, tokenised_schema
 from state_hf.data.whole_files import written_whole
 from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
-
-_SCHEMA = pa.schema(
-    {
-        "gene_ids": pa.list_(pa.int32()),
-        "values": pa.list_(pa.float32()),
-        "dataset": pa.string(),
-        "scale": pa.string(),
-        "file": pa.string(),
-        "cell": pa.int64(),
-    }
-)
-_GROUP_CELLS = 1024
 
 
 def tokenize(
@@ -39,7 +28,8 @@ def tokenize(
 
     A row holds `gene_ids`, the rows of the vocabulary that the cell expresses, the most expressed first, and `values`,
     their values in the file's `scale`; and `dataset`, `file` and `cell`. `datasets.load_dataset("parquet", ...)` reads
-    it. `genes.txt` beside it is the vocabulary. Files that are there already are kept, so an interrupted run goes on.
+    it, and so does a training: `corpus.csv` beside the files is a manifest of them, `genes.txt` their vocabulary. Files
+    that are there already are kept, so an interrupted run goes on.
 
     Args:
         files: A manifest's path, or its rows.
@@ -54,24 +44,25 @@ def tokenize(
     folder.mkdir(parents=True, exist_ok=True)
     corpus = CellCorpus(files, tokenizer, min_overlap=min_overlap)
     tokenizer.save_vocabulary(str(folder))
-    paths = []
+    schema, paths = tokenised_schema(tokenizer.genes), []
     for number, source in enumerate(corpus.files):
         path = folder / f"{number:05d}-{Path(source.file.path).stem}.parquet"
         paths.append(path)
         if path.exists():
             continue
-        with written_whole(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
-            for start in range(0, source.num_cells, _GROUP_CELLS):
-                matrix = sparse.csr_array(corpus.read(number, start, start + _GROUP_CELLS))
+        with written_whole(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for start in range(0, source.num_cells, GROUP_CELLS):
+                matrix = sparse.csr_array(corpus.read(number, start, start + GROUP_CELLS))
                 cells = np.arange(start, start + matrix.shape[0])
                 rows: list[dict[str, Any]] = list(examples(CorpusCells(source, matrix, cells, cells)))
                 for row in rows:
                     del row["position"]
-                writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
-    with written_whole(folder / "corpus.json") as temporary:
-        listed = [{"file": path.name, "source": source.file.path, "cells": source.num_cells}
-                  for path, source in zip(paths, corpus.files, strict=True)]  # fmt: skip
-        temporary.write_text(json.dumps(listed, indent=2))
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+    with written_whole(folder / "corpus.csv") as temporary, temporary.open("w", newline="") as stream:
+        table = csv.writer(stream)
+        table.writerow(["path", "dataset", "species", "gene_column", "scale"])
+        for path, source in zip(paths, corpus.files, strict=True):
+            table.writerow([path.name, source.file.dataset, source.file.species, "index", source.file.scale])
     return paths
 
 

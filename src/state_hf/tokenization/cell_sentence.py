@@ -48,7 +48,7 @@ class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):
 
     def __init__(
         self,
-        vocab_file: str | Path | Sequence[str],
+        vocab_file: str | Path | Sequence[str] | None,
         aliases_file: str | Path | None = None,
         *,
         cls_expression: Literal["zero", "gene_3"] = "zero",
@@ -57,6 +57,13 @@ class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):
     ) -> None:
         if cls_expression not in ("zero", "gene_3"):
             raise ValueError(f"cls_expression is {cls_expression!r}; it has to be 'zero' or 'gene_3'.")
+        if vocab_file is None:
+            # What transformers passes where a folder, a repository or the cache has no such file.
+            place = kwargs.get("name_or_path") or "The tokenizer's folder"
+            raise ValueError(
+                f"{place} has no {self.vocab_files_names['vocab_file']}, which names the genes of a tokenizer: check "
+                "`subfolder`, or make it with CellSentenceTokenizer(genes).save_pretrained(folder)."
+            )
         self.genes = _read_genes(vocab_file)
         self.cls_expression = cls_expression
         aliases = None if aliases_file is None else AliasTable.from_file(aliases_file)

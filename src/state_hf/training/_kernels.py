@@ -105,19 +105,20 @@ def draw_targets(
 @kernel
 def read_labels(values, genes, indptr, columns, is_known, is_counts, targets, shared, missing, labels):
     """log1p expression of each cell's targets, then of the shared genes; `missing` where the file lacks the gene."""
-    expression = np.zeros(is_known.size, np.float32)
+    stored = np.zeros(is_known.size, np.float32)
     own = targets.shape[1]
     for cell in range(targets.shape[0]):
         for k in range(indptr[cell], indptr[cell + 1]):
             gene = columns[genes[k]]
             if gene >= 0:
-                expression[gene] = math.log1p(values[k]) if is_counts else values[k]
-        for place in range(own):
-            labels[cell, place] = expression[targets[cell, place]]
-        for place in range(shared.size):
-            gene = shared[place]
-            labels[cell, own + place] = expression[gene] if is_known[gene] else missing
+                stored[gene] = values[k]
+        for place in range(own + shared.size):
+            gene = targets[cell, place] if place < own else shared[place - own]
+            value = stored[gene]
+            if value > 0 and is_counts:
+                value = math.log1p(value)
+            labels[cell, place] = value if place < own or is_known[gene] else missing
         for k in range(indptr[cell], indptr[cell + 1]):
             gene = columns[genes[k]]
             if gene >= 0:
-                expression[gene] = 0
+                stored[gene] = 0

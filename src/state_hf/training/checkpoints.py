@@ -3,10 +3,14 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 from transformers import PreTrainedModel
 
 _STATE = "trainer_state.json"
+_GATHERED_OPTIMIZER = "optimizer.bin"
 
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:
@@ -27,6 +31,25 @@ def load_weights(model: PreTrainedModel, checkpoint: str) -> None:
     model.load_state_dict(type(model).from_pretrained(checkpoint, dtype=model.dtype).state_dict())
 
 
+def has_gathered_optimizer(checkpoint: str) -> bool:
+    """Whether FSDP processes put the state of their optimizer together in this checkpoint."""
+    return Path(checkpoint, _GATHERED_OPTIMIZER).exists()
+
+
+def load_gathered_optimizer(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, schedule: Any, checkpoint: str
+) -> None:
+    """Load the state that FSDP processes put together, which is by the names of parameters, without FSDP."""
+
+    def load(name: str) -> Any:
+        # The form that Trainer and Accelerate write it in; tensors and numbers alone are read.
+        return torch.load(Path(checkpoint, name), map_location="cpu", weights_only=True)  # noqa: TID251
+
+    options = StateDictOptions(full_state_dict=True)
+    set_optimizer_state_dict(model, optimizer, load(_GATHERED_OPTIMIZER), options=options)
+    schedule.load_state_dict(load("scheduler.pt"))
+
+
 def _is_complete(checkpoint: Path) -> bool:
     state = checkpoint / _STATE
     if not state.exists():
@@ -38,4 +61,4 @@ def _is_complete(checkpoint: Path) -> bool:
     return True
 
 
-__all__ = ["last_complete_checkpoint", "load_weights"]
+__all__ = ["has_gathered_optimizer", "last_complete_checkpoint", "load_gathered_optimizer", "load_weights"]

@@ -16,12 +16,17 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from state_hf.data.cell_corpus import CellCorpus, CorpusCells
 from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression, StateEmbeddingModel
 from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
-from state_hf.training.checkpoints import last_complete_checkpoint, load_weights
+from state_hf.training.checkpoints import (
+    has_gathered_optimizer,
+    last_complete_checkpoint,
+    load_gathered_optimizer,
+    load_weights,
+)
 from state_hf.training.decoded_expression import decoded_expression_pearson, variable_genes
 from state_hf.training.expression_targets import ExpressionTargets
 from state_hf.training.state_embedding_arguments import StateEmbeddingTrainingArguments
 from state_hf.training.throughput import matmul_rate, training_flops
-from state_hf.training.weight_average import WeightAverage
+from state_hf.training.weight_average import WeightAverage, whole_weights
 
 EmbeddingMetrics = Callable[[StateEmbeddingModel], dict[str, float]]
 _LOSSES = ("expression_loss", "dataset_loss")
@@ -165,8 +170,27 @@ class StateEmbeddingTrainer(Trainer):
             if self.args.should_save:
                 Path(output_dir, _AVERAGE_STEPS).write_text(json.dumps({"steps": self.average.steps}))
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Save the model as a whole. See `Trainer.save_model`, which saves sharded weights as shards or not at all."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        whole = whole_weights(self.model)
+        if self.args.should_save:
+            folder = output_dir or str(self.args.output_dir)
+            # A sharded model calls for the other processes when it is saved, and its class has another name.
+            with torch.device("meta"):
+                model = StateEmbeddingForMaskedExpression(self.config)
+            model.load_state_dict(whole, assign=True)
+            model.save_pretrained(folder)
+            self.processing_class.save_pretrained(folder)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and not self.is_fsdp_enabled and has_gathered_optimizer(checkpoint):
+            model, optimizer = self.accelerator.unwrap_model(self.model), self.optimizer.optimizer
+            load_gathered_optimizer(model, optimizer, self.lr_scheduler, checkpoint)
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None and self.args.average_decay is not None:
             self.average = WeightAverage(self.accelerator.unwrap_model(self.model), self.args.average_decay)
             steps = Path(checkpoint, _AVERAGE_STEPS)

@@ -1,6 +1,6 @@
 """An exponential moving average of a model's weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,18 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 AVERAGE_FILE = "weight_average.safetensors"
+
+
+def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A model's weights on the CPU; every process has to call it where they are sharded."""
+    return _whole(model.state_dict())
+
+
+def _whole(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {
+        name: (value.full_tensor() if isinstance(value, DTensor) else value).cpu().contiguous()
+        for name, value in weights.items()
+    }
 
 
 class WeightAverage:
@@ -69,10 +81,7 @@ class WeightAverage:
 
     def save(self, folder: str | Path, *, is_main: bool) -> None:
         """Write the average to a checkpoint's folder; every process has to call it where weights are sharded."""
-        whole = {
-            name: (value.full_tensor() if isinstance(value, DTensor) else value).cpu().contiguous()
-            for name, value in self.weights.items()
-        }
+        whole = _whole(self.weights)
         if is_main:
             save_file(whole, Path(folder, AVERAGE_FILE), metadata={"steps": str(self.steps)})
 
@@ -96,4 +105,4 @@ class WeightAverage:
         self.steps = steps
 
 
-__all__ = ["AVERAGE_FILE", "WeightAverage"]
+__all__ = ["AVERAGE_FILE", "WeightAverage", "whole_weights"]
