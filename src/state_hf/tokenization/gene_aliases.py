@@ -100,7 +100,7 @@ def _from_gtf(lines: Iterable[str]) -> Iterator[GeneAlias]:
         if line.startswith("#") or len(fields) != 9 or fields[2] != "gene":
             continue
         attributes = dict(re.findall(r'(gene_id|gene_name) "([^"]*)"', fields[8]))
-        if "gene_name" in attributes:
+        if {"gene_id", "gene_name"} <= attributes.keys():
             yield GeneAlias(without_version(attributes["gene_id"]), attributes["gene_name"], "ensembl_id")
 
 
