@@ -1,54 +1,56 @@
-"""Differential expression of a whole screen: ours against pdex (cell-eval's engine), in turns.
+"""Differential expression of a whole screen against pdex, the engine of cell-eval
 
-    python benchmarks/differential_expression.py --cell-eval-python ENV/bin/python [--sizes a b c] [--repeats 3]
+    python benchmarks/differential_expression.py [--quick]
 
 Both read the same log-normalised screen into memory and compile on a tiny one before the clock starts.
 """
 
-import argparse
-import sys
-import tempfile
-from pathlib import Path
-
-from perturbation_screens import SIZES, write_pair
-from timed_process import compare
-
-OURS = """
-import anndata
-from state_hf import differential_expression
-
-tiny, cells = (anndata.read_h5ad(path) for path in sys.argv[1:3])
-differential_expression(tiny)
-measure(lambda: differential_expression(cells))
-"""
-
-PDEX = """
-import anndata
-from pdex import pdex
-
-tiny, cells = (anndata.read_h5ad(path) for path in sys.argv[1:3])
-options = dict(groupby="target_gene", mode="ref", reference="non-targeting", is_log1p=True, epsilon=0.0)
-pdex(tiny, **options)
-measure(lambda: pdex(cells, **options))
-"""
+from perturbation_screens import SIZES, in_words, write_pair
+from turns import Contest, main
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cell-eval-python", required=True, help="an interpreter that has cell-eval")
-    parser.add_argument("--sizes", nargs="+", choices=[name for name in SIZES if name != "tiny"], default=["a", "b"])
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where generated screens are kept (default: a temporary folder)")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.folder or Path(temporary)
+def state_hf(tiny: str, cells: str, threads: int):
+    import anndata
+
+    from state_hf import differential_expression
+
+    differential_expression(anndata.read_h5ad(tiny))
+    screen = anndata.read_h5ad(cells)
+
+    def call() -> None:
+        differential_expression(screen)
+
+    return call
+
+
+def pdex(tiny: str, cells: str, threads: int):
+    import anndata
+    from pdex import pdex
+
+    options = {"groupby": "target_gene", "mode": "ref", "reference": "non-targeting"}
+    options |= {"is_log1p": True, "epsilon": 0.0, "threads": threads}
+    pdex(anndata.read_h5ad(tiny), **options)
+    screen = anndata.read_h5ad(cells)
+
+    def call() -> None:
+        pdex(screen, **options)
+
+    return call
+
+
+def claim(contest: Contest) -> None:
+    with contest.folder() as folder:
         tiny = write_pair(folder, "tiny", lognorm=True)[1]
-        for name in arguments.sizes:
+        for name in ("a",) if contest.quick else ("a", "b"):
             cells = write_pair(folder, name, lognorm=True)[1]
-            print(f"{name}: {SIZES[name]}", flush=True)
-            contestants = {"state-hf": (f"ours:{sys.executable}", OURS), "pdex": (arguments.cell_eval_python, PDEX)}
-            compare(contestants, [str(tiny), str(cells)], arguments.repeats)
+            contest.compare(
+                f"Differential expression, {in_words(SIZES[name])}",
+                (state_hf, pdex),
+                {"tiny": str(tiny), "cells": str(cells), "threads": contest.threads},
+                repeats=2 if contest.quick else 3,
+                warm_up=0,
+            )
 
 
 if __name__ == "__main__":
-    main()
+    main(claim)

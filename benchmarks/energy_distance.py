@@ -1,57 +1,61 @@
-"""The energy distance and its gradient against geomloss, alternating in one run.
+"""The energy distance and its gradient against geomloss
 
-    python benchmarks/energy_distance.py                       # 16 sets of 512 cells, 2,000 features, one thread
-    python benchmarks/energy_distance.py --features 18000 --sets 4
-    python benchmarks/energy_distance.py --device cuda
+    python benchmarks/energy_distance.py [--quick] [--device cuda]
 
-Needs an environment with geomloss and this package. Predicted cells have a gradient and real ones none, as in training.
+16 sets of 512 cells, 2,000 features, and 4 sets of 18,000. Predicted cells have a gradient and real ones none, as in
+training. Values and gradients of both are compared.
 """
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable
+from pathlib import Path
 
-import torch
-from geomloss import SamplesLoss
-
-from state_hf.modeling.losses import EnergyDistanceLoss
+from turns import Contest, main
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", type=int, default=16)
-    parser.add_argument("--cells", type=int, default=512)
-    parser.add_argument("--features", type=int, default=2000)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def loss_and_gradient(loss, shape: list[int], device: str):
+    import torch
+
     torch.manual_seed(0)
-    shape = (arguments.sets, arguments.cells, arguments.features)
-    predicted, real = (torch.rand(shape, device=arguments.device) * 3 for _ in range(2))
-    losses: dict[str, Callable[..., torch.Tensor]] = {"geomloss": SamplesLoss("energy"), "ours": EnergyDistanceLoss()}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in losses}
-    values, gradients = {}, {}
-    for repeat in range(arguments.repeats + 1):
-        for name, loss in losses.items():
-            cells = predicted.clone().requires_grad_()
-            wall, cpu = time.perf_counter(), time.process_time()
-            value = loss(cells, real).mean()
-            value.backward()
-            values[name], gradients[name] = value.item(), cells.grad
-            if repeat:  # the first warms up
-                times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    for name, rows in times.items():
-        wall, cpu = (statistics.median(column) for column in zip(*rows, strict=True))
-        print(f"{name:10} {wall:7.3f} s wall  {cpu:7.3f} s CPU  loss {values[name]:.7f}")
-    for place, kind in enumerate(("wall", "CPU")):
-        ratios = [peer[place] / own[place] for peer, own in zip(times["geomloss"], times["ours"], strict=True)]
-        print(f"ours is {statistics.median(ratios):.2f}x by {kind} time ({min(ratios):.2f} to {max(ratios):.2f})")
-    difference = (gradients["ours"] - gradients["geomloss"]).norm() / gradients["geomloss"].norm()
-    print(f"relative difference of the gradients {difference.item():.1e}")
+    predicted, real = (torch.rand(shape, device=device) * 3 for _ in range(2))
+    predicted.requires_grad_()
+
+    def call() -> None:
+        predicted.grad = None
+        loss(predicted, real).mean().backward()
+
+    call()
+    return call, predicted.grad
+
+
+def state_hf(folder: str, shape: list[int], device: str):
+    from safetensors.torch import save_file
+
+    from state_hf.modeling.losses import EnergyDistanceLoss
+
+    call, gradient = loss_and_gradient(EnergyDistanceLoss(), shape, device)
+    save_file({"gradient": gradient.cpu()}, Path(folder, "gradient.safetensors"))
+    return call
+
+
+def geomloss(folder: str, shape: list[int], device: str):
+    from geomloss import SamplesLoss
+    from safetensors.torch import load_file
+
+    call, gradient = loss_and_gradient(SamplesLoss("energy"), shape, device)
+    ours = load_file(Path(folder, "gradient.safetensors"))["gradient"]
+    difference = ((gradient.cpu() - ours).norm() / ours.norm()).item()
+    if difference > 1e-4:
+        raise SystemExit(f"The gradients differ by {difference} of their norm.")
+    return call
+
+
+def claim(contest: Contest) -> None:
+    shapes = [[2, 512, 2000]] if contest.quick else [[16, 512, 2000], [4, 512, 18_000]]
+    with contest.folder() as folder:
+        for shape in shapes:
+            options = {"folder": str(folder), "shape": shape, "device": contest.device}
+            case = f"Energy distance and gradient, {shape[0]} sets of {shape[1]} cells, {shape[2]:,} features"
+            contest.compare(case, (state_hf, geomloss), options, repeats=3 if contest.quick else 7)
 
 
 if __name__ == "__main__":
-    main()
+    main(claim)

@@ -1,35 +1,29 @@
-"""Cells per second that a perturbation dataset yields, beside cell-load in the same run.
+"""Reading a perturbation screen in batches against cell-load, from cold and from warm files
 
-    python benchmarks/perturbation_loader.py --peer-python PATH      # a Python that has cell-load 0.10.4
-    python benchmarks/perturbation_loader.py --cells 25000 --sorted  # smaller, cells ordered by type and perturbation
+    python benchmarks/perturbation_loader.py [--quick] [--folder FOLDER]
 
-One process each, no worker processes, batches of 16 sets of 128 target cells with as many controls, from one .h5ad
-file as anndata writes it: 5,000 genes sparse in X, 2,000 dense in obsm. The two take turns of `--seconds` each; the
-first turn of each is cold (the file's pages are dropped from memory before it), the others are warm. Start-up is not
-counted. Three readings:
-
-- `obsm`: control and target from obsm;
-- `obsm + X`: and the whole X of the target cells;
-- `X`: control and target from the whole X.
+No worker processes, batches of 16 sets of 128 target cells with as many controls, from one .h5ad file of 200,000 cells
+as anndata writes it (4 GB): 5,000 genes sparse in X, 2,000 dense in obsm. A turn takes some seconds. For the cold turns
+each has a new process, and the file's pages are dropped from memory before the clock starts; set-up is not counted.
+Control and target come from obsm; from obsm, and the whole X of the target cells, too; or from the whole X.
 """
 
-import argparse
 import os
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from turns import Contest, main
 
 SETS, CELLS = 16, 128
 READINGS = ("obsm", "obsm + X", "X")
 TOML = '[datasets]\nscreen = "{folder}"\n[training]\nscreen = "train"\n'
 
 
-def write_screen(path: Path, num_cells: int, *, ordered: bool) -> None:
+def write_screen(path: Path, num_cells: int) -> None:
     """Write a preprocessed screen of `num_cells` cells, repeating 20,000 generated ones, with anndata's chunks."""
     import anndata
     import h5py
@@ -47,10 +41,6 @@ def write_screen(path: Path, num_cells: int, *, ordered: bool) -> None:
     small.unlink()
     path.unlink()
     rows = np.random.default_rng(0).permutation(np.arange(num_cells) % base.n_obs)
-    if ordered:
-        rows = rows[
-            np.lexsort([base.obs["perturbation"].cat.codes.iloc[rows], base.obs["cell_type"].cat.codes.iloc[rows]])
-        ]
     with h5py.File(path, "w") as file:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         obs = base.obs.iloc[rows].set_index(pd.Index([f"cell_{number}" for number in range(num_cells)]))
@@ -74,37 +64,38 @@ def write_screen(path: Path, num_cells: int, *, ordered: bool) -> None:
             dense[start : start + 10_000] = base.obsm["X_hvg"][rows[start : start + 10_000]]
     with path.open("rb") as written:
         os.fsync(written.fileno())
-    print(f"{num_cells:,} cells, {total / num_cells:,.0f} values a cell, {path.stat().st_size / 1e9:.1f} GB")
 
 
-def our_batches(folder: Path, reading: str, *, ordered: bool):
+def state_hf(folder: str, reading: str, seconds: float):
     from torch.utils.data import DataLoader
 
-    from state_hf.data.perturbation_dataset import PerturbationDataset, SetSampler
-    from state_hf.data.perturbation_screens import open_screens
+    from state_hf import PerturbationDataset, open_screens
+    from state_hf.data.perturbation_dataset import SetSampler
 
-    screens = open_screens(folder / "screen.h5ad", batch_key="batch")
+    screens = open_screens(Path(folder, "screen.h5ad"), batch_key="batch")
     slots = {
         "obsm": {"features": "obsm/X_hvg"},
         "obsm + X": {"features": "obsm/X_hvg", "target_expression": "X"},
         "X": {"features": "X"},
     }
     dataset = PerturbationDataset(screens, set_size=CELLS, **slots[reading])
-    epoch = 0
-    yield 0
-    while True:
-        dataset.set_epoch(epoch)
-        for batch in DataLoader(dataset, batch_size=SETS, sampler=SetSampler(dataset)):
-            yield int(batch["target_mask"].sum())
-        epoch += 1
+
+    def epochs() -> Iterator[int]:
+        for epoch in range(10**9):
+            dataset.set_epoch(epoch)
+            for batch in DataLoader(dataset, batch_size=SETS, sampler=SetSampler(dataset)):
+                yield int(batch["target_mask"].sum())
+
+    return partial(read_for, seconds, epochs())
 
 
-def peer_batches(folder: Path, reading: str, *, ordered: bool):
+def cell_load(folder: str, reading: str, seconds: float):
     from cell_load.data_modules import PerturbationDataModule
 
-    (folder / "screen.toml").write_text(TOML.format(folder=folder))
+    description = Path(folder, "screen.toml")
+    description.write_text(TOML.format(folder=folder))
     module = PerturbationDataModule(
-        str(folder / "screen.toml"),
+        str(description),
         batch_size=SETS,
         num_workers=0,
         pert_col="perturbation",
@@ -112,90 +103,46 @@ def peer_batches(folder: Path, reading: str, *, ordered: bool):
         embed_key=None if reading == "X" else "X_hvg",
         output_space="gene" if reading == "obsm" else "all",
         cell_sentence_len=CELLS,
-        use_consecutive_loading=ordered,
     )
     module.setup()
-    yield 0
-    while True:
-        for batch in module.train_dataloader():
-            yield len(batch["pert_cell_emb"])
+    batches = chain.from_iterable(iter(module.train_dataloader, None))
+    return partial(read_for, seconds, (len(batch["pert_cell_emb"]) for batch in batches))
 
 
-def serve(side: str, folder: Path, reading: str, seconds: float, *, ordered: bool) -> None:
-    """For every line on the standard input, yield batches for some seconds and print cells/s and the peak memory."""
-    batches = (our_batches if side == "ours" else peer_batches)(folder, reading, ordered=ordered)
-    next(batches)
-    for line in sys.stdin:
-        if line.startswith("cold"):
-            with (folder / "screen.h5ad").open("rb") as file:
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        cells, start = 0, time.perf_counter()
-        while time.perf_counter() - start < seconds:
-            cells += next(batches)
-        rate = cells / (time.perf_counter() - start)
-        peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        print("rate", rate, int(peak.split()[1]) / 1e6, flush=True)
+def read_for(seconds: float, batches: Iterator[int]) -> int:
+    """Read batches until the time is over. Returns the number of cells."""
+    cells, end = 0, time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        cells += next(batches)
+    return cells
 
 
-class Side:
-    """One of the two in a process of its own, run on demand."""
-
-    def __init__(self, python: str, side: str, folder: Path, reading: str, options: argparse.Namespace) -> None:
-        command = [python, __file__, "--serve", side, "--folder", str(folder), "--reading", reading]
-        command += ["--seconds", str(options.seconds), *(["--sorted"] if options.sorted else [])]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self.gigabytes = 0.0
-
-    def turn(self, kind: str) -> float:
-        self.process.stdin.write(f"{kind}\n")
-        self.process.stdin.flush()
-        for line in self.process.stdout:
-            if line.startswith("rate "):
-                _, rate, gigabytes = line.split()
-                self.gigabytes = float(gigabytes)
-                return float(rate)
-        raise SystemExit(f"a process stopped: {self.process.args}")
+def forget(path: Path) -> None:
+    """Drop a file's pages from memory."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def compare(options: argparse.Namespace, folder: Path, reading: str) -> None:
-    sides = {"ours": Side(sys.executable, "ours", folder, reading, options)}
-    if options.peer_python:
-        sides["cell-load"] = Side(options.peer_python, "peer", folder, reading, options)
-    cold = {name: side.turn("cold") for name, side in sides.items()}
-    warm = [{name: side.turn("warm") for name, side in sides.items()} for _ in range(options.turns)]
-    for name, side in sides.items():
-        side.process.stdin.close()
-        side.process.wait()
-        median = statistics.median(turn[name] for turn in warm)
-        print(f"{reading:9} {name:10} cold {cold[name]:9,.0f}  warm {median:9,.0f} cells/s  {side.gigabytes:.2f} GB")
-    if options.peer_python:
-        ratio = statistics.median(turn["ours"] / turn["cell-load"] for turn in warm)
-        print(f"{reading:9} ratio      cold {cold['ours'] / cold['cell-load']:9.1f}  warm {ratio:9.1f}", flush=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", help="a Python with cell-load")
-    parser.add_argument("--cells", type=int, default=200_000)
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of a turn")
-    parser.add_argument("--turns", type=int, default=3, help="warm turns of each")
-    parser.add_argument("--sorted", action="store_true", help="cells of a group lie together (the peer's fast path)")
-    parser.add_argument("--folder", type=Path, help="where the file goes; one that is there is used")
-    parser.add_argument("--reading", choices=READINGS, help=argparse.SUPPRESS)
-    parser.add_argument("--serve", choices=("ours", "peer"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.serve:
-        serve(options.serve, options.folder, options.reading, options.seconds, ordered=options.sorted)
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        if not (folder / "screen.h5ad").exists():
-            write_screen(folder / "screen.h5ad", options.cells, ordered=options.sorted)
-        for reading in READINGS if options.reading is None else (options.reading,):
-            compare(options, folder, reading)
+def claim(contest: Contest) -> None:
+    seconds, num_cells = (1.0, 20_000) if contest.quick else (4.0, 200_000)
+    with contest.folder() as folder:
+        screen = folder / f"screen_{num_cells}" / "screen.h5ad"
+        screen.parent.mkdir(exist_ok=True)
+        if not screen.exists():
+            write_screen(screen.with_suffix(".part.h5ad"), num_cells)
+            screen.with_suffix(".part.h5ad").replace(screen)
+        for reading in READINGS:
+            for cold in (True, False):
+                contest.compare(
+                    f"Read {reading}, {'cold' if cold else 'warm'}",
+                    (state_hf, cell_load),
+                    {"folder": str(screen.parent), "reading": reading, "seconds": seconds},
+                    repeats=1 if contest.quick else 2 if cold else 3,
+                    items="cells",
+                    fresh=cold,
+                    before=partial(forget, screen) if cold else None,
+                )
 
 
 if __name__ == "__main__":
-    main()
+    main(claim)

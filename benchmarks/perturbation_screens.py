@@ -29,8 +29,13 @@ SIZES = {
 }
 
 
-def write_screen(path: Path, size: Size, *, seed: int, strength: float, lognorm: bool) -> float:
-    """Write one side, block by block. Returns the density.
+def in_words(size: Size) -> str:
+    """`25,000 x 5,000`: cells of one side and genes."""
+    return f"{size.perturbations * size.cells + size.controls:,} cells x {size.genes:,} genes"
+
+
+def write_screen(path: Path, size: Size, *, seed: int, strength: float, lognorm: bool) -> None:
+    """Write one side, block by block.
 
     The perturbations' effects are those of every seed, scaled by `strength`.
     """
@@ -62,7 +67,6 @@ def write_screen(path: Path, size: Size, *, seed: int, strength: float, lognorm:
         write_elem(file, "obs", pd.DataFrame({"target_gene": pd.Categorical(labels)}, index=names))
         write_elem(file, "var", pd.DataFrame(index=pd.Index(genes)))
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        return file["X/data"].shape[0] / (len(labels) * size.genes)
 
 
 def write_pair(folder: Path, name: str, *, lognorm: bool) -> tuple[Path, Path]:
@@ -70,7 +74,13 @@ def write_pair(folder: Path, name: str, *, lognorm: bool) -> tuple[Path, Path]:
     kind = "lognorm" if lognorm else "counts"
     prediction, reference = (folder / f"{name}-{kind}-{side}.h5ad" for side in ("prediction", "reference"))
     for path, seed, strength in ((reference, 1, 1.0), (prediction, 2, 0.7)):
-        if not path.exists():
-            density = write_screen(path, SIZES[name], seed=seed, strength=strength, lognorm=lognorm)
-            print(f"wrote {path.name}: density {density:.2f}", flush=True)
+        write_side(path, SIZES[name], seed=seed, strength=strength, lognorm=lognorm)
     return prediction, reference
+
+
+def write_side(path: Path, size: Size, *, seed: int, strength: float, lognorm: bool) -> None:
+    """Write one side, whole or not at all, unless it is there."""
+    if not path.exists():
+        part = path.with_suffix(".part")
+        write_screen(part, size, seed=seed, strength=strength, lognorm=lognorm)
+        part.replace(path)

@@ -1,181 +1,145 @@
-"""Cells per second of the SE forward pass: ours, arc-state's, and the bound that matrix multiplication sets.
+"""The forward pass of State Embedding against arc-state, and against the rate of matrix multiplication
 
-    python benchmarks/state_embedding_forward.py [--python PEER_PYTHON] [--size small|600m] [--dtype float32|bfloat16]
+    python benchmarks/state_embedding_forward.py [--quick] [--device cuda]
 
-Runs in an environment that has arc-state 0.11.1 (installed under `.cache/` unless `--python` names one), where both
-models get the same random weights and the same tokens and are timed in turn. Our weights are in `--dtype`; the peer's
-stay in float32 and it runs under autocast for bfloat16, which is how it does. The bound is a large square matrix
-multiplication in `--dtype`, measured between the passes. `--device cuda` measures a GPU, with its peak memory.
+Sentences of 2,048 genes, arc-state's default size (512 wide, 8 layers); on a GPU that of SE-600M, in bfloat16. Both
+models have the same random weights and the same tokens, and their embeddings are compared. Our weights are in the
+dtype; the peer's stay in float32 and it runs under autocast for bfloat16, which is how it does. The bound is what the
+multiplications that embedding a cell needs would take at the rate of one large square multiplication.
 """
 
-import argparse
 import contextlib
-import os
-import resource
-import statistics
-import subprocess
-import sys
-import time
-import venv
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from turns import Contest, main
+
 SIZES = {
-    "small": {"d_model": 512, "nhead": 16, "d_hid": 1024, "nlayers": 8, "output_dim": 512, "num_datasets": 14420},
+    "default": {"d_model": 512, "nhead": 16, "d_hid": 1024, "nlayers": 8, "output_dim": 512, "num_datasets": 14420},
     "600m": {"d_model": 2048, "nhead": 16, "d_hid": 2048, "nlayers": 16, "output_dim": 2048, "num_datasets": 14420},
 }
 TOKEN_DIM, GENES, LENGTH, TASKS = 5120, 19790, 2048, 1536
 
 
-def required_flops(config, cells: int) -> float:
-    """Floating point operations of embedding `cells` cells, as this package computes them (gene features cached)."""
+def required_flops(config) -> float:
+    """Floating point operations of embedding a cell, as this package computes them (gene features cached)."""
     width, inner, tokens = config.hidden_size, config.intermediate_size, config.max_position_embeddings + 1
     projections = 4 * width * width
     layer = 2 * tokens * (projections + 2 * width * inner) + 4 * tokens * tokens * width
     last = 2 * tokens * 2 * width * width + 2 * 2 * (2 * width * width + 2 * width * inner) + 4 * 2 * tokens * width
     expression = 2 * tokens * config.num_expression_bins * (config.count_encoder_dim + width)
     decoder = 2 * 2 * (4 * width * width + width * config.output_dim)
-    return cells * ((config.num_hidden_layers - 1) * layer + last + expression + decoder)
+    return (config.num_hidden_layers - 1) * layer + last + expression + decoder
 
 
-def peer_model(size: dict):
+def tokens(cells: int, device: str):
     import torch
-    from omegaconf import OmegaConf
-    from state.emb.nn.model import StateEmbeddingModel
 
-    cfg = OmegaConf.create(
-        {
-            "model": {"rda": True, "counts": True, "dataset_correction": True},
-            "dataset": {"current": "all", "all": {"num_datasets": size["num_datasets"]}},
-        }
-    )
-    shape = {k: v for k, v in size.items() if k != "num_datasets"}
-    model = StateEmbeddingModel(token_dim=TOKEN_DIM, **shape, cfg=cfg).eval()
-    model.pe_embedding = torch.nn.Embedding.from_pretrained(torch.randn(GENES, TOKEN_DIM))
-    return model
+    generator = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(0, GENES, (cells, LENGTH), generator=generator)
+    return input_ids.to(device), torch.rand(cells, LENGTH, generator=generator).to(device)
 
 
-def our_model(size: dict, peer):
-    """Our model with the peer's weights, which go through the same conversion that a checkpoint does."""
-    import tempfile
+def our_config(size: str):
+    from state_hf import StateEmbeddingConfig
 
+    return StateEmbeddingConfig(token_dim=TOKEN_DIM, num_genes=GENES, pad_length=LENGTH, **SIZES[size])
+
+
+def state_hf(folder: str, size: str, cells: int, dtype: str, device: str):
+    """Our model with random weights, which the peer gets under its own names."""
+    import torch
     from safetensors.torch import save_file
 
-    from state_hf import StateEmbeddingConfig, StateEmbeddingModel
+    from state_hf import StateEmbeddingModel
 
-    with tempfile.TemporaryDirectory() as folder:
-        StateEmbeddingConfig(token_dim=TOKEN_DIM, num_genes=GENES, pad_length=LENGTH, **size).save_pretrained(folder)
-        weights = {name: value.contiguous().clone() for name, value in peer.state_dict().items()}
-        save_file(weights, Path(folder, "model.safetensors"), metadata={"format": "pt"})
-        return StateEmbeddingModel.from_pretrained(folder)
-
-
-def measure(arguments) -> None:
-    import torch
-
-    device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
     torch.manual_seed(0)
-    cells = arguments.batch_size
-    input_ids = torch.randint(0, GENES, (cells, LENGTH), device=device)
-    task_ids = torch.randint(0, GENES, (cells, TASKS), device=device)
-    expression = torch.rand(cells, LENGTH, device=device)
-    padding = torch.zeros(cells, LENGTH, device=device)
-    size = SIZES[arguments.size]
-    runs = {}
-    ours = None
-    if not arguments.without_peer:
-        peer = peer_model(size)
-        ours = our_model(size, peer)
-        peer.to(device)
-        autocast = torch.autocast(device.type, dtype) if dtype != torch.float32 else contextlib.nullcontext()
-
-        def run_peer():
-            batch = (input_ids, task_ids, None, None, None, padding, None, expression, None)
-            with autocast:
-                _, _, _, cell, dataset = peer._compute_embedding_for_batch(batch)
-                return torch.cat([cell, peer.dataset_embedder(dataset)], dim=-1)
-
-        runs["arc-state"] = run_peer
-    else:
-        from state_hf import StateEmbeddingConfig, StateEmbeddingModel
-
-        config = StateEmbeddingConfig(token_dim=TOKEN_DIM, num_genes=GENES, pad_length=LENGTH, **size)
-        with device:
-            ours = StateEmbeddingModel(config)
-    ours.eval().to(device=device, dtype=dtype)
+    model = StateEmbeddingModel(our_config(size)).eval()
+    model.save_pretrained(folder)
+    model.to(device=device, dtype=getattr(torch, dtype))
+    input_ids, expression = tokens(cells, device)
     mask = torch.ones_like(input_ids)
 
-    def run_ours():
-        return ours(input_ids, mask, expression, output_genes=False).embedding
+    def embed() -> int:
+        with torch.inference_mode():
+            model(input_ids, mask, expression, output_genes=False)
+        return cells
 
-    runs["state-hf"] = run_ours
-    side = 8192 if device.type == "cuda" else 2048
-    left, right = (torch.randn(side, side, dtype=dtype, device=device) for _ in range(2))
-    runs["matmul"] = lambda: left @ right
-
-    def timed(run):
-        repeats = 10 if run is runs["matmul"] else 1
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(repeats):
-            output = run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return (time.perf_counter() - start) / repeats, output
-
-    seconds = {name: [] for name in runs}
     with torch.inference_mode():
-        outputs = {name: timed(run)[1] for name, run in runs.items()}  # warm-up; ours fills its cache
-        for _ in range(arguments.repeats):
-            for name, run in runs.items():
-                seconds[name].append(timed(run)[0])
-
-    required = required_flops(ours.config, cells)
-    bound = 2 * side**3
-    print(f"size {arguments.size}, {arguments.dtype}, {cells} cells, {torch.get_num_threads()} threads, {device}")
-    for name in runs:
-        if name != "matmul":
-            rates = [cells / s for s in seconds[name]]
-            print(f"  {name:10} {statistics.median(rates):8.3f} cells/s ({min(rates):.3f} to {max(rates):.3f})")
-    shares = [required / s / (bound / m) for s, m in zip(seconds["state-hf"], seconds["matmul"], strict=True)]
-    print(f"  ours: {required / cells / 1e9:.1f} GFLOP a cell; share of the matmul rate", end=" ")
-    print(f"{statistics.median(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})")
-    if "arc-state" in runs:
-        ratios = [p / o for p, o in zip(seconds["arc-state"], seconds["state-hf"], strict=True)]
-        print(f"  speed-up over arc-state {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
-        difference = (outputs["arc-state"].float() - outputs["state-hf"].float()).abs().max().item()
-        print(f"  largest difference of the embeddings {difference:.2e}")
-    if device.type == "cuda":
-        print(f"  peak GPU memory {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB")
-    print(f"  peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+        embedding = model(input_ids, mask, expression, output_genes=False).embedding
+    save_file({"embedding": embedding.float().cpu().contiguous()}, Path(folder, "embedding.safetensors"))
+    return embed
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", help="a Python that has arc-state 0.11.1")
-    parser.add_argument("--without-peer", action="store_true", help="time ours alone, in this environment")
-    parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--in-peer", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.in_peer or arguments.without_peer:
-        measure(arguments)
-        return
-    python = arguments.python
-    if python is None:
-        environment = ROOT / ".cache" / "arc-state"
-        python = str(environment / "bin" / "python")
-        if not Path(python).exists():
-            venv.create(environment, with_pip=True)
-            for requirement in ("torch==2.13.0", "arc-state==0.11.1", f"{ROOT}"):
-                subprocess.run([python, "-m", "pip", "install", "-q", requirement], check=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    subprocess.run([python, __file__, *sys.argv[1:], "--in-peer"], check=True, env=environment)
+def arc_state(folder: str, size: str, cells: int, dtype: str, device: str):
+    import torch
+    from omegaconf import OmegaConf
+    from safetensors.torch import load_file
+    from state.emb.nn.model import StateEmbeddingModel
+
+    shape = dict(SIZES[size])
+    datasets = {"current": "all", "all": {"num_datasets": shape.pop("num_datasets")}}
+    cfg = OmegaConf.create({"model": {"rda": True, "counts": True, "dataset_correction": True}, "dataset": datasets})
+    model = StateEmbeddingModel(token_dim=TOKEN_DIM, **shape, cfg=cfg).eval()
+    model.pe_embedding = torch.nn.Embedding(GENES, TOKEN_DIM)
+    missing, _ = model.load_state_dict(load_file(Path(folder, "model.safetensors")), strict=False)
+    model.to(device)
+    input_ids, expression = tokens(cells, device)
+    task_ids = torch.randint(0, GENES, (cells, TASKS), device=device)
+    batch = (input_ids, task_ids, None, None, None, torch.zeros_like(expression), None, expression, None)
+    reduced = dtype != "float32"
+
+    def embedded():
+        autocast = torch.autocast(torch.device(device).type, getattr(torch, dtype))
+        with torch.inference_mode(), autocast if reduced else contextlib.nullcontext():
+            _, _, _, cell, dataset = model._compute_embedding_for_batch(batch)
+            return torch.cat([cell, model.dataset_embedder(dataset)], dim=-1)
+
+    ours = load_file(Path(folder, "embedding.safetensors"))["embedding"]
+    difference = (embedded().float().cpu() - ours).abs().max().item()
+    if difference > (0.1 if reduced else 1e-3):
+        raise SystemExit(f"The embeddings differ by up to {difference}; weights that were not found: {missing}.")
+
+    def embed() -> int:
+        embedded()
+        return cells
+
+    return embed
+
+
+def matrix_multiplication(folder: str, size: str, cells: int, dtype: str, device: str):
+    import torch
+
+    side = 8192 if device == "cuda" else 2048
+    left, right = (torch.randn(side, side, dtype=getattr(torch, dtype), device=device) for _ in range(2))
+    required = required_flops(our_config(size))
+
+    def multiply() -> float:
+        for _ in range(10):
+            left @ right
+        return 10 * 2 * side**3 / required
+
+    return multiply
+
+
+def claim(contest: Contest) -> None:
+    gpu = contest.device == "cuda"
+    cases = (
+        [("600m", "bfloat16", 32), ("default", "bfloat16", 64)]
+        if gpu
+        else [("default", "float32", 1 if contest.quick else 4)]
+    )
+    if not gpu and not contest.quick:
+        cases.append(("default", "bfloat16", 4))
+    for size, dtype, cells in cases:
+        with contest.folder() as folder:
+            contest.compare(
+                f"State Embedding forward, {size} size, {dtype}",
+                (state_hf, arc_state, matrix_multiplication),
+                {"folder": str(folder), "size": size, "cells": cells, "dtype": dtype, "device": contest.device},
+                repeats=1 if contest.quick else 3,
+                items="cells",
+            )
 
 
 if __name__ == "__main__":
-    main()
+    main(claim)

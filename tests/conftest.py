@@ -1,5 +1,6 @@
 """Fixtures shared by the whole suite."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import settings
 
 # How long an example takes says more of the machine's other work than of the code.
 settings.register_profile("no deadline", deadline=None)
+settings.register_profile("fuzz", deadline=None, max_examples=10_000)
 settings.load_profile("no deadline")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -18,6 +20,18 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no ../shared/data on this machine")
     return SHARED_DATA
+
+
+@pytest.fixture(autouse=True, scope="session")
+def evaluate_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of evaluate's for this process: what it loads is a package, which Python looks up in one place only."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evaluate.config.HF_MODULES_CACHE", str(folder / "modules"))
+        patch.setattr("evaluate.config.HF_METRICS_CACHE", str(folder / "metrics"))
+        patch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", True)
+        patch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,16 @@
 """The examples of docs/gene-embeddings.md and docs/hub.md run as they stand, and print what the pages say."""
 
-import re
-import shlex
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 
 from state_hf import CellSentenceTokenizer, GeneTable, StateEmbeddingConfig, StateEmbeddingForMaskedExpression
-from state_hf.cli import main
+from tests.documentation_pages import run_page
 from tests.gene_embeddings.conftest import esm_folder, fair_esm
 from tests.model_cards.conftest import hub
 
 __all__ = ["esm_folder", "fair_esm", "hub"]
-
-DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture
@@ -37,22 +32,6 @@ def folder(tmp_path, esm_folder):
     StateEmbeddingForMaskedExpression(config).save_pretrained(tmp_path / "model")
     CellSentenceTokenizer(genes).save_pretrained(tmp_path / "model")
     return tmp_path
-
-
-def run_page(name, capsys):
-    names: dict = {}
-    for language, text in re.findall(r"```(\w+)\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), re.DOTALL):
-        if language == "python":
-            exec(text, names)
-            printed = capsys.readouterr().out
-        elif language == "console":
-            command, _, expected = text.partition("\n")
-            assert main(shlex.split(command.removeprefix("$ state-hf "))) == 0
-            printed = capsys.readouterr().out
-            assert not expected or printed == expected
-        elif language == "text":
-            assert printed == text
-    return names
 
 
 def test_gene_embeddings(folder, monkeypatch, capsys):

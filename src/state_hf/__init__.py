@@ -37,6 +37,7 @@ _EXPORTS = {
     "open_screens": "state_hf.data.perturbation_screens",
     "convert": "state_hf.conversion.convert",
     "convert_to_arc": "state_hf.conversion.to_arc",
+    "inspect": "state_hf.conversion.inspection",
     "predict": "state_hf.pipelines.predict",
     "train": "state_hf.pipelines.train",
     "embed": "state_hf.pipelines.embed",

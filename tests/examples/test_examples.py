@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForPreTraining, AutoTokenizer
 
 from state_hf import StateTransitionForPerturbation, generate_screen, load_gene_table
+from tests.conversion.conftest import STATE_TRANSITION
 from tests.screen_models import small_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -70,6 +71,21 @@ def test_compute_gene_embeddings(monkeypatch, tmp_path, esm_folder):
     model = AutoModelForPreTraining.from_pretrained(tmp_path / "out" / "model")
     assert AutoTokenizer.from_pretrained(tmp_path / "out" / "model").genes == ["LYZ", "TP53"]
     assert torch.equal(model.state_embedding.gene_table.weight, table.embeddings)
+
+
+def test_convert_checkpoint(monkeypatch, tmp_path, hub, capsys):
+    output = tmp_path / "st"
+    source = STATE_TRANSITION / "llama_causal_rotary"
+    (tmp_path / "genes.txt").write_text("".join(f"GENE{number}\n" for number in range(8)))
+    options = {"genes": tmp_path / "genes.txt", "repo_id": "someone/st", "private": True}
+    run(monkeypatch, "convert_checkpoint", source=source, output_dir=output, **options)
+    said = capsys.readouterr().out
+    assert "attention: causal" in said
+    assert "4 perturbations (KLF1, non-targeting, TP53, GATA1" in said
+    assert "pushed: " in said
+    loaded = StateTransitionForPerturbation.from_pretrained("someone/st")
+    assert loaded.config.is_causal
+    assert loaded.vocabulary.genes[0] == "GENE0"
 
 
 def test_score_submission(monkeypatch, tmp_path, capsys):
@@ -141,7 +157,7 @@ def test_lora_state_transition(monkeypatch, tmp_path, screen_path, vocabulary):
 
 
 def test_every_example_is_run_here_or_beside():
-    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parents[1].rglob("test_*.py"))
     missing = [
         path.stem for path in EXAMPLES.glob("*.py") if not path.stem.startswith("demo") and path.stem not in tests
     ]

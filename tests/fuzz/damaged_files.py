@@ -22,7 +22,7 @@ _ENCODINGS = [
 ]
 _VALUES = [np.nan, np.inf, -np.inf, -1, 0, 1, 10**6, 2**31 - 1, 2**40, -(2**40), 0.5]
 _DTYPES = ["f4", "f8", "f2", "i1", "i8", "u8", "S4", "O", "?", "c8"]
-_SHAPES = [(), (0,), (1,), (2**40,), (3, 4), (2**20, 2**20), (1, 1, 1)]
+_SHAPES = [(), (0,), (1,), (2**29,), (2**40,), (24,), (12,), (3, 4), (2**20, 2**20), (1, 1, 1)]
 
 Damage = Callable[[h5py.File], None]
 _NUMBERS = count()
@@ -41,6 +41,10 @@ def _node(file: h5py.File, where: int) -> tuple[str, Any] | None:
         return None
     path = paths[where % len(paths)]
     return path, file[path]
+
+
+def _is_vector(node: Any) -> bool:
+    return isinstance(node, h5py.Dataset) and node.ndim == 1 and node.size < 2**20
 
 
 def _delete(where: int) -> Damage:
@@ -68,7 +72,7 @@ def _set_attribute(where: int, which: int, value: Any) -> Damage:
 def _set_values(where: int, position: int, value: float) -> Damage:
     def damage(file: h5py.File) -> None:
         node = _node(file, where)
-        if node is None or not isinstance(node[1], h5py.Dataset) or node[1].dtype.kind not in "iuf" or not node[1].size:
+        if node is None or not _is_vector(node[1]) or node[1].dtype.kind not in "iuf" or not node[1].size:
             return
         values = node[1][()]
         flat = np.atleast_1d(values).reshape(-1)
@@ -100,7 +104,7 @@ def _replace_dataset(where: int, dtype: str, shape: tuple[int, ...]) -> Damage:
 def _shorten(where: int, length: int) -> Damage:
     def damage(file: h5py.File) -> None:
         node = _node(file, where)
-        if node is None or not isinstance(node[1], h5py.Dataset) or node[1].ndim != 1:
+        if node is None or not _is_vector(node[1]):
             return
         attributes, values = dict(node[1].attrs), node[1][()][:length]
         kind = node[1].dtype
@@ -114,7 +118,7 @@ def _shorten(where: int, length: int) -> Damage:
 def _shuffle(where: int, seed: int) -> Damage:
     def damage(file: h5py.File) -> None:
         node = _node(file, where)
-        if node is None or not isinstance(node[1], h5py.Dataset) or node[1].ndim != 1:
+        if node is None or not _is_vector(node[1]):
             return
         node[1][()] = np.random.default_rng(seed).permutation(node[1][()])
 
@@ -160,12 +164,12 @@ DAMAGES = st.lists(
 )
 
 
-def write_damaged(content: bytes, damages: list[Damage], folder: Path) -> Path:
-    """Write the file under a new name, damage it, and remove the one before."""
-    for old in folder.glob("damaged-*.h5ad"):
+def write_damaged(whole: Path, damages: list[Damage]) -> Path:
+    """Write a damaged copy beside a file, under a new name; the copy before it goes."""
+    for old in whole.parent.glob("damaged-*.h5ad"):
         old.unlink()
-    path = folder / f"damaged-{next(_NUMBERS)}.h5ad"
-    path.write_bytes(content)
+    path = whole.with_name(f"damaged-{next(_NUMBERS)}.h5ad")
+    path.write_bytes(whole.read_bytes())
     with h5py.File(path, "r+") as file:
         for damage in damages:
             # One damage may leave nothing for the next.

@@ -3,33 +3,37 @@
 A few examples a run; `make fuzz` takes thousands.
 """
 
+from pathlib import Path
+
 import anndata
-import h5py
 import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from scipy import sparse
 
 from state_hf import (
+    CellCorpus,
     CellSentenceTokenizer,
     PerturbationDataset,
     StateEmbeddingConfig,
     StateEmbeddingModel,
+    StateTransitionVocabulary,
     embed,
     evaluate_predictions,
     open_screens,
+    predict,
 )
+from state_hf.data.corpus_manifest import CorpusFile
 from state_hf.pipelines.preprocess import preprocess
+from tests.fuzz.cases import fuzzed, one_case
 from tests.fuzz.damaged_files import DAMAGES, write_damaged
+from tests.screen_models import small_model
 
-# What the command line turns into one line for the user. Anything else is a defect of ours.
-CLEAR = (ValueError, OSError)
 GENES = [f"GENE{number}" for number in range(12)]
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-fuzzed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def cells() -> AnnData:
@@ -50,10 +54,11 @@ def cells() -> AnnData:
 
 
 @pytest.fixture(scope="module")
-def content(tmp_path_factory) -> bytes:
-    path = tmp_path_factory.mktemp("fuzz") / "cells.h5ad"
+def whole(folder) -> Path:
+    """The file as it should be."""
+    path = folder / "whole.h5ad"
     cells().write_h5ad(path)
-    return path.read_bytes()
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -72,60 +77,105 @@ def model():
     return StateEmbeddingModel(config).eval()
 
 
-@fuzzed
-@given(DAMAGES)
-def test_embed(content, model, tmp_path, damages):
-    path = write_damaged(content, damages, tmp_path)
-    try:
-        tokenizer = CellSentenceTokenizer(GENES, model_max_length=8)
-        embedded = embed(path, model, tokenizer=tokenizer, output=tmp_path / "out.npy", overwrite=True)
-    except CLEAR:
-        return
+@pytest.fixture(scope="module")
+def perturbation_model(whole):
+    screens = open_screens(whole)
+    return small_model(
+        StateTransitionVocabulary(screens.perturbations, screens.control, screens.batches, screens.cell_types, GENES)
+    )
+
+
+def embed_cells(path, model):
+    tokenizer = CellSentenceTokenizer(GENES, model_max_length=8)
+    embedded = embed(path, model, tokenizer=tokenizer, output=path.with_name("out.npy"), overwrite=True)
     assert np.isfinite(np.load(embedded)).all()
 
 
-@fuzzed
-@given(DAMAGES)
-def test_screens(content, tmp_path, damages):
-    path = write_damaged(content, damages, tmp_path)
-    for features in ("X", "layers/logged", "obsm/X_hvg"):
-        try:
-            screens = open_screens(path, cell_type_key="cell_type", batch_key="batch")
-            sets = PerturbationDataset(screens, features=features, set_size=4)
-            values = sets[0]["control"]
-        except CLEAR:
-            continue
-        assert bool(np.isfinite(np.asarray(values)).all())
+def read_screen(path, features):
+    screens = open_screens(path, cell_type_key="cell_type", batch_key="batch")
+    sets = PerturbationDataset(screens, features=features, set_size=4)
+    assert np.isfinite(np.asarray(sets[0]["control"])).all()
 
 
-@fuzzed
-@given(DAMAGES)
-def test_preprocess(content, tmp_path, damages):
-    path = write_damaged(content, damages, tmp_path)
-    output = tmp_path / "out.h5ad"
-    try:
-        preprocess(path, output=output, num_variable_genes=4, overwrite=True)
-    except CLEAR:
-        return
-    written = anndata.read_h5ad(output)
+def prepare(path):
+    preprocess(path, output=path.with_name("out.h5ad"), num_variable_genes=4, overwrite=True)
+    written = anndata.read_h5ad(path.with_name("out.h5ad"))
     assert np.isfinite(written.X.data if sparse.issparse(written.X) else written.X).all()
 
 
-@fuzzed
-@given(DAMAGES)
-def test_evaluate(content, tmp_path, damages):
-    path = write_damaged(content, damages, tmp_path)
-    try:
-        result = evaluate_predictions(path, cells(), "vcc2025", pert_col="perturbation")
-    except CLEAR:
-        return
+def evaluate_cells(path):
+    result = evaluate_predictions(path, cells(), "vcc2025", pert_col="perturbation")
     assert np.isfinite(result.aggregate["mean"].to_numpy(dtype=float)).all()
 
 
-def test_the_damages_damage(content, tmp_path):
+def predict_cells(path, model):
+    predicted = predict(path, model, "all", cells=3)
+    assert np.isfinite(predicted.X.data).all()
+
+
+def read_corpus(path):
+    tokenizer = CellSentenceTokenizer(GENES, model_max_length=8)
+    corpus = CellCorpus([CorpusFile(str(path), "one")], tokenizer, lanes=2)
+    for batch in corpus.__getitems__(range(16)):
+        encoded = tokenizer.encode_cells(batch.counts, batch.source.genes, input_type="counts")
+        assert np.isfinite(encoded["expression"].numpy()).all()
+
+
+@fuzzed
+@given(damages=DAMAGES)
+def test_embed(whole, model, damages):
+    path = write_damaged(whole, damages)
+    with one_case(path.name):
+        embed_cells(path, model)
+
+
+@fuzzed
+@given(damages=DAMAGES)
+def test_screens(whole, damages):
+    path = write_damaged(whole, damages)
+    for features in ("X", "layers/logged", "obsm/X_hvg"):
+        with one_case(path.name):
+            read_screen(path, features)
+
+
+@fuzzed
+@given(damages=DAMAGES)
+def test_preprocess(whole, damages):
+    path = write_damaged(whole, damages)
+    with one_case(path.name):
+        prepare(path)
+
+
+@fuzzed
+@given(damages=DAMAGES)
+def test_evaluate(whole, damages):
+    path = write_damaged(whole, damages)
+    with one_case(path.name):
+        evaluate_cells(path)
+
+
+@fuzzed
+@given(damages=DAMAGES)
+def test_predict(whole, perturbation_model, damages):
+    path = write_damaged(whole, damages)
+    with one_case(path.name):
+        predict_cells(path, perturbation_model)
+
+
+@fuzzed
+@given(damages=DAMAGES)
+def test_corpus(whole, damages):
+    path = write_damaged(whole, damages)
+    with one_case(path.name):
+        read_corpus(path)
+
+
+def test_the_damages_damage(whole, model, perturbation_model):
     """The file as it is passes every reader, so what the tests above refuse is due to the damage."""
-    path = write_damaged(content, [], tmp_path)
-    assert isinstance(h5py.File(path)["X"], h5py.Group)
-    assert len(open_screens(path, cell_type_key="cell_type", batch_key="batch").perturbations) == 3
-    preprocess(path, output=tmp_path / "out.h5ad", num_variable_genes=4)
-    evaluate_predictions(path, cells(), "vcc2025", pert_col="perturbation")
+    path = write_damaged(whole, [])
+    embed_cells(path, model)
+    read_screen(path, "X")
+    prepare(path)
+    evaluate_cells(path)
+    predict_cells(path, perturbation_model)
+    read_corpus(path)

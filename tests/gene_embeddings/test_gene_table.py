@@ -82,6 +82,17 @@ def test_code_in_a_dictionary_does_not_run(tmp_path):
     assert not (tmp_path / "was-here").exists()
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_damaged_dictionary_is_refused(legacy, tmp_path):
+    path = tmp_path / "table.pt"
+    torch.save({"A": torch.ones(4)}, path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    for content in (b"", b"hello there", *(whole[:end] for end in range(0, len(whole) - 1, 29))):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"table\.pt (is damaged|holds more)"):
+            load_gene_table(path)
+
+
 def test_a_changed_gene_list_is_refused(table, tmp_path):
     table.save_pretrained(tmp_path)
     (tmp_path / "genes.txt").write_text("A\nB\nC\n")

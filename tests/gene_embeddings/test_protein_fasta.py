@@ -97,7 +97,7 @@ def test_what_is_no_protein_file_is_refused(text, message, tmp_path):
 def test_a_damaged_file_is_refused(tmp_path):
     path = tmp_path / "proteins.fa.gz"
     path.write_bytes(gzip.compress(PLAIN.encode() * 50)[:-20])
-    with pytest.raises(ValueError, match=r"proteins.fa.gz is not a FASTA file, or a damaged one"):
+    with pytest.raises(ValueError, match=r"proteins.fa.gz is not a text file in UTF-8, or a damaged one"):
         read_proteins(path)
 
 

@@ -10,7 +10,14 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 
-from state_hf import GeneTable, PerturbationBaseline, PerturbationBaselineConfig, load_gene_table, push_folder
+from state_hf import (
+    CellSentenceTokenizer,
+    GeneTable,
+    PerturbationBaseline,
+    PerturbationBaselineConfig,
+    load_gene_table,
+    push_folder,
+)
 from state_hf.cli import main
 from state_hf.metrics.modules import metric_names, push_metric
 from tests.model_cards.conftest import GENES
@@ -117,10 +124,19 @@ def test_what_is_missing_or_gated_is_explained(hub, embedding_model, tokenizer, 
         AutoModel.from_pretrained("someone/se", revision="v9")
     with pytest.raises(OSError, match=r"does not appear to have a file named gene_table.safetensors"):
         load_gene_table("someone/se")
+    with pytest.raises(ValueError, match=r"someone/se has no genes\.txt, which names the genes"):
+        CellSentenceTokenizer.from_pretrained("someone/se")
+    tokenizer.push_to_hub("someone/se")
+    with pytest.raises(OSError, match="v9 is not a valid git identifier"):
+        AutoTokenizer.from_pretrained("someone/se", revision="v9")
     hub.repositories["models", "someone/se"].gated = True
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     with pytest.raises(OSError, match=r"gated repo[\s\S]*someone/se"):
         AutoModel.from_pretrained("someone/se", cache_dir=tmp_path / "other")
+    with pytest.raises(OSError, match=r"gated repo[\s\S]*someone/se"):
+        AutoTokenizer.from_pretrained("someone/se", cache_dir=tmp_path / "other")
+    with pytest.raises(OSError, match=r"gated repo[\s\S]*someone/se"):
+        load_gene_table("someone/se", cache_dir=str(tmp_path / "other"))
     hub.repositories["models", "someone/se"].private = True
     command = ["genes", "extend", "someone/se", "someone/genes", "--output", str(tmp_path / "new")]
     assert main(command) == 2
@@ -176,9 +192,8 @@ def test_a_metric_becomes_a_space(hub, tmp_path, monkeypatch):
     assert {"README.md", "app.py", "expression_error.py", "requirements.txt"} <= pushed.keys()
     monkeypatch.setattr("evaluate.config.HF_ENDPOINT", hub.url)
     monkeypatch.setattr("evaluate.config.HUB_EVALUATE_URL", hub.url + "/spaces/{path}/resolve/{revision}/{name}")
-    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path / "metrics"))
+    monkeypatch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", False)
     monkeypatch.setattr("evaluate.config.DOWNLOADED_EVALUATE_PATH", str(tmp_path / "downloads"))
-    monkeypatch.setattr("evaluate.config.HF_MODULES_CACHE", str(tmp_path / "modules"))
     assert type(evaluate.load("someone/expression_error")).__name__ == "ExpressionError"
     with pytest.raises(ValueError, match="a Space called expression_error"):
         push_metric("expression_error", "someone/my-metric")

@@ -13,7 +13,7 @@ from state_hf import CellSentenceTokenizer, StateEmbeddingConfig, StateEmbedding
 GENES = [f"GENE{number}" for number in range(60)]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Several threads would spend their time waiting for each other over such small tensors."""
     threads = torch.get_num_threads()

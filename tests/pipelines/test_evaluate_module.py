@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import anndata
-import datasets
 import evaluate
 import numpy as np
 import pandas as pd
@@ -15,18 +14,6 @@ from state_hf.metrics.profiles import load_profile
 
 GENES = ["A", "B", "C", "D"]
 LABELS = ["non-targeting", "non-targeting", "A", "A", "B", "B"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def own_cache(tmp_path_factory):
-    """A cache of this module's own: the scripts are copied there and imported from there."""
-    folder = tmp_path_factory.mktemp("evaluate")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("evaluate.config.HF_MODULES_CACHE", str(folder / "modules"))
-        patch.setattr("evaluate.config.HF_METRICS_CACHE", str(folder / "metrics"))
-        patch.setattr("evaluate.config.HF_EVALUATE_OFFLINE", True)
-        patch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-        yield
 
 
 def cells(seed, labels=LABELS):

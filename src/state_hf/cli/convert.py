@@ -4,6 +4,7 @@ No code of a checkpoint is run: what is not data is refused. Every weight is acc
 
 examples:
   state-hf convert se600m.ckpt se-600m
+  state-hf convert arcinstitute/SE-600M se-600m --checkpoint se600m_epoch16.ckpt
   state-hf convert runs/st-hvg st-hvg --genes screen.h5ad
   state-hf convert runs/old st-old --attention bidirectional --positions none
   state-hf convert st-hvg run-for-arc --to arc
@@ -25,13 +26,18 @@ def _bytes(text: str) -> int:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `state-hf convert`."""
     parser.add_argument(
-        "source", metavar="SRC", type=Path, help="checkpoint (.ckpt, .safetensors), or folder of a run or model"
+        "source",
+        metavar="SRC",
+        type=Path,
+        help="checkpoint (.ckpt, .safetensors), folder of a run or model, or id of a repository on the Hub",
     )
     parser.add_argument(
         "output", metavar="DST", type=Path, help="what to write: a folder, or with --to arc a .ckpt (SE)"
     )
     parser.add_argument("--to", choices=("hf", "arc"), default="hf", help="arc: back into a checkpoint of arc-state")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
+    parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a repository on the Hub")
+    parser.add_argument("--subfolder", metavar="FOLDER", help="folder of the run within a repository on the Hub")
     parser.add_argument("--checkpoint", metavar="NAME", help="which of a folder's checkpoints (default: final.ckpt)")
     parser.add_argument(
         "--genes",
@@ -49,6 +55,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     transition = parser.add_argument_group("State Transition")
     transition.add_argument(
         "--perturbations", type=Path, metavar="FILE", help="names of the perturbations in order, where SRC has none"
+    )
+    transition.add_argument(
+        "--state-embedding",
+        metavar="SE",
+        help="model whose decoder a run reuses (finetune_vci_decoder): checkpoint, folder, or hub id",
     )
     transition.add_argument(
         "--attention", choices=("bidirectional", "causal"), help="default: as arc-state 0.11.1 loads the checkpoint"

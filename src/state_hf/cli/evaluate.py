@@ -5,17 +5,9 @@ state-hf evaluate predicted.h5ad measured.h5ad --profile vcc2026 --baseline mean
 """
 
 import argparse
-from collections import Counter
 from pathlib import Path
 
-import pandas as pd
-
-from state_hf.metrics.input_check import counted
 from state_hf.metrics.profiles import profile_names
-from state_hf.metrics.result import EvaluationResult
-from state_hf.pipelines.evaluate import evaluate_predictions
-from state_hf.reporting.evaluation_report import write_evaluation_report
-from state_hf.reporting.markup import number
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +38,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the table, write what was asked for."""
+    from state_hf.pipelines.evaluate import evaluate_predictions
+    from state_hf.reporting.evaluation_report import write_evaluation_report
+    from state_hf.reporting.evaluation_text import evaluation_text
+
     for path in (arguments.prediction, arguments.reference):
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}")
@@ -71,52 +67,5 @@ def run(arguments: argparse.Namespace) -> int:
         done.append(f"{len(result.save(arguments.output))} files in {arguments.output}")
     if arguments.report is not None:
         done.append(f"report {write_evaluation_report(result, arguments.report)}")
-    print(f"profile {result.profile.name} (digest {result.profile.digest[:12]})\n")
-    print(_aligned(_values(result)))
-    if result.contexts:
-        overall = {name: _values(part)[_last_column(part)] for name, part in result.contexts.items()}
-        print(f"\n{_last_column(result)} in each context\n\n{_aligned(pd.DataFrame(overall))}")
-    if result.summary:
-        print("\ndiagnostics\n")
-        print(_aligned(pd.DataFrame({"value": dict(result.summary)})))
-    if result.problems:
-        print("\nwithout a value\n")
-        print("\n".join(_missing(result)))
-    print(f"\n{', '.join(done)}")
+    print(f"{evaluation_text(result)}\n\n{', '.join(done)}")
     return 0
-
-
-def _values(result: EvaluationResult) -> pd.DataFrame:
-    """One row a metric: the scores where there are any, else the values."""
-    values = result.aggregate[["mean"]].rename(columns={"mean": "prediction"})
-    if result.scores is None:
-        return values
-    unscored = values.loc[~values.index.isin(result.scores.index)]
-    return pd.concat([unscored, result.scores])[list(result.scores.columns)]
-
-
-def _missing(result: EvaluationResult) -> list[str]:
-    """A line for each metric and reason, with the number of perturbations."""
-    return [
-        f"{metric}, {counted(count, 'perturbation')}: {reason}"
-        for metric, reasons in result.problems.items()
-        for reason, count in Counter(reasons.values()).items()
-    ]
-
-
-def _last_column(result: EvaluationResult) -> str:
-    return "prediction" if result.scores is None else "score"
-
-
-def _aligned(table: pd.DataFrame) -> str:
-    """The table as text, numbers at the right, three significant digits."""
-    rows = [["", *map(str, table.columns)]]
-    rows += [[str(name), *map(number, map(float, values))] for name, *values in table.itertuples(name=None)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines)

@@ -7,18 +7,10 @@ state-hf prep predictions.h5ad --genes gene_names.csv --rules 2026
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from anndata import AnnData
-
-from state_hf.pipelines.reading import open_cells
-from state_hf.pipelines.submission import (
-    GENES_2025,
-    GENES_2026,
-    check_counts_submission,
-    plan_submission,
-    read_gene_list,
-    write_submission,
-)
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check, and for 2025 write, the submission."""
+    from state_hf.pipelines.reading import open_cells
+    from state_hf.pipelines.submission import GENES_2025, GENES_2026, read_gene_list
+
     genes = read_gene_list(arguments.genes)
     expected = GENES_2025 if arguments.rules == "2025" else GENES_2026
     if len(genes) != expected:
@@ -57,7 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check(prediction: AnnData, genes: list[str], arguments: argparse.Namespace) -> None:
+def _check(prediction: "AnnData", genes: list[str], arguments: argparse.Namespace) -> None:
+    from state_hf.pipelines.submission import check_counts_submission
+
     for option, given in {"--output": arguments.output, "--context-col": arguments.context_col}.items():
         if given is not None:
             raise ValueError(f"{option} belongs to the rules of 2025; those of 2026 only check the file")
@@ -68,7 +65,9 @@ def _check(prediction: AnnData, genes: list[str], arguments: argparse.Namespace)
     )
 
 
-def _write(prediction: AnnData, genes: list[str], arguments: argparse.Namespace) -> None:
+def _write(prediction: "AnnData", genes: list[str], arguments: argparse.Namespace) -> None:
+    from state_hf.pipelines.submission import plan_submission, write_submission
+
     plan = plan_submission(
         prediction,
         genes,

@@ -62,6 +62,8 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
             "state_embedding".
         gene_dim: Genes that the decoder predicts.
         gene_decoder_hidden_sizes: Hidden widths of the decoder.
+        gene_decoder_learned_genes: Positions of the genes that the State Embedding model of
+            `gene_decoder="state_embedding"` does not know: their encoding is a row of the decoder's own.
         state_embedding_config: Configuration of the State Embedding model whose expression decoder
             `gene_decoder="state_embedding"` reuses.
         loss: Name of the loss between predicted and real cells, see `state_hf.modeling.losses`.
@@ -143,6 +145,7 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
     gene_decoder: Literal["mlp", "residual", "negative_binomial", "state_embedding"] | None = None
     gene_dim: int | None = None
     gene_decoder_hidden_sizes: list[int] | tuple[int, ...] = (1024, 1024, 512)
+    gene_decoder_learned_genes: list[int] | tuple[int, ...] = ()
     state_embedding_config: StateEmbeddingConfig | dict[str, Any] | None = None
     loss: str = "energy"
     loss_kwargs: dict[str, Any] | None = None
@@ -228,6 +231,11 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
         se = self.state_embedding_config
         if (self.gene_decoder == "state_embedding") != (se is not None):
             raise ValueError('gene_decoder="state_embedding" and state_embedding_config belong together')
+        learned = self.gene_decoder_learned_genes
+        if learned and (se is None or len({*learned} & {*range(self.gene_dim or 0)}) < len(learned)):
+            raise ValueError(
+                'gene_decoder_learned_genes are different positions among the genes of gene_decoder="state_embedding"'
+            )
         if isinstance(se, StateEmbeddingConfig) and self.output_dim != se.embedding_dim:
             raise ValueError(
                 f"The State Embedding decoder reads embeddings of width {se.embedding_dim}, but output_dim is "

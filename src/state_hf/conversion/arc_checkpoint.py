@@ -1,9 +1,9 @@
 """A checkpoint of arc-state as it lies on the disk: its weights unread, and what is recorded beside them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, cast
+from pathlib import Path, PurePath
+from typing import Any, Literal, TypeVar, cast
 
 import yaml
 
@@ -18,8 +18,11 @@ _CHECKPOINT_SUFFIXES = (".ckpt", ".pt", ".pth", ".safetensors")
 # What a run's folder calls its checkpoints, in the order in which arc-state and then its users take them.
 _USUAL_CHECKPOINTS = ("final.ckpt", "last.ckpt", "model.safetensors")
 _MAX_CONFIG_BYTES = 2**24
+# What the configurations of this package's models name.
+_OUR_CODE = "state_hf_classes."
 
 Kind = Literal["state_embedding", "state_transition"]
+Location = TypeVar("Location", bound=PurePath)
 
 
 @dataclass(frozen=True)
@@ -62,17 +65,24 @@ def open_arc_checkpoint(source: Path, *, checkpoint: str | None = None) -> ArcCh
         FileNotFoundError: If there is no such file.
     """
     if not source.exists():
-        raise FileNotFoundError(
-            f"There is no file or folder {source}. What is on the hub is downloaded first: "
-            "`hf download OWNER/NAME --local-dir FOLDER`."
-        )
+        raise FileNotFoundError(f"There is no file or folder {source}, and an id on the Hub has the form owner/name.")
     path = _checkpoint_in(source, checkpoint) if source.is_dir() else source
+    if path.is_file() and path.suffix not in _CHECKPOINT_SUFFIXES:
+        raise CheckpointError(
+            f"{path} is not a checkpoint, which ends in {', '.join(_CHECKPOINT_SUFFIXES)}: give one, or the folder of "
+            "a run or model."
+        )
     folder = source if source.is_dir() else _folder_of(path)
     beside = _config_beside(folder)
     if path.is_dir() or path.suffix == ".safetensors":
         stored = read_weights(path) if path.is_dir() else read_safetensors(path)
         weights = without_compiled_prefixes(stored, str(path))
         parameters = _json_beside(path if path.is_dir() else path.parent)
+        if _OUR_CODE in str(parameters.get("auto_map")):
+            raise CheckpointError(
+                f"{source} is a model of this package already: `from_pretrained` loads it, and `state-hf convert --to "
+                "arc` takes it back."
+            )
         return ArcCheckpoint(path, folder, _kind_of(weights, path), weights, parameters, beside)
     return _open_lightning(path, folder, beside)
 
@@ -144,8 +154,26 @@ def gene_rows(content: Any, source: str) -> dict[str, LazyTensor]:
 
 
 def _checkpoint_in(folder: Path, name: str | None) -> Path:
+    if name is None and (folder / "model.safetensors.index.json").is_file():
+        return folder
     places = [folder, folder / "checkpoints"]
-    found = {path.name: path for place in places if place.is_dir() for path in sorted(place.iterdir())}
+    return chosen_checkpoint(
+        [path for place in places if place.is_dir() for path in sorted(place.iterdir())], name, folder
+    )
+
+
+def chosen_checkpoint(paths: Iterable[Location], name: str | None, folder: object) -> Location:
+    """The checkpoint that is meant among the files of a run or model.
+
+    Args:
+        paths: The folder's files and those of its `checkpoints`.
+        name: File name of the checkpoint; by default the usual one, or the only one.
+        folder: What the folder is called in messages.
+
+    Raises:
+        CheckpointError: If there is none, or several could be meant.
+    """
+    found = {path.name: path for path in paths}
     if name is not None:
         if name not in found:
             raise CheckpointError(f"{folder} has no checkpoint {name!r}.")
@@ -153,8 +181,6 @@ def _checkpoint_in(folder: Path, name: str | None) -> Path:
     suffixes = (".ckpt", ".safetensors")
     candidates = [path for path in found.values() if path.suffix in suffixes and not path.name.startswith("model-0")]
     usual = [found[name] for name in _USUAL_CHECKPOINTS if name in found and found[name] in candidates]
-    if (folder / "model.safetensors.index.json").is_file():
-        return folder
     if usual or len(candidates) == 1:
         return (usual or candidates)[0]
     if not candidates:
@@ -197,4 +223,4 @@ def _parsed(text: str, source: str) -> dict[str, Any]:
     return resolve_references(content)
 
 
-__all__ = ["ArcCheckpoint", "Kind", "gene_rows", "open_arc_checkpoint"]
+__all__ = ["ArcCheckpoint", "Kind", "chosen_checkpoint", "gene_rows", "open_arc_checkpoint"]

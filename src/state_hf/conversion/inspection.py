@@ -1,20 +1,30 @@
 """What a checkpoint or model is, told from its configuration, names and headers: no weight is read."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Protocol
 
 import huggingface_hub
-from huggingface_hub.errors import EntryNotFoundError, NotASafetensorsRepoError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import CONFIG_NAME
 
+from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 from state_hf.conversion.arc_checkpoint import ArcCheckpoint, open_arc_checkpoint
 from state_hf.conversion.errors import CheckpointError, UnsafeCheckpointError
+from state_hf.conversion.hub_checkpoint import (
+    explained_hub_errors,
+    fetch_checkpoint,
+    is_hub_id,
+    list_repository,
+    refuse_hub_options,
+)
 from state_hf.conversion.model_folder import RECORD_FILE, ConvertedModel, read_record
 from state_hf.conversion.safetensors_file import read_weights
 from state_hf.conversion.state_embedding import convert_state_embedding
@@ -23,6 +33,7 @@ from state_hf.conversion.weight_accounting import original_shapes
 from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression, StateEmbeddingModel
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionModel
 
+_MODEL_TYPE = re.compile(r'"model_type"\s*:\s*"([^"]*)"')
 _CLASSES: dict[str, tuple[type[PreTrainedModel], type[PreTrainedModel]]] = {
     "state_embedding": (StateEmbeddingModel, StateEmbeddingForMaskedExpression),
     "state_transition": (StateTransitionModel, StateTransitionForPerturbation),
@@ -52,13 +63,22 @@ class Inspection:
         return "\n".join(f"{topic:<{width}}  {text}" for topic, text in lines.items())
 
 
-def inspect(source: str | Path, *, checkpoint: str | None = None, revision: str | None = None) -> Inspection:
+def inspect(
+    source: str | Path,
+    *,
+    checkpoint: str | None = None,
+    revision: str | None = None,
+    subfolder: str | None = None,
+) -> Inspection:
     """Say what a checkpoint or model is.
 
     Args:
-        source: A checkpoint of arc-state, the folder of one of its runs, a model folder, or a hub id.
+        source: A checkpoint of arc-state, the folder of one of its runs, a model folder, or a hub id. Of a model on the
+            Hub, names and headers are read; a checkpoint of arc-state is downloaded, and `convert` finds it in the
+            cache.
         checkpoint: Which of a folder's checkpoints, by its file name.
-        revision: Revision of the hub's repository.
+        revision: Branch, tag or commit of a repository on the Hub.
+        subfolder: Folder of the run or model within a repository on the Hub.
 
     Raises:
         CheckpointError: If it is broken, or not of a kind that is known.
@@ -67,21 +87,24 @@ def inspect(source: str | Path, *, checkpoint: str | None = None, revision: str 
         OSError: If the hub does not have it, or cannot be reached.
     """
     path = Path(source)
-    if path.exists():
-        if path.is_dir() and _is_model_folder(path):
-            return _of_folder(path)
-        return _of_arc(open_arc_checkpoint(path, checkpoint=checkpoint))
-    if str(source).count("/") != 1 or str(source).startswith((".", "/", "~")):
-        raise FileNotFoundError(f"There is no file or folder {source}, and a hub id has the form owner/name.")
-    return _of_hub(str(source), revision)
+    if not path.exists() and is_hub_id(str(source)):
+        return _of_hub(str(source), revision, subfolder, checkpoint)
+    refuse_hub_options(source, revision=revision, subfolder=subfolder)
+    if checkpoint is None and _is_model_folder(path):
+        return _of_folder(path)
+    return _of_arc(open_arc_checkpoint(path, checkpoint=checkpoint))
 
 
 def _is_model_folder(folder: Path) -> bool:
-    return (folder / CONFIG_NAME).is_file() and '"model_type"' in (folder / CONFIG_NAME).read_text(encoding="utf-8")
+    """Whether transformers knows the model; the originals' configurations name others."""
+    config = folder / CONFIG_NAME
+    found = _MODEL_TYPE.search(config.read_text(encoding="utf-8")) if config.is_file() else None
+    return found is not None and found[1] in CONFIG_MAPPING
 
 
 def _of_folder(folder: Path) -> Inspection:
-    config = AutoConfig.from_pretrained(folder)
+    with loading_from(folder):
+        config = AutoConfig.from_pretrained(folder)
     found = Inspection()
     try:
         weights: Mapping[str, _Shaped] = read_weights(folder)
@@ -91,26 +114,30 @@ def _of_folder(folder: Path) -> Inspection:
     return _of_model(found, config, weights, folder, str(folder))
 
 
-def _of_hub(repository: str, revision: str | None) -> Inspection:
-    files = huggingface_hub.list_repo_files(repository, revision=revision)
-    if CONFIG_NAME not in files:
-        checkpoints = [name for name in files if name.endswith((".ckpt", ".safetensors", ".pt"))]
-        raise CheckpointError(
-            f"{repository} is not a model folder: it has no {CONFIG_NAME}. Its checkpoints are: "
-            f"{', '.join(checkpoints) or 'none'}. Download it (`hf download {repository} --local-dir FOLDER`) and run "
-            "`state-hf inspect FOLDER` or `state-hf convert FOLDER MODEL`."
-        )
-    names = (CONFIG_NAME, "genes.txt", StateTransitionVocabulary.FILE_NAME, RECORD_FILE)
-    local = [huggingface_hub.hf_hub_download(repository, name, revision=revision) for name in names if name in files]
-    found = Inspection()
-    weights: dict[str, _Shaped] = {}
-    try:
-        metadata = huggingface_hub.get_safetensors_metadata(repository, revision=revision)
-        weights = {name: info for file in metadata.files_metadata.values() for name, info in file.tensors.items()}
-    except (NotASafetensorsRepoError, EntryNotFoundError):
+def _of_hub(repository: str, revision: str | None, subfolder: str | None, checkpoint: str | None) -> Inspection:
+    at = "" if subfolder is None else f"{subfolder.strip('/')}/"
+    with explained_hub_errors(repository, revision):
+        files = list_repository(repository, revision)
+        names = (CONFIG_NAME, "genes.txt", StateTransitionVocabulary.FILE_NAME, RECORD_FILE)
+        wanted = [at + name for name in names if at + name in files] if checkpoint is None else []
+        local = [Path(huggingface_hub.hf_hub_download(repository, name, revision=revision)) for name in wanted]
+        if not local or not _is_model_folder(local[0].parent):
+            fetched = fetch_checkpoint(repository, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
+            return _of_arc(open_arc_checkpoint(fetched.folder, checkpoint=fetched.checkpoint))
+        found, weights = Inspection(), _headers(repository, revision, at, files)
+    if not weights:
         found.missing.append("weights: the repository has no model.safetensors")
-    folder = Path(local[0]).parent
-    return _of_model(found, AutoConfig.from_pretrained(folder), weights, folder, repository)
+    return _of_model(found, AutoConfig.from_pretrained(local[0].parent), weights, local[0].parent, repository)
+
+
+def _headers(repository: str, revision: str | None, at: str, files: list[str]) -> dict[str, _Shaped]:
+    """Names and shapes of a model's weights, from the first bytes of their files."""
+    shapes: dict[str, _Shaped] = {}
+    for name in files:
+        if fnmatch(name, f"{at}model*.safetensors") and "/" not in name.removeprefix(at):
+            header = huggingface_hub.HfApi().parse_safetensors_file_metadata(repository, name, revision=revision)
+            shapes.update(header.tensors)
+    return shapes
 
 
 def _of_arc(opened: ArcCheckpoint) -> Inspection:

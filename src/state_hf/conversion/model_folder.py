@@ -1,9 +1,9 @@
-"""The folder of a converted model: weights, configuration, names, and a record of where all of it is from."""
+"""The folder of a converted model: weights, configuration, names, a card, and a record of where all of it is from."""
 
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +16,13 @@ from state_hf.configuration.state_transition_vocabulary import StateTransitionVo
 from state_hf.conversion.errors import CheckpointError
 from state_hf.conversion.safetensors_file import write_weights
 from state_hf.conversion.weight_accounting import WeightAccount
+from state_hf.model_cards.card import write_model_card
 from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 
 RECORD_FILE = "conversion.json"
 # Shards of the size that transformers writes.
 MAX_SHARD_BYTES = 5 * 10**9
-_LICENCE_FILES = ("LICENSE*", "LICENCE*", "*LICENSE*.md", "*ACCEPTABLE_USE*", "NOTICE*")
+LICENCE_FILES = ("LICENSE*", "LICENCE*", "*LICENSE*.md", "*ACCEPTABLE_USE*", "NOTICE*")
 _LICENCE_NOTE = (
     "The weights keep the licence of the checkpoint that they were converted from. Weights released by Arc Institute, "
     "and what is made from them, are licensed for non-commercial use only."
@@ -50,12 +51,12 @@ class ConvertedModel:
     notes: list[str] = field(default_factory=list)
     origin: dict[str, Any] = field(default_factory=dict)
 
-    def write(self, folder: Path, *, source_folder: Path, overwrite: bool, max_shard_bytes: int) -> None:
-        """Write the folder: whole, or not at all.
+    def write(self, folder: Path, *, source_folders: Iterable[Path], overwrite: bool, max_shard_bytes: int) -> None:
+        """Write the folder with its model card: whole, or not at all.
 
         Args:
             folder: The folder to make.
-            source_folder: Where the source's licence is, if it has one.
+            source_folders: Where the source's licence is, if it has one.
             overwrite: Whether to replace a folder that exists.
             max_shard_bytes: Most bytes of a file of weights.
 
@@ -71,7 +72,7 @@ class ConvertedModel:
                 self.tokenizer.save_pretrained(unfinished)
             if self.vocabulary is not None:
                 self.vocabulary.save(unfinished)
-            licences = _copy_licences(source_folder, unfinished)
+            licences = _copy_licences(source_folders, unfinished)
             record = {
                 "converted_by": f"state-hf {__version__}",
                 "notes": self.notes,
@@ -82,13 +83,16 @@ class ConvertedModel:
             text = json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n"
             (unfinished / RECORD_FILE).write_text(text, encoding="utf-8")
             write_weights(self.account.used, unfinished, max_shard_bytes=max_shard_bytes)
+            # The folder has its own name only later.
+            write_model_card(unfinished, name=folder.resolve().name)
 
 
-def _copy_licences(source: Path, target: Path) -> list[str]:
-    found = sorted({path for pattern in _LICENCE_FILES for path in source.glob(pattern) if path.is_file()})
+def _copy_licences(sources: Iterable[Path], target: Path) -> list[str]:
+    patterns = [(source, pattern) for source in sources for pattern in LICENCE_FILES]
+    found = sorted({path for source, pattern in patterns for path in source.glob(pattern) if path.is_file()})
     for path in found:
         shutil.copyfile(path, target / path.name)
-    return [path.name for path in found]
+    return sorted({path.name for path in found})
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -138,4 +142,4 @@ def folder_written_whole(folder: Path, *, overwrite: bool) -> Iterator[Path]:
                 leftover.unlink(missing_ok=True)
 
 
-__all__ = ["MAX_SHARD_BYTES", "RECORD_FILE", "ConvertedModel", "folder_written_whole", "read_record"]
+__all__ = ["LICENCE_FILES", "MAX_SHARD_BYTES", "RECORD_FILE", "ConvertedModel", "folder_written_whole", "read_record"]

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import h5py
 from anndata.io import read_elem
 
 from state_hf.conversion.errors import CheckpointError
+from state_hf.data.damaged_files import damage_named, open_hdf5
 
 
 def read_names(path: Path, what: str) -> list[str]:
@@ -43,7 +43,7 @@ def read_gene_names(path: Path, count: int) -> list[str]:
 
 def _genes_of_anndata(path: Path) -> dict[str, list[str]]:
     candidates: dict[str, list[str]] = {}
-    with h5py.File(path, "r") as file:
+    with damage_named(str(path)), open_hdf5(path) as file:
         var = read_elem(file["var"])
         if "uns" in file and "X_hvg" in file["uns"] and "var_names" in file["uns"]["X_hvg"]:
             candidates["uns['X_hvg']['var_names']"] = [str(name) for name in read_elem(file["uns/X_hvg/var_names"])]

@@ -13,6 +13,11 @@ from state_hf.conversion.low_rank_weights import has_adapters, merge_adapters
 from state_hf.conversion.model_folder import ConvertedModel
 from state_hf.conversion.name_lists import read_gene_names, read_names
 from state_hf.conversion.run_folder import PERTURBATIONS_FILE, Labels, RunFolder, read_run_folder
+from state_hf.conversion.state_embedding_decoder import (
+    add_state_embedding_decoder,
+    num_decoded_genes,
+    reuses_state_embedding,
+)
 from state_hf.conversion.weight_accounting import IgnoreRule, account_for, original_shapes
 from state_hf.modeling.state_transition import StateTransitionForPerturbation
 
@@ -21,6 +26,9 @@ _RULES = (
     IgnoreRule(r"transformer_backbone\..*\.(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)", "buffers of the backbone"),
     IgnoreRule(r"final_down_then_up\..*", "the bottleneck, which this output space does not use"),
     IgnoreRule(r"loss(_fn)?\..*", "parts of the original's loss"),
+    IgnoreRule(
+        r"gene_decoder\.finetune\..*", "the State Embedding model of the gene decoder, but its gene encoder and decoder"
+    ),
 )
 _FIELDS = {
     "input_dim": "input_dim",
@@ -71,6 +79,7 @@ def convert_state_transition(
     *,
     genes: Path | None = None,
     perturbations: Path | None = None,
+    state_embedding: str | Path | None = None,
     unnamed_genes: bool = False,
     attention: Attention | None = None,
     positions: Positions | None = None,
@@ -81,6 +90,8 @@ def convert_state_transition(
         checkpoint: The checkpoint.
         genes: File with the names of the genes that the model predicts, where the run has none.
         perturbations: File with the names of the perturbations, in the order of their ones, where the run has none.
+        state_embedding: State Embedding model whose decoder the run reuses, for one that does: a checkpoint, a folder,
+            or a repository on the Hub.
         unnamed_genes: Whether to go without names of genes.
         attention: Attention mode; by default that in which arc-state 0.11.1 loads the checkpoint.
         positions: Position mode; by default likewise.
@@ -101,15 +112,26 @@ def convert_state_transition(
         lora = arguments.get("lora") or {}
         weights = merge_adapters(weights, lora, transposed=backbone == "gpt2", source=str(checkpoint.path))
         notes.append("The backbone's adapters (LoRA) are merged into its weights.")
+    if state_embedding is not None and not reuses_state_embedding(weights):
+        raise ValueError(f"{checkpoint.path} does not decode genes by a model for --state-embedding to name.")
     if labels.features is not None:
         weights[_TABLE] = LoadedTensor(labels.features)
         notes.append(f"Perturbations are read as feature vectors, those of {PERTURBATIONS_FILE}.")
     fields = {
         **_plain_fields(arguments),
         **_backbone_fields(backbone, backbone_arguments, arguments),
-        **_parts(weights, arguments, checkpoint),
+        **_parts(weights, arguments),
         **_loss(arguments, notes),
     }
+    if reuses_state_embedding(weights):
+        count = num_decoded_genes(weights, checkpoint)
+        decoded = _genes(checkpoint, run, arguments, count, genes, unnamed=False)
+        fields.update(add_state_embedding_decoder(weights, decoded, checkpoint, state_embedding))
+        notes.append(f"The embeddings of the {count} decoded genes are from {state_embedding}.")
+    else:
+        fields.update(_gene_decoder(weights, arguments, checkpoint))
+    expression = arguments.get("embed_key") in (None, "X_hvg")
+    fields["nonnegative_output"] = expression or "gene_decoder" not in fields
     fields.update(is_causal=mode.attention == "causal", position_embedding_type=mode.positions, backbone=backbone)
     if labels.features is not None:
         fields.update(perturbation_features="vectors", num_perturbations=len(labels.names))
@@ -117,7 +139,7 @@ def convert_state_transition(
     account = account_for(
         weights, original_shapes(StateTransitionForPerturbation, config), _RULES, str(checkpoint.path)
     )
-    genes_named = _genes(checkpoint, run, arguments, config, genes, unnamed=unnamed_genes)
+    genes_named = _genes(checkpoint, run, arguments, config.num_genes, genes, unnamed=unnamed_genes)
     vocabulary = _vocabulary(config, labels, run, arguments, genes_named, notes)
     return ConvertedModel(StateTransitionForPerturbation, config, account, vocabulary=vocabulary, notes=notes)
 
@@ -158,8 +180,8 @@ def _backbone_fields(backbone: str, kwargs: dict[str, Any], arguments: dict[str,
     return fields
 
 
-def _parts(weights: dict[str, Any], arguments: dict[str, Any], checkpoint: ArcCheckpoint) -> dict[str, Any]:
-    """Which optional parts the model has, as its weights tell: the original unsets some of its own options."""
+def _parts(weights: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Which tokens and encoders the model has, as its weights tell: the original unsets some of its own options."""
     fields: dict[str, Any] = {
         "use_batch_encoder": "batch_encoder.weight" in weights,
         "use_batch_token": "batch_token" in weights,
@@ -168,28 +190,25 @@ def _parts(weights: dict[str, Any], arguments: dict[str, Any], checkpoint: ArcCh
     classifier = weights.get("batch_classifier.0.weight")
     batches = weights["batch_encoder.weight"] if fields["use_batch_encoder"] else classifier
     fields["num_batches"] = batches.shape[0] if batches is not None else int(arguments.get("batch_dim") or 1)
-    kind = None
+    return fields
+
+
+def _gene_decoder(weights: dict[str, Any], arguments: dict[str, Any], checkpoint: ArcCheckpoint) -> dict[str, Any]:
+    """The fields of a decoder of its own; none for a model without one."""
     if any(name.startswith("gene_decoder.decoder.") for name in weights):
         kind = "mlp"
     elif any(name.startswith("gene_decoder.blocks.") for name in weights):
         kind = "residual"
-    elif any(name.startswith("gene_decoder.") for name in weights):
-        raise CheckpointError(
-            f"{checkpoint.path} decodes genes with another model's decoder (finetune_vci_decoder), which cannot be "
-            "converted: it refers to a State Embedding checkpoint by a path."
-        )
-    if kind is not None:
-        decoder = arguments.get("decoder_cfg") or {}
-        if not decoder:
-            raise CheckpointError(f"{checkpoint.path} has a gene decoder, but does not record its sizes (decoder_cfg).")
-        fields.update(
-            gene_decoder=kind,
-            gene_dim=decoder["gene_dim"],
-            gene_decoder_hidden_sizes=list(decoder.get("hidden_dims") or (512, 1024)),
-        )
-    expression = arguments.get("embed_key") in (None, "X_hvg")
-    fields["nonnegative_output"] = expression or kind is None
-    return fields
+    else:
+        return {}
+    decoder = arguments.get("decoder_cfg") or {}
+    if not decoder:
+        raise CheckpointError(f"{checkpoint.path} has a gene decoder, but does not record its sizes (decoder_cfg).")
+    return {
+        "gene_decoder": kind,
+        "gene_dim": decoder["gene_dim"],
+        "gene_decoder_hidden_sizes": list(decoder.get("hidden_dims") or (512, 1024)),
+    }
 
 
 def _loss(arguments: dict[str, Any], notes: list[str]) -> dict[str, Any]:
@@ -220,12 +239,11 @@ def _genes(
     checkpoint: ArcCheckpoint,
     run: RunFolder,
     arguments: dict[str, Any],
-    config: StateTransitionConfig,
+    count: int | None,
     given: Path | None,
     *,
     unnamed: bool,
 ) -> list[str]:
-    count = config.num_genes
     if count is None:
         return []
     if given is not None:

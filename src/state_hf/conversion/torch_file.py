@@ -4,7 +4,7 @@ import io
 import struct
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -18,6 +18,16 @@ _LEGACY_PROTOCOL = 1001
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 # A pickle holds names and shapes; the largest, with a name for each of half a million genes, has 100 MB.
 _MAX_PICKLE_BYTES = 2**30
+# What zipfile raises over bytes that are no archive.
+_BROKEN_ARCHIVE = (
+    zipfile.BadZipFile,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+    UnicodeError,
+    struct.error,
+)
 _STORAGE_TYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -62,7 +72,7 @@ def _read_zip(path: Path, file: IO[bytes]) -> Any:
     try:
         with zipfile.ZipFile(file) as archive:
             return _read_archive(path, file, archive)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, struct.error, RuntimeError) as error:
+    except _BROKEN_ARCHIVE as error:
         raise CheckpointError(f"{path} is broken: it is not a whole file of torch.save ({error}).") from error
 
 
@@ -93,7 +103,8 @@ def _read_archive(path: Path, file: IO[bytes], archive: zipfile.ZipFile) -> Any:
             storages[key] = LazyStorage(path, str(path), offset, info.file_size)
         return storages[key]
 
-    stream = io.BytesIO(archive.read(pickles[0]))
+    pickled = archive.read(pickles[0])
+    stream = cast(IO[bytes], _Within(io.BytesIO(pickled), len(pickled)))
     return _reader(stream, str(path), lambda key, _dtype, _numel: storage_of(key)).read()
 
 
@@ -103,8 +114,28 @@ def _data_offset(file: IO[bytes], info: zipfile.ZipInfo) -> int:
     return info.header_offset + _LOCAL_HEADER.size + header[-2] + header[-1]
 
 
-def _read_stream(file: IO[bytes], source: Path | bytes, name: str, size: int) -> Any:
+class _Within:
+    """A file whose reads stop at its end: asked for more, Python would make room for it before it looks.
+
+    Args:
+        file: The file.
+        size: Its number of bytes.
+    """
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self.file, self.size = file, size
+        self.tell, self.seek = file.tell, file.seek
+
+    def read(self, count: int) -> bytes:
+        return self.file.read(min(count, max(0, self.size - self.tell())))
+
+    def readline(self) -> bytes:
+        return self.file.readline(_MAX_PICKLE_BYTES)
+
+
+def _read_stream(whole: IO[bytes], source: Path | bytes, name: str, size: int) -> Any:
     """A pickle, or PyTorch's format before 1.6: five pickles, then the storages' numbers one after another."""
+    file = cast(IO[bytes], _Within(whole, size))
     storages: dict[str, LazyStorage] = {}
     types: dict[str, torch.dtype] = {}
 

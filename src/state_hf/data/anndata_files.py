@@ -12,6 +12,8 @@ import numpy as np
 import zarr
 from anndata.io import read_elem, write_elem, write_h5ad, write_zarr
 
+from state_hf.data.damaged_files import open_hdf5
+
 _COPY_BYTES = 2**26
 # Slots whose matrices grow with the number of cells, and are therefore copied piece by piece.
 _MATRIX_SLOTS = ("layers", "obsm", "obsp")
@@ -24,7 +26,7 @@ Group: TypeAlias = Any
 def open_store(path: Path, mode: Literal["r", "r+", "w"]) -> Iterator[Group]:
     """Open an .h5ad file or a .zarr store; a new store gets the Zarr format that anndata writes."""
     if not is_zarr(path):
-        with h5py.File(path, mode) as file:
+        with open_hdf5(path) if mode == "r" else h5py.File(path, mode) as file:
             yield file
         return
     new = {"zarr_format": anndata.settings.zarr_write_format} if mode == "w" else {}

@@ -17,7 +17,7 @@ import zarr
 from anndata.io import read_elem
 from scipy import sparse
 
-from state_hf.data.damaged_files import check_indices, check_starts, damage_named
+from state_hf.data.damaged_files import check_indices, check_starts, damage_named, names_in, open_hdf5
 from state_hf.data.remote_files import is_url, open_url, url_fingerprint
 
 # A CSC matrix is read in windows of cells, each of which costs one pass over the whole matrix: 2**23 values are some
@@ -198,7 +198,8 @@ class CellBlocks:
         """The names that are taken in `obsm` and `uns`."""
         if isinstance(self._source, anndata.AnnData):
             return {*self._source.obsm, *self._source.uns}
-        return {name for slot in ("obsm", "uns") if slot in self._source for name in self._source[slot]}
+        with damage_named(self.name):
+            return {name for slot in ("obsm", "uns") for name in names_in(self._source.get(slot))}
 
     def fingerprint(self) -> str:
         """A short text that changes when the data do: sizes and times of the files, or a digest of the matrix."""
@@ -275,7 +276,7 @@ def _open_group(path: Path | str) -> Any:
         return zarr.open_group(path, mode="r")
     if not h5py.is_hdf5(path):
         raise ValueError(f"{path} is not an .h5ad file (it is not HDF5)")
-    return h5py.File(path, "r")
+    return open_hdf5(path)
 
 
 def _blocks_of_file(path: Path | str, layer: str | None) -> CellBlocks:
@@ -286,9 +287,9 @@ def _blocks_of_file(path: Path | str, layer: str | None) -> CellBlocks:
             f"{path} is not an AnnData file: {' and '.join(missing)} is missing or of a format before anndata 0.7 "
             "(in that case, read it with anndata and write it again)"
         )
-    layers = list(group["layers"]) if "layers" in group else []
+    layers = names_in(group.get("layers"))
     has_x = "X" in group and group["X"].attrs.get("encoding-type") != "null"
-    place = _pick_matrix(str(path), layer, layers, has_x=has_x, has_raw="raw" in group and "X" in group["raw"])
+    place = _pick_matrix(str(path), layer, layers, has_x=has_x, has_raw="X" in names_in(group.get("raw")))
     var = read_elem(group["raw/var" if place == "raw/X" else "var"])
     return CellBlocks(str(path), place, _rows_of(group[place], f"{place} of {path}"), var, group)
 

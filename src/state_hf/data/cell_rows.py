@@ -11,7 +11,7 @@ import numpy as np
 from anndata.io import read_elem
 from scipy import sparse
 
-from state_hf.data.damaged_files import check_indices, check_starts, damage_named
+from state_hf.data.damaged_files import check_indices, check_starts, damage_named, names_in, open_hdf5
 from state_hf.data.hdf5_items import HDF5Items, join_ranges
 from state_hf.tokenization._kernels import kernel
 
@@ -184,9 +184,9 @@ class CellRows:
             return _matrix_rows(self.place, self._in_memory(self.source))
         if not self.source.exists():
             raise FileNotFoundError(f"there is no file {self.source}")
-        self._file = h5py.File(self.source, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
+        self._file = open_hdf5(self.source, rdcc_nbytes=_CHUNK_CACHE_BYTES)
         if self.slot not in self._file:
-            slots = [f"{group}/{name}" for group in ("layers", "obsm") for name in self._file.get(group, ())]
+            slots = [f"{group}/{name}" for group in ("layers", "obsm") for name in names_in(self._file.get(group))]
             slots = [*(slot for slot in ("X", "raw/X") if slot in self._file), *slots]
             raise ValueError(f"there is no {self.place}; it has {', '.join(slots) or 'no matrix at all'}")
         return _matrix_rows(self.place, self._file[self.slot])

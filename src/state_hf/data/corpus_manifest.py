@@ -1,12 +1,12 @@
 """The list of files that make up a corpus."""
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
-
 from state_hf.data.remote_files import is_url
+from state_hf.tokenization.text_files import text_lines
 
 _COLUMNS = ("path", "dataset", "species", "gene_column", "scale", "layer")
 _DEFAULTS = {"species": "human", "scale": "counts"}
@@ -45,14 +45,19 @@ def read_manifest(path: str | Path) -> list[CorpusFile]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no manifest {path}.")
-    table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str, skipinitialspace=True)
-    unknown = [column for column in table.columns if column not in _COLUMNS]
-    if unknown or "path" not in table.columns:
-        problem = f"the unknown column {unknown[0]!r}" if unknown else "no column 'path'"
+    with text_lines(path) as lines:
+        table = csv.reader(lines, delimiter="\t" if path.suffix == ".tsv" else ",", skipinitialspace=True, strict=True)
+        rows = [(table.line_num, row) for row in table if row]
+    columns = rows[0][1] if rows else []
+    unknown = [column for column in columns if column not in _COLUMNS]
+    if unknown or "path" not in columns or len(set(columns)) < len(columns):
+        problem = f"the unknown column {unknown[0]!r}" if unknown else "no column 'path', or a column twice"
         raise ValueError(f"{path} has {problem}; the columns of a manifest are {', '.join(_COLUMNS)}")
     files = []
-    for line, row in enumerate(table.to_dict("records"), start=2):
-        given = {str(name): value for name, value in row.items() if isinstance(value, str) and value}
+    for line, row in rows[1:]:
+        if len(row) > len(columns):
+            raise ValueError(f"{path}, line {line}: there are {len(row)} fields for {len(columns)} columns")
+        given = {name: value for name, value in zip(columns, row, strict=False) if value}
         if "path" not in given:
             raise ValueError(f"{path}, line {line}: there is no path")
         source = given.pop("path")

@@ -2,10 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
+import zarr
 from anndata._io.specs.registry import IORegistryError
 from anndata._io.utils import AnnDataReadError
+
+from state_hf.data.whole_files import error_number
 
 # What h5py, zarr, anndata and numpy raise over a structure that is not as anndata writes it.
 _SYMPTOMS = (
@@ -21,6 +27,10 @@ _SYMPTOMS = (
     AnnDataReadError,
 )
 
+# The best that compression makes of real numbers is a thousandth; what is smaller was never written.
+_MOST_COMPRESSED = 10_000
+_LARGE_BYTES = 2**27
+
 
 @contextmanager
 def damage_named(place: str) -> Iterator[None]:
@@ -31,9 +41,53 @@ def damage_named(place: str) -> Iterator[None]:
     """
     try:
         yield
-    except _SYMPTOMS as error:
+    except (*_SYMPTOMS, ValueError, OSError) as error:
+        # A full or failing disk is no damage, and a message that names the file needs no second one.
+        failed = isinstance(error, OSError | RuntimeError) and error_number(error) is not None
+        if failed or (isinstance(error, ValueError | OSError) and place.rpartition(" of ")[2] in str(error)):
+            raise
         reason = str(error).strip("'\"") or type(error).__name__
         raise ValueError(f"{place} is damaged, or not as anndata writes it: {reason}") from error
+
+
+def open_hdf5(path: Path, **options: Any) -> h5py.File:
+    """Open an HDF5 file to read it.
+
+    Args:
+        path: The file.
+        **options: Further arguments of `h5py.File`.
+
+    Raises:
+        OSError: It cannot be opened, or is cut off.
+        ValueError: It claims arrays that it does not hold, which would fill the memory with zeros.
+    """
+    try:
+        file = h5py.File(path, "r", **options)
+    except OSError as error:
+        if str(path) in str(error):
+            raise
+        raise OSError(f"{path} cannot be read: {error}") from error
+    with damage_named(str(path)):
+        hollow = file.visititems(_claim_of)
+    if hollow:
+        file.close()
+        raise ValueError(f"{path} is damaged: {hollow}")
+    return file
+
+
+def _claim_of(name: str, node: Any) -> str | None:
+    if not isinstance(node, h5py.Dataset) or node.is_virtual or not node.shape or node.nbytes < _LARGE_BYTES:
+        return None
+    stored = node.id.get_storage_size()
+    if stored * _MOST_COMPRESSED >= node.nbytes:
+        return None
+    return f"its {name} claims {node.nbytes:,} bytes, of which {stored:,} are there"
+
+
+def names_in(group: Any) -> list[str]:
+    """The names of what is in a group of an HDF5 file or Zarr store; none of what is missing or no group."""
+    # To go through an array would be to go through its numbers.
+    return list(group) if isinstance(group, h5py.Group | zarr.Group) else []
 
 
 def check_starts(place: str, starts: np.ndarray, num_values: int) -> None:
@@ -59,4 +113,4 @@ def check_indices(place: str, indices: np.ndarray, length: int) -> None:
         raise ValueError(f"{place} is damaged: a value has the index {bad}, and the matrix ends at {length - 1:,}")
 
 
-__all__ = ["check_indices", "check_starts", "damage_named"]
+__all__ = ["check_indices", "check_starts", "damage_named", "names_in", "open_hdf5"]

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from anndata.io import read_elem
 
-from state_hf.data.damaged_files import damage_named
+from state_hf.data.damaged_files import damage_named, open_hdf5
 
 Source: TypeAlias = Path | anndata.AnnData
 Sources: TypeAlias = str | Path | anndata.AnnData | Sequence[str | Path | anndata.AnnData]
@@ -59,7 +59,7 @@ def _open_file(path: Path) -> h5py.File:
         raise FileNotFoundError(f"there is no file {path}")
     if path.is_dir() or not h5py.is_hdf5(path):
         raise ValueError(f"{path} is not an .h5ad file (it is not HDF5)")
-    file = h5py.File(path, "r")
+    file = open_hdf5(path)
     if not isinstance(file.get("obs"), h5py.Group):
         raise ValueError(f"{path} is not an AnnData file: obs is missing or of a format before anndata 0.7")
     return file
@@ -81,7 +81,13 @@ def _columns(obs: Any, keys: Mapping[str, str | None], name: str) -> tuple[dict[
     if isinstance(obs, pd.DataFrame):
         return read, len(obs)
     index = obs[obs.attrs["_index"]]
-    return read, (index["values"] if isinstance(index, h5py.Group) else index).shape[0]
+    num_cells = (index["values"] if isinstance(index, h5py.Group) else index).shape[0]
+    for kind, (codes, _) in read.items():
+        if len(codes) != num_cells:
+            raise ValueError(
+                f"obs of {name} is damaged: it names {num_cells:,} cells, and has a {kind} for {len(codes):,}"
+            )
+    return read, num_cells
 
 
 def _read_labels(source: Source, keys: Mapping[str, str | None], name: str) -> dict[str, Labels]:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from state_hf.data.perturbation_screens import nearest
 from state_hf.data.split_definition import Context, SplitDefinition, SplitPart
 from state_hf.data.whole_files import written_whole
+from state_hf.tokenization.text_files import read_text
 
 _TABLES = ("datasets", "training", "zeroshot", "fewshot", "exclude")
 _SUFFIXES = (".h5ad", ".h5")
@@ -61,8 +62,8 @@ def read_split_toml(path: str | Path) -> SplitDefinition:
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+        content = tomllib.loads(read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from error
     for table in content:
         if table not in _TABLES:

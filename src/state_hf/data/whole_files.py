@@ -29,7 +29,7 @@ def written_whole(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        number = _error_number(error)
+        number = error_number(error)
         if number not in _DISK_FULL:
             raise
         message = "The disk is full, so the file was not written: make room and run again"
@@ -38,7 +38,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _error_number(error: OSError | RuntimeError) -> int | None:
+def error_number(error: OSError | RuntimeError) -> int | None:
     """The system's number; HDF5 gives it in its text only, and as a RuntimeError where a file is closed."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno

@@ -1,6 +1,5 @@
 """Proteins of genes, from FASTA files of Ensembl, GENCODE, UniProt, or with plain headers."""
 
-import gzip
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,10 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from state_hf.tokenization.gene_aliases import without_version
+from state_hf.tokenization.text_files import text_lines
 
 GeneNames = Literal["symbol", "id"]
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _ENSEMBL_FIELD = re.compile(r"(?:^|\s)(gene|gene_symbol):(\S+)")
 _UNIPROT = re.compile(r"(?:sp|tr)\|([^|\s]+)\|")
 _UNIPROT_GENE = re.compile(r"\sGN=(.+?)(?=\s[A-Z]{2}=|$)")
@@ -125,23 +124,18 @@ def _records(path: Path) -> Iterator[tuple[str, str]]:
     """Header and sequence of every record."""
     header: str | None = None
     lines: list[str] = []
-    with path.open("rb") as raw:
-        packed = raw.read(2) == _GZIP_MAGIC
-    with gzip.open(path, "rt", encoding="utf-8") if packed else path.open(encoding="utf-8") as file:
-        try:
-            for number, line in enumerate(map(str.strip, file), start=1):
-                if line.startswith(">"):
-                    if header is not None:
-                        yield header, "".join(lines)
-                    header, lines = line[1:].strip(), []
-                    if not header:
-                        raise ValueError(f"{path}, line {number}: the header is empty, so the protein has no gene.")
-                elif line and header is None:
-                    raise ValueError(f"{path} is not a FASTA file: line {number} comes before the first '>'.")
-                else:
-                    lines.append(line)
-        except (UnicodeDecodeError, EOFError) as error:
-            raise ValueError(f"{path} is not a FASTA file, or a damaged one: {error}") from error
+    with text_lines(path) as file:
+        for number, line in enumerate(map(str.strip, file), start=1):
+            if line.startswith(">"):
+                if header is not None:
+                    yield header, "".join(lines)
+                header, lines = line[1:].strip(), []
+                if not header:
+                    raise ValueError(f"{path}, line {number}: the header is empty, so the protein has no gene.")
+            elif line and header is None:
+                raise ValueError(f"{path} is not a FASTA file: line {number} comes before the first '>'.")
+            else:
+                lines.append(line)
     if header is not None:
         yield header, "".join(lines)
 

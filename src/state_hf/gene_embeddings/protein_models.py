@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.models.esm.modeling_esm import EsmModel
 
 from state_hf.gene_embeddings.protein_fasta import RESIDUES
+from state_hf.gene_embeddings.tensor_file import load_tensors
 
 _REMEDY_FAIR_ESM = "Weights in the original's format (.pt) need the package fair-esm: pip install 'state-hf[fair-esm]'"
 # ESM-2 was trained on crops of 1,024 tokens, two of them special.
@@ -146,8 +147,7 @@ def _load_fair_esm(path: Path) -> ProteinModel:
     except ImportError as error:
         raise ImportError(_REMEDY_FAIR_ESM) from error
     # The one foreign class in these files is a plain container of the training's options.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        saved = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251 - the original's format
+    saved = load_tensors(path, containers=[argparse.Namespace])
     options = saved.get("cfg", {}).get("model") if isinstance(saved, dict) else None
     if options is None or "model" not in saved:
         raise ValueError(f"{path} does not hold an ESM-2 model of fair-esm: it has no 'cfg' and 'model'.")

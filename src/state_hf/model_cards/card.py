@@ -11,6 +11,7 @@ from yaml import YAMLError
 
 from state_hf.model_cards.facts import (
     Config,
+    conversion_origin,
     emissions,
     evaluations,
     model_facts,
@@ -122,8 +123,11 @@ def _metadata(config: Config, folder: Path, name: str, known: dict[str, Any], ta
     }
     if config.model_type == "state_embedding":
         fields["pipeline_tag"] = "feature-extraction"
-    if _is_converted(config, folder):
+    origin = _origin(config, folder)
+    if origin:
         fields |= {"license": "other", "license_name": "non-commercial"}
+        repository = (origin.get("original") or {}).get("repository")
+        fields |= {"base_model": repository} if repository else {}
         files = _licence_files(folder)
         fields |= {"license_link": files[0]} if files else {}
     logged = emissions(folder)
@@ -178,9 +182,10 @@ def _training(config: Config, folder: Path) -> str:
         columns = [column for column in columns if audit and column in audit[0]]
         lines += ["", _table(columns, [[row[column] for column in columns] for row in audit[:30]])]
         lines += [f"\nand {len(audit) - 30} more rows in `split.csv`"] if len(audit) > 30 else []
-    origin = getattr(config, "converted_from", None) or read_json(folder / "conversion.json")
+    origin = _origin(config, folder)
     if origin:
-        lines += ["", f"Weights from {origin.get('converted_by', 'a conversion')} of an original checkpoint."]
+        notes = read_json(folder / "conversion.json").get("notes", [])
+        lines += ["", _origin_text(origin), "", *(f"- {note}" for note in notes)]
     seconds, logged = training_time(folder), emissions(folder)
     lines += ["", f"Training took {seconds / 3600:.2f} hours."] if seconds is not None else []
     if logged is not None:
@@ -205,8 +210,19 @@ def _evaluation(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _is_converted(config: Config, folder: Path) -> bool:
-    return bool(getattr(config, "converted_from", None)) or (folder / "conversion.json").is_file()
+def _origin(config: Config, folder: Path) -> dict[str, Any]:
+    """Which conversion the weights are from; empty for those that are from none."""
+    record = folder / "conversion.json"
+    return getattr(config, "converted_from", None) or (conversion_origin(read_json(record)) if record.is_file() else {})
+
+
+def _origin_text(origin: dict[str, Any]) -> str:
+    original = origin.get("original") or {}
+    file = f"`{original['file']}`" if "file" in original else "an original checkpoint"
+    if "repository" in original:
+        within = f" in `{original['subfolder']}`" if "subfolder" in original else ""
+        file += f"{within} of `{original['repository']}`, commit `{original['commit']}`"
+    return f"The weights are, or were trained from, those of {file}, converted by {origin.get('converted_by')}."
 
 
 def _licence_files(folder: Path) -> list[str]:
@@ -216,7 +232,7 @@ def _licence_files(folder: Path) -> list[str]:
 
 def _licence(config: Config, folder: Path, data: ModelCardData) -> str:
     lines = ["## Licence", ""]
-    if _is_converted(config, folder):
+    if _origin(config, folder):
         files = ", ".join(f"[{name}]({name})" for name in _licence_files(folder))
         lines.append(_CONVERTED_NOTE + (f" Its text: {files}." if files else " Its text is where they were published."))
     elif data.get("license"):

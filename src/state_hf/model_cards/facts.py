@@ -37,6 +37,13 @@ def read_config(folder: Path) -> Config | None:
     return None if family is None else family.from_pretrained(folder)
 
 
+def conversion_origin(record: dict[str, Any]) -> dict[str, Any]:
+    """What a model keeps of the record of its conversion, however often it is trained since."""
+    original = record.get("original") or {}
+    known = {name: original[name] for name in ("file", "repository", "commit", "subfolder") if original.get(name)}
+    return {"converted_by": record.get("converted_by"), "licence": record.get("licence"), "original": known}
+
+
 def gene_list_digest(genes: Sequence[str]) -> str:
     """SHA-256 of a gene list: that of a file with one gene a line, such as `genes.txt`."""
     return hashlib.sha256("".join(f"{gene}\n" for gene in genes).encode()).hexdigest()
@@ -147,4 +154,12 @@ def evaluations(folder: Path) -> Iterator[dict[str, Any]]:
         yield {**read_json(path), "folder": path.parent.name if path.parent != folder else folder.name}
 
 
-__all__ = ["emissions", "evaluations", "gene_list_digest", "model_facts", "read_config", "training_time"]
+__all__ = [
+    "conversion_origin",
+    "emissions",
+    "evaluations",
+    "gene_list_digest",
+    "model_facts",
+    "read_config",
+    "training_time",
+]

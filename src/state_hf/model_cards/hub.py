@@ -13,8 +13,9 @@ from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from transformers.utils.hub import cached_file
 
+from state_hf.configuration.model_folders import loading_from
 from state_hf.model_cards.card import is_written_by_hand, write_model_card
-from state_hf.model_cards.facts import read_json
+from state_hf.model_cards.facts import conversion_origin, read_json
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 _CONVERSION = "conversion.json"
@@ -72,7 +73,8 @@ class CardedMixin(PushWithCardMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a model. See `PreTrainedModel.from_pretrained`."""
         hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        with loading_from(str(pretrained_model_name_or_path)):
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if pretrained_model_name_or_path is not None and getattr(model.config, "converted_from", None) is None:
             record = cached_file(
@@ -80,7 +82,7 @@ class CardedMixin(PushWithCardMixin):
             )
             if record is not None:
                 content = read_json(Path(record))
-                model.config.converted_from = {name: content.get(name) for name in ("converted_by", "licence")}
+                model.config.converted_from = conversion_origin(content)
         return loaded
 
     def save_pretrained(

@@ -86,7 +86,8 @@ class NegativeBinomialGeneDecoder(nn.Module):
 class StateEmbeddingGeneDecoder(nn.Module):
     """The State Embedding model's expression decoder over a list of genes, with two corrections that see all genes.
 
-    `gene_table` holds the protein embeddings of the genes; they and their encoder stay as they are in training.
+    `gene_table` holds the protein embeddings of the genes; they and their encoder stay as they are in training. A gene
+    that the State Embedding model does not know (`gene_decoder_learned_genes`) has a learned encoding instead.
     """
 
     def __init__(self, config: StateTransitionConfig) -> None:
@@ -96,6 +97,10 @@ class StateEmbeddingGeneDecoder(nn.Module):
         self.gene_table = nn.Embedding(genes, se.gene_embedding_dim)
         self.gene_table.weight.requires_grad_(False)
         self.gene_encoder = StateEmbeddingGeneEncoder(se).requires_grad_(False)
+        self.learned_positions = list(config.gene_decoder_learned_genes)
+        self.learned_genes = None
+        if self.learned_positions:
+            self.learned_genes = nn.Embedding(len(self.learned_positions), se.hidden_size)
         self.expression_decoder = StateEmbeddingExpressionDecoder(se)
         self.read_depth = nn.Parameter(torch.empty(()))
         blocks = [layer for width in _widths(config) for layer in _block(*width, config)]
@@ -111,6 +116,9 @@ class StateEmbeddingGeneDecoder(nn.Module):
         # What the expression decoder knows of a cell: its embedding, the read depth, the embedding of its dataset.
         known = torch.cat([latent[:, : self.cell_dim], depth, latent[:, self.cell_dim :]], dim=-1)
         genes = self.gene_encoder(self.gene_table.weight)
+        if self.learned_genes is not None:
+            positions = torch.tensor(self.learned_positions, device=genes.device)
+            genes = genes.index_copy(0, positions, self.learned_genes.weight.to(genes.dtype))
         decoded = self.expression_decoder(genes.expand(len(latent), -1, -1), known)
         decoded = decoded + self.gene_decoder_proj(decoded) + self.latent_decoder(latent)
         return F.relu(decoded).unflatten(0, cells.shape[:-1])

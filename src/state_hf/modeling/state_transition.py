@@ -528,6 +528,7 @@ register_checkpoint_conversion_mapping(
         WeightRenaming("final_down_then_up", "bottleneck"),
         WeightRenaming(r"gene_decoder\.finetune\.model\.encoder\.0", "gene_decoder.gene_encoder.dense"),
         WeightRenaming(r"gene_decoder\.finetune\.model\.encoder\.1", "gene_decoder.gene_encoder.layer_norm"),
+        WeightRenaming(r"gene_decoder\.missing_table", "gene_decoder.learned_genes"),
         WeightRenaming(r"gene_decoder\.binary_decoder\.0", "gene_decoder.expression_decoder.skip_blocks.0"),
         WeightRenaming(r"gene_decoder\.binary_decoder\.1", "gene_decoder.expression_decoder.skip_blocks.1"),
         WeightRenaming(r"gene_decoder\.binary_decoder\.2", "gene_decoder.expression_decoder.projection"),

@@ -54,6 +54,9 @@ class ControlCells:
     def __init__(self, screens: PerturbationScreens, slot: str, genes: Sequence[str], *, num_features: int) -> None:
         self.screens = screens
         self._rows = [CellRows(screen.source, slot) for screen in screens.screens]
+        for rows, screen in zip(self._rows, screens.screens, strict=True):
+            if rows.shape[0] != screen.num_cells:
+                raise ValueError(f"{rows.place} has {rows.shape[0]:,} rows for {screen.num_cells:,} cells")
         self._columns = [columns_of(rows.feature_names, genes, rows.place) for rows in self._rows]
         for rows, columns in zip(self._rows, self._columns, strict=True):
             width = rows.shape[1] if columns is None else len(columns)

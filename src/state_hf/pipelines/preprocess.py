@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from state_hf._version import __version__
 from state_hf.data.cell_blocks import CellBlocks, open_cells
-from state_hf.data.damaged_files import damage_named
+from state_hf.data.damaged_files import damage_named, names_in, open_hdf5
 from state_hf.data.highly_variable import GeneMoments, rank_variable_genes
 from state_hf.data.knockdown_filter import KnockdownFilter, filter_knockdown
 from state_hf.data.perturbation_screens import nearest, open_screens
@@ -349,14 +349,14 @@ def _write(
 ) -> list[str]:
     """Write the output. Returns the slots of the input that it lacks."""
     rows = np.flatnonzero(kept.kept)
-    with h5py.File(source, "r") as old, h5py.File(path, "w") as new:
+    with open_hdf5(source) as old, h5py.File(path, "w") as new:
         new.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         write_elem(new, "obs", read_elem(old["obs"]).iloc[rows])
         write_elem(new, "var", var)
         write_elem(new, "uns", {**(read_elem(old["uns"]) if "uns" in old else {}), **uns})
         for slot in ("obsm", "layers"):
             write_elem(new, slot, {})
-        for name in old.get("obsm", ()):
+        for name in names_in(old.get("obsm")):
             if name != HVG_SLOT:
                 _copy_rows(old["obsm"][name], new["obsm"], name, rows)
         variable = new["obsm"].create_dataset(HVG_SLOT, (len(rows), len(columns)), dtype=np.float32)
@@ -371,5 +371,5 @@ def _write(
                 raw.add(block)
             variable[done : done + len(block_rows)] = normalised[:, columns].toarray()
             done += len(block_rows)
-        lacking = [f"{slot}/{name}" for slot in ("layers", "obsp", "varm", "varp") for name in old.get(slot, ())]
+        lacking = [f"{slot}/{name}" for slot in ("layers", "obsp", "varm", "varp") for name in names_in(old.get(slot))]
         return lacking + (["raw"] if "raw" in old else [])

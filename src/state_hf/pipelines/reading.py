@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anndata
 import h5py
@@ -9,11 +10,13 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
+from anndata.io import sparse_dataset
 
-from state_hf.data.damaged_files import damage_named
+from state_hf.data.damaged_files import check_indices, check_starts, damage_named, open_hdf5
 from state_hf.metrics.screen import Screen, ScreenBuilder
 
 _BLOCK_ROWS = 4096
+_CHECKED_INDICES = 2**22
 
 
 def open_cells(cells: AnnData | str | Path) -> AnnData:
@@ -21,16 +24,55 @@ def open_cells(cells: AnnData | str | Path) -> AnnData:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no .h5ad file.
+        ValueError: If it is no .h5ad file, or a damaged one.
     """
     if isinstance(cells, AnnData):
+        if cells.isbacked:
+            _check_matrix(cells)
         return cells
     if not Path(cells).is_file():
         raise FileNotFoundError(f"there is no file {str(cells)!r}")
     if not h5py.is_hdf5(cells):
         raise ValueError(f"{cells} is no .h5ad file")
+    open_hdf5(Path(cells)).close()
     with damage_named(str(cells)):
-        return anndata.read_h5ad(cells, backed="r")
+        opened = anndata.read_h5ad(cells, backed="r")
+    _check_matrix(opened)
+    return opened
+
+
+def _check_matrix(cells: AnnData) -> None:
+    """Look at what a matrix on disk says of itself, before loops that trust it read the values.
+
+    The indices of a CSC matrix are read too, since blocks of cells are cut out of it by them.
+    """
+    place = f"X of {cells.filename}"
+    with damage_named(place):
+        if not cells.file.is_open:
+            cells.file.open()
+        if "X" not in cells.file:
+            raise ValueError(f"{cells.filename} has no expression matrix X")
+        stored: Any = cells.file["X"]
+        matrix = sparse_dataset(stored) if isinstance(stored, h5py.Group) else stored
+        if not cells.is_view and tuple(matrix.shape) != cells.shape:
+            raise ValueError(
+                f"{place} is damaged: its shape is {tuple(matrix.shape)}, and obs and var have {cells.shape}"
+            )
+        if matrix is not stored:
+            _check_sparse(place, stored, matrix.format, matrix.shape)
+
+
+def _check_sparse(place: str, stored: Any, form: str, shape: tuple[int, int]) -> None:
+    data, indices, starts = stored["data"], stored["indices"], stored["indptr"][()]
+    majors = shape[0 if form == "csr" else 1]
+    if data.ndim != 1 or data.shape != indices.shape or starts.shape != (majors + 1,):
+        raise ValueError(f"{place} is damaged: its data, indices and indptr do not fit each other and its shape")
+    if not all(array.dtype.kind in "iu" for array in (indices, starts)):
+        raise ValueError(f"{place} is damaged: its indices are of type {indices.dtype}, its indptr of {starts.dtype}")
+    check_starts(place, starts, data.shape[0])
+    if form == "csc":
+        for start in range(0, data.shape[0], _CHECKED_INDICES):
+            check_indices(place, indices[start : start + _CHECKED_INDICES], shape[0])
 
 
 def read_screens(cells: AnnData, *, pert_col: str, control: str, context_col: str | None) -> dict[str, Screen]:
@@ -75,6 +117,9 @@ def _blocks(cells: AnnData) -> Iterator[tuple[slice, sp.csr_matrix | np.ndarray]
         return
     for start in range(0, cells.n_obs, _BLOCK_ROWS):
         rows = slice(start, min(start + _BLOCK_ROWS, cells.n_obs))
-        with damage_named(f"X of {cells.filename}"):
+        place = f"X of {cells.filename}"
+        with damage_named(place):
             block = cells.X[rows]
+            if isinstance(block, sp.csr_matrix | sp.csr_array):
+                check_indices(place, block.indices, cells.n_vars)
         yield rows, block

@@ -18,6 +18,7 @@ from state_hf.tokenization import _kernels
 from state_hf.tokenization.gene_aliases import AliasTable
 from state_hf.tokenization.gene_names import GeneIndex, GeneReport, resolve_genes
 from state_hf.tokenization.input_scale import check_input_type
+from state_hf.tokenization.text_files import read_text
 
 _FILLS = {"none": _kernels.PAD_FILL, "seeded": _kernels.SEEDED_FILL, "original": _kernels.ORIGINAL_FILL}
 # So many cells' keys stay in the processor's cache between writing, sorting and reading them.
@@ -47,7 +48,7 @@ class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):
 
     def __init__(
         self,
-        vocab_file: str | Path | Sequence[str],
+        vocab_file: str | Path | Sequence[str] | None,
         aliases_file: str | Path | None = None,
         *,
         cls_expression: Literal["zero", "gene_3"] = "zero",
@@ -56,6 +57,13 @@ class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):
     ) -> None:
         if cls_expression not in ("zero", "gene_3"):
             raise ValueError(f"cls_expression is {cls_expression!r}; it has to be 'zero' or 'gene_3'.")
+        if vocab_file is None:
+            # What transformers passes where a folder, a repository or the cache has no such file.
+            place = kwargs.get("name_or_path") or "The tokenizer's folder"
+            raise ValueError(
+                f"{place} has no {self.vocab_files_names['vocab_file']}, which names the genes of a tokenizer: check "
+                "`subfolder`, or make it with CellSentenceTokenizer(genes).save_pretrained(folder)."
+            )
         self.genes = _read_genes(vocab_file)
         self.cls_expression = cls_expression
         aliases = None if aliases_file is None else AliasTable.from_file(aliases_file)
@@ -312,7 +320,7 @@ def expression_of(adata: Any, *, layer: str | None = None) -> tuple[Any, Any]:
 
 def _read_genes(vocab_file: str | Path | Sequence[str]) -> list[str]:
     if isinstance(vocab_file, str | Path):
-        source, genes = str(vocab_file), Path(vocab_file).read_text(encoding="utf-8").splitlines()
+        source, genes = str(vocab_file), read_text(Path(vocab_file)).splitlines()
     else:
         source, genes = "the list of genes", list(vocab_file)
     if not genes or len(genes) > _kernels.MAX_GENES:

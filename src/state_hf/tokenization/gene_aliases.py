@@ -1,14 +1,14 @@
 """The alias table of a model folder, and the files it is made from: HGNC's complete set, GTF, or plain tables."""
 
 import csv
-import gzip
-import io
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
+
+from state_hf.tokenization.text_files import read_text, text_lines
 
 _ENSEMBL_ID = re.compile(r"(ENS[A-Z]*G\d{11})(\.\d+)?(_PAR_Y)?")
 _SYMBOL_COLUMNS = ("symbol", "gene_symbol", "gene_name", "approved_symbol", "hgnc_symbol")
@@ -49,7 +49,7 @@ class AliasTable:
     @classmethod
     def from_file(cls, path: str | Path) -> "AliasTable":
         """Read a `gene_aliases.tsv`. It is parsed when a name is first looked up."""
-        return cls(Path(path).read_text(encoding="utf-8"), name=str(path))
+        return cls(read_text(Path(path)), name=str(path))
 
     @cached_property
     def _names(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
@@ -83,12 +83,6 @@ class AliasTable:
         others = {alias for symbol in current for alias in aliases[symbol] if alias not in aliases}
         found = direct or {alias for alias in others if alias in vocabulary}
         return sorted(found - {name})
-
-
-def _open_text(path: Path) -> io.TextIOBase:
-    with path.open("rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rt", encoding="utf-8") if compressed else path.open(encoding="utf-8")
 
 
 def _from_hgnc(rows: Iterable[dict[str, str]]) -> Iterator[GeneAlias]:
@@ -147,14 +141,13 @@ def read_gene_aliases(
         ValueError: If the file is none of these, or holds no alias.
     """
     path = Path(path)
-    with _open_text(path) as file:
-        first = next((line for line in file if not line.startswith("#")), "")
-        file.seek(0)
+    with text_lines(path) as lines:
+        first = next((line for line in lines if not line.startswith("#")), "")
         columns = first.rstrip("\r\n").split("\t")
         if len(columns) == 9 and "gene_id" in columns[8]:
-            found: Iterator[GeneAlias] = _from_gtf(file)
+            found: Iterator[GeneAlias] = _from_gtf(lines)
         elif len(columns) > 1:
-            rows = csv.DictReader((line for line in file if not line.startswith("#")), delimiter="\t")
+            rows = csv.DictReader((line for line in lines if not line.startswith("#")), delimiter="\t")
             if {"symbol", "alias_symbol", "prev_symbol"} <= set(columns) and not (symbol_column or alias_column):
                 found = _from_hgnc(rows)
             else:

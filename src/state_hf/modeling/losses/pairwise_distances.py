@@ -6,6 +6,8 @@ import torch
 # the cells coincide.
 _COINCIDENT = 16
 _SYMMETRIC_BLOCKS = 4
+# In so few features cells that differ lie close enough together for the product to lose their distance's digits.
+_FEW_FEATURES = 8
 
 
 def without_padding(cells: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -53,6 +55,8 @@ def distances(
 
     The digits lost to rounding are those of the largest norm: centre the cells first.
     """
+    if x.shape[-1] <= _FEW_FEATURES:
+        return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
     norms = x_squared_norms.unsqueeze(2) + y_squared_norms.unsqueeze(1)
     squared = torch.baddbmm(norms, x, y.mT, alpha=-2)
     rounding = norms.mul_(_COINCIDENT * torch.finfo(x.dtype).eps)

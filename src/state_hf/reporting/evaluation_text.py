@@ -1,0 +1,58 @@
+"""An evaluation as the text that the command prints."""
+
+from collections import Counter
+
+import pandas as pd
+
+from state_hf.metrics.input_check import counted
+from state_hf.metrics.result import EvaluationResult
+from state_hf.reporting.markup import number
+
+
+def evaluation_text(result: EvaluationResult) -> str:
+    """The profile, the scores (of each context too), the diagnostics, and why metrics have no value."""
+    parts = [f"profile {result.profile.name} (digest {result.profile.digest[:12]})", _aligned(_values(result))]
+    if result.contexts:
+        overall = {name: _values(part)[_last_column(part)] for name, part in result.contexts.items()}
+        parts += [f"{_last_column(result)} in each context", _aligned(pd.DataFrame(overall))]
+    if result.summary:
+        parts += ["diagnostics", _aligned(pd.DataFrame({"value": dict(result.summary)}))]
+    if result.problems:
+        parts += ["without a value", "\n".join(_missing(result))]
+    return "\n\n".join(parts)
+
+
+def _values(result: EvaluationResult) -> pd.DataFrame:
+    """One row a metric: the scores where there are any, else the values."""
+    values = result.aggregate[["mean"]].rename(columns={"mean": "prediction"})
+    if result.scores is None:
+        return values
+    unscored = values.loc[~values.index.isin(result.scores.index)]
+    return pd.concat([unscored, result.scores])[list(result.scores.columns)]
+
+
+def _missing(result: EvaluationResult) -> list[str]:
+    """A line for each metric and reason, with the number of perturbations."""
+    return [
+        f"{metric}, {counted(count, 'perturbation')}: {reason}"
+        for metric, reasons in result.problems.items()
+        for reason, count in Counter(reasons.values()).items()
+    ]
+
+
+def _last_column(result: EvaluationResult) -> str:
+    return "prediction" if result.scores is None else "score"
+
+
+def _aligned(table: pd.DataFrame) -> str:
+    """The table as text, numbers at the right, three significant digits."""
+    rows = [["", *map(str, table.columns)]]
+    rows += [[str(name), *map(number, map(float, values))] for name, *values in table.itertuples(name=None)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,72 @@
+"""A checkpoint of arc-state becomes a model on the Hub, and comes back with the original's outputs."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
+
+from state_hf import StateTransitionForPerturbation, push_folder
+from tests.conversion.conftest import FIXTURES, STATE_EMBEDDING, STATE_TRANSITION
+from tests.model_cards.conftest import hub
+
+__all__ = ["hub"]
+
+# float32 sums in another order; both sides compute the same formula.
+TOLERANCE = {"rtol": 0, "atol": 1e-5}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in STATE_EMBEDDING.iterdir()))
+def test_state_embedding(name, converted, hub):
+    folder = converted(STATE_EMBEDDING / name)
+    push_folder(folder, "someone/se")
+    reference = load_file(FIXTURES / "state_embedding" / name / "expected.safetensors")
+    inputs = {key: reference[key] for key in ("input_ids", "expression", "target_ids", "labels")}
+    with torch.no_grad():
+        cells = AutoModel.from_pretrained("someone/se")(input_ids=inputs["input_ids"], expression=inputs["expression"])
+        trained = AutoModelForPreTraining.from_pretrained("someone/se")(**inputs)
+    torch.testing.assert_close(cells.cell_embedding, reference["expected.cell_embedding"], **TOLERANCE)
+    if "expected.dataset_embedding" in reference:
+        torch.testing.assert_close(cells.dataset_embedding, reference["expected.dataset_embedding"], **TOLERANCE)
+    torch.testing.assert_close(trained.predicted_expression, reference["expected.predicted_expression"], **TOLERANCE)
+    tokenizer = AutoTokenizer.from_pretrained("someone/se")
+    assert tokenizer.genes == AutoTokenizer.from_pretrained(folder).genes
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in STATE_TRANSITION.iterdir()))
+def test_state_transition(name, converted, hub):
+    folder = converted(STATE_TRANSITION / name)
+    push_folder(folder, "someone/st")
+    reference = load_file(FIXTURES / "state_transition" / name / "expected.safetensors")
+    inputs = {"perturbation_ids": reference["perturbation_ids"], "batch_ids": reference["batch_ids"]}
+    with torch.no_grad():
+        cells = AutoModel.from_pretrained("someone/st")(reference["control"], **inputs)
+        full = StateTransitionForPerturbation.from_pretrained("someone/st")(reference["control"], **inputs)
+    torch.testing.assert_close(cells.predicted_cells, reference["expected.predicted_cells"], **TOLERANCE)
+    if "expected.predicted_expression" in reference:
+        torch.testing.assert_close(full.predicted_expression, reference["expected.predicted_expression"], **TOLERANCE)
+    vocabulary = AutoModel.from_pretrained("someone/st").vocabulary
+    assert vocabulary == AutoModel.from_pretrained(folder).vocabulary
+
+
+def test_the_card_on_the_hub_is_of_the_converted_model(converted, hub):
+    folder = converted(STATE_EMBEDDING / "small")
+    written = (folder / "README.md").read_text()
+    assert "# small\n" in written
+    for fact in ("license: other", "license_name: non-commercial", "licensed for non-commercial use only"):
+        assert fact in written
+    for row in ("| Attention | bidirectional", "SHA-256 of `genes.txt` `", "| Input | raw counts"):
+        assert row in written
+    push_folder(folder, "someone/se")
+    repository = hub.repositories["models", "someone/se"]
+    pushed = repository.commits[repository.branches["main"]]["README.md"].decode()
+    assert pushed == written.replace("# small\n", "# someone/se\n").replace('"small"', '"someone/se"').replace(
+        "--model small ", "--model someone/se "
+    )
+
+
+def test_the_card_of_a_transition_model(converted):
+    written = (converted(STATE_TRANSITION / "decoder") / "README.md").read_text()
+    assert "licensed for non-commercial use only" in written
+    assert "- attention: bidirectional (the checkpoint sets bidirectional_attention)" in written
+    for row in ("| Attention | bidirectional: every cell sees every other; no positions |", "an embedding", "(mlp)"):
+        assert row in written
