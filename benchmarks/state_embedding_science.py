@@ -2,7 +2,8 @@
 
     python benchmarks/state_embedding_science.py --data ../shared/data --output FOLDER [--steps 2000]
 
-Five files train together; a tenth of the cells, in runs of 16, is held out. Printed and written to FOLDER:
+Five files train together; a tenth of the cells, in runs of 16, is held out. A FOLDER with a trained model is measured
+again. Printed and written to it:
 - decoded expression: 200 genes that vary most are hidden from the model as if the file did not have them, then decoded
   for held-out cells. Beside it the two baselines: each gene's mean over the file's training cells, and over those of
   the cell's type (which is told the label);
@@ -23,12 +24,13 @@ import pandas as pd
 import scanpy as sc
 import torch
 from sklearn.metrics import silhouette_score
+from transformers import AutoTokenizer
 
 from state_hf.data.cell_corpus import CellCorpus
 from state_hf.data.corpus_manifest import CorpusFile
 from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression
 from state_hf.pipelines.neighbour_probe import embed_file, nearest_neighbours, vote
-from state_hf.pipelines.pretrain import pretrain
+from state_hf.pipelines.pretrain import PretrainedModel, pretrain
 from state_hf.tokenization.gene_names import GeneReport
 from state_hf.training.decoded_expression import (
     RunningCorrelation,
@@ -215,8 +217,14 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     trained_files.update({name: arguments.data / f"{stem}.h5ad" for name, stem in FILES.items()})
-    trained = train([CorpusFile(str(path), name) for name, path in trained_files.items()], arguments)
-    (arguments.output / "history.json").write_text(json.dumps(trained.history))
+    history, folder = arguments.output / "history.json", arguments.output / "model"
+    if history.exists():
+        model = StateEmbeddingForMaskedExpression.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        trained = PretrainedModel(model, tokenizer, {}, json.loads(history.read_text()), folder)
+    else:
+        trained = train([CorpusFile(str(path), name) for name, path in trained_files.items()], arguments)
+        history.write_text(json.dumps(trained.history))
     draw(trained.history, arguments.output / "curves.png")
     torch.manual_seed(0)
     untrained = StateEmbeddingForMaskedExpression(trained.model.config).eval()

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -175,7 +175,8 @@ class StateEmbeddingTrainer(Trainer):
         if not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
             return
-        whole = whole_weights(self.model)
+        sharded, tokenizer = cast(torch.nn.Module, self.model), cast(CellSentenceTokenizer, self.processing_class)
+        whole = whole_weights(sharded)
         if self.args.should_save:
             folder = output_dir or str(self.args.output_dir)
             # A sharded model calls for the other processes when it is saved, and its class has another name.
@@ -183,11 +184,11 @@ class StateEmbeddingTrainer(Trainer):
                 model = StateEmbeddingForMaskedExpression(self.config)
             model.load_state_dict(whole, assign=True)
             model.save_pretrained(folder)
-            self.processing_class.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None and not self.is_fsdp_enabled and has_gathered_optimizer(checkpoint):
-            model, optimizer = self.accelerator.unwrap_model(self.model), self.optimizer.optimizer
+            model, optimizer = self.accelerator.unwrap_model(self.model), cast(Any, self.optimizer).optimizer
             load_gathered_optimizer(model, optimizer, self.lr_scheduler, checkpoint)
         else:
             super()._load_optimizer_and_scheduler(checkpoint)
