@@ -49,6 +49,12 @@ def memory(megabytes: float) -> str:
     return f"{megabytes / 1e3:.1f} GB" if megabytes >= 1e3 else f"{megabytes:.0f} MB"
 
 
+def peak(side: Mapping[str, Any]) -> str:
+    """Peak memory, and what was there before the call; a command has next to nothing before it."""
+    before = f" (before {memory(side['start_mb'])})" if side["start_mb"] > 100 else ""
+    return memory(side["peak_mb"]) + before
+
+
 def speed(side: Mapping[str, Any], items: str | None) -> str:
     """What a side took (or is, where it is an amount), as one reads it."""
     if "amount" in side:
@@ -116,33 +122,30 @@ def verdicts(results: Sequence[Result]) -> tuple[list[str], list[str], list[str]
                 if is_yardstick(row, pair.peer):
                     continue
                 factor = (pair.processor or pair.clock).median
-                line = f"{row['case']}: {digits(factor)} × {pair.peer}"
+                line = f"**{digits(factor)} ×** {pair.peer}: {row['case']}"
                 (won if factor > MARGIN else drawn if factor > 1 / MARGIN else lost).append(line)
                 if pair.memory is not None and pair.memory < 1 / MARGIN:
-                    lost.append(f"{row['case']}: {digits(1 / pair.memory)} × the memory of {pair.peer}")
+                    lost.append(f"**{digits(1 / pair.memory)} × the memory** of {pair.peer}: {row['case']}")
     return won, drawn, lost
 
 
 def table(result: Result) -> list[str]:
     """A claim's rows as a Markdown table, and the notes below it."""
     timed = any("wall" in side for row in result["rows"] for side in row["sides"].values())
-    head = ["", "ours", "", "the other", "ratio"]
-    if timed:
-        head = ["", "ours", "", "the other", "by the clock", "by processor time", "peak memory, ours", "the other's"]
+    head = ["", "ours", "the other", "by the clock", "by processor time", "peak memory"]
+    if not timed:
+        head = ["", "ours", "the other", "ratio"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     notes = []
     for row in result["rows"]:
         ours = row["sides"][OURS]
-        pairs = comparisons(row)
-        if not pairs:
-            cells = [row["case"], speed(ours, row["items"]), "", "", "", ""]
-            lines.append(f"| {' | '.join([*cells, *([memory(ours['peak_mb']), ''] if timed else [])])} |")
-        for pair in pairs:
+        for pair in comparisons(row):
             side = row["sides"][pair.peer]
-            cells = [row["case"], speed(ours, row["items"]), pair.peer, speed(side, row["items"])]
-            cells += [f"**{pair.clock}**" if pair.processor is None else str(pair.clock)]
-            if timed:
-                cells += [f"**{pair.processor}**", memory(ours["peak_mb"]), memory(side["peak_mb"])]
+            cells = [row["case"], speed(ours, row["items"]), f"{pair.peer}: {speed(side, row['items'])}"]
+            if pair.processor is None:
+                cells += [f"**{pair.clock}**"]
+            else:
+                cells += [str(pair.clock), f"**{pair.processor}**", f"{peak(ours)}; other {peak(side)}"]
             lines.append(f"| {' | '.join(cells)} |")
         if row.get("note"):
             notes += ["", f"{row['case']}: {row['note']}"]
@@ -156,7 +159,7 @@ def repeats_of(result: Result) -> str:
 
 def section(title: str, result: Result) -> list[str]:
     loads = [row["load"] for row in result["rows"]]
-    facts = [f"`benchmarks/{title}.py`", f"{repeats_of(result)} repeats", f"load {min(loads):.1f} to {max(loads):.1f}"]
+    facts = [f"`benchmarks/{title}.py`", f"repeats: {repeats_of(result)}", f"load {min(loads):.1f} to {max(loads):.1f}"]
     if result["device"] != "cpu":
         facts.append(result["device"])
     return [f"### {result['claim'].rstrip('.')}", "", *table(result), "", f"<small>{' · '.join(facts)}</small>", ""]
@@ -199,6 +202,7 @@ def page(results: Mapping[str, Result], missing: Mapping[str, str], machine: str
     dates = sorted({row["date"] for row in rows})
     won, drawn, lost = verdicts(measured)
     threads = sorted({row["threads"] for row in rows})
+    loads = [row["load"] for row in rows]
     lines = [
         "# Benchmarks",
         "",
@@ -206,15 +210,18 @@ def page(results: Mapping[str, Result], missing: Mapping[str, str], machine: str
         "each in a process and an environment of its own. A ratio is the other's time over ours, so more than 1 means",
         "that ours is faster: the median over neighbouring turns, the least and the most. Processor time counts the",
         "work of all threads, and other programs on the machine disturb it less than the clock. Peak memory is that of",
-        "the whole process, with what it imports. `make bench` measures it all again and writes this page;",
+        "the whole process, with its imports and the data that were there before the call.",
+        "`make bench` measures it all again and writes this page;",
         "`python benchmarks/run_all.py --quick` shows in minutes that it runs, and `--device cuda` is for a GPU.",
         "",
         f"Measured {' to '.join(dict.fromkeys((dates[0], dates[-1])))} on {machine}; threads of each contestant:"
-        f" {', '.join(map(str, threads))}. Speed and memory only: weights are random; nothing here is about quality.",
+        f" {', '.join(map(str, threads))}; load average {min(loads):.1f} to {max(loads):.1f}, which is above the number"
+        " of cores where other programs took their share: compare processor times then.",
+        "Speed and memory only: weights are random; nothing here is about quality.",
         "",
         "## In short",
         "",
-        *listed("Faster, by processor time (or smaller)", won),
+        *listed("Faster than the peer, by processor time, or smaller", won),
         *listed(f"No difference beyond a factor of {MARGIN}", drawn),
         *listed("Slower, or more memory", lost or ["nothing that was measured"]),
         *listed("Not measured", [f"{name}: {why}" for name, why in missing.items()]),

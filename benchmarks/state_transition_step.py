@@ -112,7 +112,7 @@ def claim(contest: Contest) -> None:
                 f"State Transition, {what}, {sets} x {cells} cells",
                 (state_hf, arc_state),
                 {"what": what, "sets": sets, "cells": cells, "device": contest.device},
-                repeats=3,
+                repeats=3 if contest.quick or sets > 1 else 7,
                 items="cells" if what == "prediction" else None,
             )
 

@@ -49,9 +49,9 @@ def test_units():
 def test_what_is_won_drawn_and_lost():
     rows = [row("a"), row("b", theirs=(1.0, 2.0)), row("c", theirs=(0.5, 1.0)), row("d", peak_mb=50.0)]
     won, drawn, lost = verdicts([result(*rows)])
-    assert won == ["a: 2.50 × pdex", "d: 2.50 × pdex"]
-    assert drawn == ["b: 1.00 × pdex"]
-    assert lost == ["c: 0.50 × pdex", "d: 2.00 × the memory of pdex"]
+    assert won == ["**2.50 ×** pdex: a", "**2.50 ×** pdex: d"]
+    assert drawn == ["**1.00 ×** pdex: b"]
+    assert lost == ["**0.50 ×** pdex: c", "**2.00 × the memory** of pdex: d"]
 
 
 def test_a_yardstick_is_neither_won_nor_lost():
@@ -67,8 +67,8 @@ def test_amounts_have_one_ratio():
 
 def test_page_shows_wins_losses_and_what_is_missing():
     text = page({"sorting": result(row(), row("Shuffle", theirs=(0.5, 1.0)))}, {"rows": "not run"}, "2 cores")
-    assert "| Sort cells | 1.50 s | pdex | 4.00 s | 2.50 (2.00 to 3.00) | **2.50 (2.00 to 3.00)** |" in text
-    assert "- Shuffle: 0.50 × pdex" in text.split("Slower")[1]
+    assert "| Sort cells | 1.50 s | pdex: 4.00 s | 2.50 (2.00 to 3.00) | **2.50 (2.00 to 3.00)** |" in text
+    assert "- **0.50 ×** pdex: Shuffle" in text.split("Slower")[1]
     assert "- rows: not run" in text
     assert "Measured 2026-01-02 on 2 cores" in text
     assert "| pdex |  | 0.3 |" in text

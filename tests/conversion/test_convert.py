@@ -358,6 +358,21 @@ class TestInspect:
             assert before.facts[topic] == after.facts[topic]
         assert before.missing == after.missing == []
 
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ('{"model_type": "state_of_others"}', None),
+            ('{"model_type": "bert"}', "is a bert model, which is not of this package"),
+        ],
+    )
+    def test_a_configuration_of_others(self, content, message, embedding):
+        (embedding / "config.json").write_text(content)
+        if message is None:
+            assert inspect(embedding).missing == []
+        else:
+            with pytest.raises(CheckpointError, match=message):
+                inspect(embedding)
+
     def test_missing_weights_and_files(self, converted, tmp_path):
         folder = shutil.copytree(converted(STATE_TRANSITION / "decoder"), tmp_path / "st")
         (folder / "vocabulary.json").unlink()
