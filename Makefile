@@ -5,13 +5,15 @@
 #             (about half an hour; BENCH="--quick", "--resume", "--device cuda")
 # make fuzz   ten thousand damaged inputs to every reader (an hour or two)
 # make docs   the documentation as web pages, in build/site
+# make package  build wheel and sdist, install the wheel into an empty environment, run every command
+#             (PYTHON=python3.13; PINS=newest, pinned or lowest; TORCH=2.13.0)
 # Each sets up its own environment in .venv on first use. PYTHON names the interpreter that makes it.
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo test bench fuzz docs clean
+.PHONY: demo test bench fuzz docs package clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py $(if $(DATA),--data "$(DATA)") $(if $(LABELS),--label_column "$(LABELS)")
@@ -32,6 +34,9 @@ fuzz: .venv/installed
 
 docs: .venv/installed
 	$(BIN)/mkdocs build
+
+package:
+	$(PYTHON) packaging/check.py --python $(PYTHON) --pins $(or $(PINS),pinned) $(if $(TORCH),--torch $(TORCH))
 
 clean:
 	rm -rf .venv demo

@@ -113,8 +113,10 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
             {
                 "state-hf, read and collated": whole,
                 "reading alone": reading,
-                "arc-state": theirs,
-                "ratio": whole / theirs,
+                "collating alone": 1 / (1 / whole - 1 / reading),
+                "arc-state, collating alone": theirs,
+                "ratio, read and collated": whole / theirs,
+                "ratio, collating alone": 1 / (1 / whole - 1 / reading) / theirs,
             }
         )
     if peer is not None and peer.stdin is not None:

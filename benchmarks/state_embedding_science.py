@@ -1,6 +1,6 @@
 """Pretrain a small State Embedding model on real cells, on one CPU thread, and hold it against baselines.
 
-    python benchmarks/state_embedding_science.py --data ../shared/data --output FOLDER [--steps 1600]
+    python benchmarks/state_embedding_science.py --data ../shared/data --output FOLDER [--steps 2000]
 
 Five files train together; a tenth of the cells, in runs of 16, is held out. Printed and written to FOLDER:
 - decoded expression: 200 genes that vary most are hidden from the model as if the file did not have them, then decoded
@@ -66,12 +66,13 @@ def train(files: list[CorpusFile], arguments: argparse.Namespace):
         per_device_train_batch_size=32,
         learning_rate=2e-3,
         average_decay=0.99,
+        # In the proportions of the defaults. Fewer unexpressed ones say less of what tells cells apart.
         expressed_targets=48,
-        unexpressed_targets=16,
+        unexpressed_targets=48,
         shared_targets=16,
         logging_steps=25,
         eval_strategy="steps",
-        eval_steps=max(1, arguments.steps // 2),
+        eval_steps=max(1, arguments.steps // 5),
         save_strategy="no",
         eval_on_start=True,
         use_cpu=True,
@@ -184,18 +185,16 @@ def embeddings(trained, untrained, file: str, path: Path) -> pd.DataFrame:
     for name, model in (("untrained", untrained), ("trained", trained.model)):
         embedded = embed_file(path, model.state_embedding, trained.tokenizer, fill="none", input_type="counts")
         tables[f"State Embedding, {name}"] = embedded[:, :dimensions]
-    tables["trained, with dataset part"] = embedded
     labels = cells.obs[label_key].astype(str).to_numpy()
     batches = None if batch_key is None else cells.obs[batch_key].astype(str).to_numpy()
     return pd.DataFrame({name: quality(values, labels, batches) for name, values in tables.items()}).T
 
 
 def draw(history: list[dict], path: Path) -> None:
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     curves = [
         (axes[0], "expression loss", {"training": "expression_loss", "held out": "eval_expression_loss"}),
-        (axes[1], "dataset loss", {"training": "dataset_loss", "held out": "eval_dataset_loss"}),
-        (axes[2], "Pearson, decoded held-out cells",
+        (axes[1], "Pearson, decoded held-out cells",
          {"along cells, a gene": "eval_pearson_genes", "along genes, a cell": "eval_pearson_cells"}),
     ]  # fmt: skip
     for axis, title, lines in curves:
@@ -211,7 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--loss", default="mse")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)

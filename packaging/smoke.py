@@ -48,7 +48,7 @@ RUNS = (
     "--steps 2 --held-out 0.3 --device cpu --output pretrained",
     "preprocess counts.h5ad --output screen.h5ad --num-variable-genes 60 --keep-counts",
     f"train screen.h5ad --feature-key X_hvg --test-cell-types type_2 {SMALL} --set-size 8 --steps 2 --device cpu "
-    "--output st",
+    "--config use_perturbation_offsets=false --output st",
     "predict screen.h5ad --model st --output predicted.h5ad",
     "evaluate counts.h5ad counts.h5ad --pert-col perturbation --baseline mean --output scores --report report.html",
     "evaluate counts.h5ad counts.h5ad --pert-col perturbation --profile vcc2026 --context-col cell_type",

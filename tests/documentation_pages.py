@@ -7,14 +7,14 @@ page does not show it), a `text` block is what the block before it printed. A li
 import math
 import re
 import shlex
-from itertools import zip_longest
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from state_hf.cli import main
 
 DOCS = Path(__file__).parents[1] / "docs"
-_NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
+_NUMBER = re.compile(r"[-−]?\d+(?:\.\d+)?(?:e-?\d+)?%?")
 
 
 def run_page(name: str, capsys: Any, *, tolerance: float = 0.0) -> dict[str, Any]:
@@ -23,8 +23,8 @@ def run_page(name: str, capsys: Any, *, tolerance: float = 0.0) -> dict[str, Any
     Args:
         name: Its path below docs/.
         capsys: pytest's fixture.
-        tolerance: How far a decimal number may be from that on the page, as a share of it (and as a difference below
-            1): for pages that train a model, where processors differ in the last digits of a sum.
+        tolerance: How far a number may be from that on the page, as a share of it (and as a difference below 1): for
+            pages that train a model, where processors differ in the last digits of a sum.
 
     Returns:
         The names that its Python code defined.
@@ -58,13 +58,31 @@ def commands(text: str) -> list[tuple[str, str]]:
 
 def same(printed: str, expected: str, tolerance: float = 0.0) -> bool:
     """Whether a text is the one that the page shows, `...` standing for any lines."""
-    pattern = "(?:.*\n)*?".join(re.escape(part) for part in re.split(r"^\.\.\.\n", expected, flags=re.MULTILINE))
+    lines, start = printed.splitlines(), 0
+    first, *rest = re.split(r"^\.\.\.\n", expected, flags=re.MULTILINE)
+    if not _equal(lines[: len(first.splitlines())], first.splitlines(), tolerance):
+        return False
+    start = len(first.splitlines())
+    for part in rest:
+        wanted = part.splitlines()
+        places = range(start, len(lines) - len(wanted) + 1)
+        place = next((at for at in places if _equal(lines[at : at + len(wanted)], wanted, tolerance)), None)
+        if place is None:
+            return False
+        start = place + len(wanted)
+    return start == len(lines) or expected.endswith("...\n")
+
+
+def _equal(printed: Sequence[str], expected: Sequence[str], tolerance: float) -> bool:
     if not tolerance:
-        return re.fullmatch(pattern, printed) is not None
+        return printed == expected
     # Columns may be wider or narrower by a digit.
-    close = re.sub(r"(\\ )+", r"\\s+", re.sub(r"-?\d+\\\.\d+(?:e\\-?\d+)?", f"({_NUMBER.pattern})", pattern))
-    found = re.fullmatch(close, printed)
-    pairs = zip_longest(found.groups(), _NUMBER.findall(expected)) if found else ()
-    return found is not None and all(
-        math.isclose(float(got), float(shown), rel_tol=tolerance, abs_tol=tolerance) for got, shown in pairs
-    )
+    words = [[word for line in lines for word in (*line.split(), "\n")] for lines in (printed, expected)]
+    return len(words[0]) == len(words[1]) and all(_close(*pair, tolerance) for pair in zip(*words, strict=True))
+
+
+def _close(word: str, other: str, tolerance: float) -> bool:
+    if word == other or not (_NUMBER.fullmatch(word) and _NUMBER.fullmatch(other)):
+        return word == other
+    values = [float(text.replace("−", "-").rstrip("%")) for text in (word, other)]
+    return math.isclose(*values, rel_tol=tolerance, abs_tol=tolerance)

@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from state_hf import StateEmbeddingForMaskedExpression, StateTransitionForPerturbation
+from state_hf import StateEmbeddingForMaskedExpression, StateTransitionConfig, StateTransitionForPerturbation
 from state_hf.conversion.convert import convert
 from state_hf.conversion.errors import CheckpointError, UnsafeCheckpointError
 from state_hf.conversion.inspection import inspect
@@ -316,6 +316,23 @@ class TestToArc:
             convert_to_arc(tmp_path / "st", tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
+    def test_fitted_offsets_are_not_dropped(self, tmp_path):
+        model = StateTransitionForPerturbation(
+            StateTransitionConfig(
+                input_dim=4,
+                num_perturbations=2,
+                perturbation_dim=2,
+                hidden_size=8,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=8,
+                use_perturbation_offsets=True,
+            )
+        )
+        model.save_pretrained(tmp_path / "st")
+        with pytest.raises(CheckpointError, match="adds offsets to its output"):
+            convert_to_arc(tmp_path / "st", tmp_path / "run")
+
     def test_names_of_outputs(self, converted, tmp_path):
         folder = converted(SE)
         with pytest.raises(ValueError, match=r"ends in \.ckpt"):
@@ -340,6 +357,21 @@ class TestInspect:
         for topic in ("sizes", "input", "output", "attention", "vocabulary"):
             assert before.facts[topic] == after.facts[topic]
         assert before.missing == after.missing == []
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ('{"model_type": "state_of_others"}', None),
+            ('{"model_type": "bert"}', "is a bert model, which is not of this package"),
+        ],
+    )
+    def test_a_configuration_of_others(self, content, message, embedding):
+        (embedding / "config.json").write_text(content)
+        if message is None:
+            assert inspect(embedding).missing == []
+        else:
+            with pytest.raises(CheckpointError, match=message):
+                inspect(embedding)
 
     def test_missing_weights_and_files(self, converted, tmp_path):
         folder = shutil.copytree(converted(STATE_TRANSITION / "decoder"), tmp_path / "st")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from hypothesis import HealthCheck, Phase, settings
 
 # What the command line turns into one line for the user. Anything else is a defect of ours.
-CLEAR = (ValueError, OSError)
+CLEAR = (ValueError, OSError, ImportError)
 _SECONDS = 120
 _FEW = 20
 

@@ -58,7 +58,7 @@ def use_embedding_model(path):
     ids = torch.tensor([[model.config.cls_token_id, 1, 2]])
     with torch.no_grad():
         output = model(input_ids=ids, expression=torch.ones(1, 3), attention_mask=torch.ones_like(ids))
-    assert output.cell_embedding.shape == (1, model.config.embedding_dim)
+    assert output.cell_embedding.shape == (1, model.config.output_dim)
     assert len(tokenizer.genes) == model.config.num_genes
 
 
@@ -67,7 +67,7 @@ def use_transition_model(path):
     with torch.no_grad():
         control = torch.zeros(1, 4, model.config.input_dim)
         output = model(control, perturbation_ids=torch.zeros(1, dtype=torch.long))
-    assert torch.isfinite(output.prediction).all()
+    assert torch.isfinite(output.predicted_cells).all()
 
 
 def damage_json(path, damages):

@@ -22,10 +22,7 @@ def corpus(tmp_path_factory):
 def one_file(counts, genes=GENES, *, scale="counts", start=0) -> list[CorpusCells]:
     matrix = sp.csr_array(np.asarray(counts, dtype=np.float32))
     source = IndexedFile(
-        CorpusFile("memory", "one", scale=scale),
-        len(counts),
-        tokenizer().gene_index.report(genes, column="index"),
-        np.mean(np.asarray(counts) > 0, axis=0),
+        CorpusFile("memory", "one", scale=scale), len(counts), tokenizer().gene_index.report(genes, column="index")
     )
     return [CorpusCells(source, matrix, np.arange(len(counts)), np.arange(start, start + len(counts)))]
 
@@ -94,22 +91,6 @@ def test_shared_genes_change_with_the_step():
     first = collate(one_file(counts, start=0), cells_per_step=4)["shared_target_ids"]
     assert torch.equal(first, collate(one_file(counts, start=2), cells_per_step=4)["shared_target_ids"])
     assert not torch.equal(first, collate(one_file(counts, start=4), cells_per_step=4)["shared_target_ids"])
-
-
-def test_unexpressed_genes_are_those_that_other_cells_express():
-    counts = np.zeros((400, 40))
-    counts[::2, 0], counts[::8, 1], counts[:, 2] = 3, 3, 1
-    targets = collate(one_file(counts), expressed=1, unexpressed=1)["target_ids"][:, 1].tolist()
-    share = np.bincount(targets, minlength=40) / 400
-    # Gene 0 is expressed by 1 cell of 2, gene 1 by 1 of 8; no other that a cell lacks is expressed at all.
-    rest = 1 - share[0] - share[1]
-    assert 0.3 < share[0] < 0.5
-    assert 0.25 < share[1] < 0.55
-    # One cell of 8 expresses all three.
-    assert 0.125 <= rest < 0.15
-    uniform = collate(one_file(counts), expressed=1, unexpressed=1, unexpressed_genes="zero")["target_ids"][:, 1]
-    assert np.bincount(uniform.numpy(), minlength=40)[3:].sum() > 360
-    assert not (counts[np.arange(400), targets] > 0).any()
 
 
 def test_the_originals_unexpressed_genes_have_a_log_below_1():

@@ -264,9 +264,9 @@ def test_killed_training_goes_on_to_the_bit_without_repeating_or_skipping_a_cell
     whole = make_trainer(tmp_path / "whole", manifest, **options)
     whole.train()
     assert json.loads((folder / "curve.json").read_text()) == curve(whole)
-    # A pass without the rest that fills no step is an epoch; batches are collated one ahead.
-    seen = [position for batch in before + collated(folder) for position in batch][: 16 * steps]
-    assert sorted(seen) == list(range(16 * steps))
+    # Batches are collated one ahead, and name their positions by file.
+    seen = sorted(position for batch in (before + collated(folder))[:steps] for position in batch)
+    assert seen == list(range(16 * steps))
     corpus = whole.train_dataset
     cells = [(part.source.file.path, cell) for position in seen[: len(corpus)]
              for part in corpus[position] for cell in part.cells.tolist()]  # fmt: skip
@@ -296,9 +296,12 @@ def test_sharded_weights_follow_the_curve_of_whole_ones_which_go_on_with_their_c
     np.testing.assert_allclose(json.loads((folder / "curve.json").read_text()), curve(one), rtol=1e-5)
     saved = StateEmbeddingForMaskedExpression.from_pretrained(folder / "whole")
     for (name, value), twin in zip(one.model.state_dict().items(), saved.state_dict().values(), strict=True):
-        torch.testing.assert_close(value, twin, rtol=1e-4, atol=1e-5, msg=name)
+        # A key's bias changes nothing, so its gradient is rounding, which AdamW makes steps of.
+        if not name.endswith("k_proj.bias"):
+            torch.testing.assert_close(value, twin, rtol=1e-4, atol=1e-5, msg=name)
     resumed = make_trainer(folder, manifest, save_steps=100, **_SAME)
     resumed.train(str(folder / "checkpoint-4"))
     np.testing.assert_allclose(curve(resumed), curve(one), rtol=1e-5)
     for name, value in one.average.weights.items():
-        torch.testing.assert_close(value, resumed.average.weights[name], rtol=1e-4, atol=1e-5)
+        if not name.endswith("k_proj.bias"):
+            torch.testing.assert_close(value, resumed.average.weights[name], rtol=1e-4, atol=1e-5)

@@ -24,6 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Check, and print the table."""
     from transformers import AutoTokenizer
 
+    from state_hf.configuration.model_folders import loading_from
     from state_hf.data.corpus_manifest import read_manifest
     from state_hf.data.whole_files import written_whole
     from state_hf.pipelines.corpus_report import check_corpus
@@ -35,7 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.model is None:
         tokenizer = CellSentenceTokenizer(corpus_genes(files))
     else:
-        tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+        with loading_from(arguments.model):
+            tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     table = check_corpus(files, tokenizer, min_overlap=arguments.min_overlap)
     shown = table.assign(path=[Path(path).name for path in table["path"]]).drop(columns="problem")
     print(shown.to_string(index=False, float_format=lambda value: f"{value:.3g}"))

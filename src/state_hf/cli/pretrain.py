@@ -59,10 +59,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     objective.add_argument("--expressed", type=int, default=512, metavar="N", help="expressed targets a cell (512)")
     objective.add_argument("--unexpressed", type=int, default=512, metavar="N", help="unexpressed targets a cell (512)")
-    objective.add_argument(
-        "--unexpressed-genes", choices=("frequent", "zero", "below_1"), default="frequent",
-        help="how they are drawn: as often as cells express them, equally, or as the original (frequent)",
-    )  # fmt: skip
     objective.add_argument("--shared", type=int, default=256, metavar="N", help="targets a step's cells share (256)")
     objective.add_argument(
         "--hidden-share", type=float, nargs=2, default=(0.2, 0.6), metavar=("LOW", "HIGH"),
@@ -113,7 +109,6 @@ def _training(arguments: argparse.Namespace) -> Any:
         save_total_limit=2,
         expressed_targets=arguments.expressed,
         unexpressed_targets=arguments.unexpressed,
-        unexpressed_genes=arguments.unexpressed_genes,
         shared_targets=arguments.shared,
         hidden_share=tuple(arguments.hidden_share),
         views=arguments.views,

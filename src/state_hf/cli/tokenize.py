@@ -23,8 +23,10 @@ def run(arguments: argparse.Namespace) -> None:
     """Write, and print what was written."""
     from transformers import AutoTokenizer
 
+    from state_hf.configuration.model_folders import loading_from
     from state_hf.pipelines.tokenize import tokenize
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(arguments.model)
+    with loading_from(arguments.model):
+        tokenizer: Any = AutoTokenizer.from_pretrained(arguments.model)
     for path in tokenize(arguments.manifest, arguments.output, tokenizer, min_overlap=arguments.min_overlap):
         print(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")

@@ -38,6 +38,8 @@ class StateTransitionVocabulary:
     def __post_init__(self) -> None:
         for name in ("perturbations", "batches", "cell_types", "genes"):
             values = tuple(getattr(self, name))
+            if isinstance(getattr(self, name), str) or not all(isinstance(value, str) for value in values):
+                raise ValueError(f"The vocabulary's {name} are not a list of names.")
             object.__setattr__(self, name, values)
             twice = [value for value, count in Counter(values).items() if count > 1]
             if twice:
@@ -88,13 +90,19 @@ class StateTransitionVocabulary:
         Raises:
             ValueError: If the file does not hold a vocabulary.
         """
-        content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        try:
+            content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
         known = {field.name for field in fields(cls)}
         if not isinstance(content, dict) or "perturbations" not in content or not content.keys() <= known:
             raise ValueError(
                 f"{path} is not a vocabulary: expected an object with the keys {', '.join(sorted(known))}."
             )
-        return cls(**content)
+        try:
+            return cls(**content)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a vocabulary: {error}") from error
 
 
 def _ids(known: dict[str, int], names: Iterable[str], kind: str) -> list[int]:

@@ -1,5 +1,6 @@
 """What a checkpoint or model is, told from its configuration, names and headers: no weight is read."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -8,8 +9,10 @@ from typing import Any, Protocol
 
 import huggingface_hub
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import CONFIG_NAME
 
+from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
@@ -30,6 +33,7 @@ from state_hf.conversion.weight_accounting import original_shapes
 from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression, StateEmbeddingModel
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionModel
 
+_MODEL_TYPE = re.compile(r'"model_type"\s*:\s*"([^"]*)"')
 _CLASSES: dict[str, tuple[type[PreTrainedModel], type[PreTrainedModel]]] = {
     "state_embedding": (StateEmbeddingModel, StateEmbeddingForMaskedExpression),
     "state_transition": (StateTransitionModel, StateTransitionForPerturbation),
@@ -92,11 +96,15 @@ def inspect(
 
 
 def _is_model_folder(folder: Path) -> bool:
-    return (folder / CONFIG_NAME).is_file() and '"model_type"' in (folder / CONFIG_NAME).read_text(encoding="utf-8")
+    """Whether transformers knows the model; the originals' configurations name others."""
+    config = folder / CONFIG_NAME
+    found = _MODEL_TYPE.search(config.read_text(encoding="utf-8")) if config.is_file() else None
+    return found is not None and found[1] in CONFIG_MAPPING
 
 
 def _of_folder(folder: Path) -> Inspection:
-    config = AutoConfig.from_pretrained(folder)
+    with loading_from(folder):
+        config = AutoConfig.from_pretrained(folder)
     found = Inspection()
     try:
         weights: Mapping[str, _Shaped] = read_weights(folder)

@@ -75,7 +75,12 @@ def read_weights(folder: Path) -> dict[str, StoredTensor]:
         return read_safetensors(folder / SAFE_WEIGHTS_NAME)
     if not index.is_file():
         raise CheckpointError(f"{folder} has no weights: neither {SAFE_WEIGHTS_NAME} nor {SAFE_WEIGHTS_INDEX_NAME}.")
-    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    try:
+        shards = sorted({str(Path(shard)) for shard in json.loads(index.read_text("utf-8"))["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{index} is no index of shards: {error}.") from error
+    if not shards:
+        raise CheckpointError(f"{index} names no shards.")
     weights: dict[str, StoredTensor] = {}
     for shard in shards:
         if not (folder / Path(shard).name).is_file():

@@ -58,6 +58,8 @@ def _check_expressible(config: StateTransitionConfig, source: Path) -> None:
         problem = f"has nonnegative_output={config.nonnegative_output} for the features {config.feature_key!r}"
     elif config.hidden_act != "gelu" or config.layer_norm_eps != 1e-5:
         problem = f"has the activation {config.hidden_act!r} and the epsilon {config.layer_norm_eps}"
+    elif config.use_perturbation_offsets:
+        problem = "adds offsets to its output (training with --config use_perturbation_offsets=false leaves them out)"
     elif config.loss not in _LOSSES:
         problem = f"was trained with the loss {config.loss!r}"
     if problem is not None:

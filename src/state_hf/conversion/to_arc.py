@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
+from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.conversion.errors import CheckpointError
@@ -37,7 +38,8 @@ def convert_to_arc(source: str | Path, output: str | Path, *, overwrite: bool = 
     source, output = Path(source), Path(output)
     if not (source / "config.json").is_file():
         raise CheckpointError(f"{source} is not a model folder: it has no config.json.")
-    config = AutoConfig.from_pretrained(source)
+    with loading_from(source):
+        config = AutoConfig.from_pretrained(source)
     record = read_record(source).get("original") or {}
     weights = {}
     for name, tensor in read_weights(source).items():

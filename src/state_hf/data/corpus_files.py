@@ -16,8 +16,8 @@ from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 from state_hf.tokenization.gene_names import GeneReport, resolve_genes
 from state_hf.tokenization.input_scale import check_input_type
 
-# Cells of a file whose values are held against its scale, and whose genes are counted.
-_SAMPLE = 1000
+# Cells of a file whose values are held against its scale.
+_SCALE_SAMPLE = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +28,11 @@ class IndexedFile:
         file: The manifest's row.
         num_cells: Number of cells.
         genes: Which gene of the vocabulary each column is.
-        detected: (the file's genes,) share of a sample of cells that express each.
     """
 
     file: CorpusFile
     num_cells: int
     genes: GeneReport
-    detected: np.ndarray
 
 
 def open_corpus_file(file: CorpusFile) -> CellBlocks:
@@ -92,19 +90,15 @@ def _index(
                 return _from_cache(file, kept, len(tokenizer.genes))
         try:
             genes = resolve_genes(cells.var, tokenizer, gene_column=file.gene_column, min_overlap=min_overlap)
-            sample = cells.sample(_SAMPLE)
-            check_input_type(sample, file.scale)
+            check_input_type(cells.sample(_SCALE_SAMPLE), file.scale)
         except ValueError as error:
             raise ValueError(f"{file.path}: {error}") from error
-        counts = np.bincount(sample.indices[sample.data > 0], minlength=cells.num_genes)
-        detected = (counts / sample.shape[0]).astype(np.float32)
         if kept is not None:
             arrays: dict[str, Any] = {"cells": cells.num_cells, "columns": genes.columns, "names": list(genes.names)}
-            arrays["detected"] = detected
             # Under the temporary name, NumPy would add a suffix to a path.
             with written_whole(kept) as temporary, temporary.open("wb") as stream:
                 np.savez_compressed(stream, **arrays, column=genes.column)
-        return IndexedFile(file, cells.num_cells, genes, detected)
+        return IndexedFile(file, cells.num_cells, genes)
 
 
 def _from_cache(file: CorpusFile, kept: Path, vocabulary_size: int) -> IndexedFile:
@@ -115,7 +109,7 @@ def _from_cache(file: CorpusFile, kept: Path, vocabulary_size: int) -> IndexedFi
             column=str(arrays["column"]),
             vocabulary_size=vocabulary_size,
         )
-        return IndexedFile(file, int(arrays["cells"]), genes, arrays["detected"])
+        return IndexedFile(file, int(arrays["cells"]), genes)
 
 
 __all__ = ["IndexedFile", "index_files", "open_corpus_file"]

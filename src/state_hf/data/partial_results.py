@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,10 @@ class PartialResults:
     def open(cls, folder: Path) -> "PartialResults":
         """Open a folder that another process made."""
         content = cls._read(folder)
-        return cls(folder, content["num_rows"], content["block_rows"])
+        num_rows, block_rows = content.get("num_rows"), content.get("block_rows")
+        if not (isinstance(num_rows, int) and isinstance(block_rows, int) and num_rows >= 0 and block_rows > 0):
+            raise ValueError(f"{folder / _SETTINGS} is damaged: start over by overwriting the run")
+        return cls(folder, num_rows, block_rows)
 
     @classmethod
     def resume(cls, folder: Path, settings: dict[str, Any]) -> "PartialResults":
@@ -72,7 +76,13 @@ class PartialResults:
     def _read(folder: Path) -> dict[str, Any]:
         if not (folder / _SETTINGS).exists():
             raise ValueError(f"{folder} is not the folder of an unfinished run: it has no {_SETTINGS}")
-        return json.loads((folder / _SETTINGS).read_text())
+        try:
+            content = json.loads((folder / _SETTINGS).read_text())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{folder / _SETTINGS} is damaged: start over by overwriting the run ({error})") from error
+        if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+            raise ValueError(f"{folder / _SETTINGS} is damaged: start over by overwriting the run")
+        return content
 
     def bounds(self, block: int) -> tuple[int, int]:
         """First row and end of a block."""
@@ -98,7 +108,14 @@ class PartialResults:
     def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """First row and rows of every block, in order."""
         for block in range(self.num_blocks):
-            yield block * self.block_rows, np.load(self._path(block))
+            start, stop = self.bounds(block)
+            try:
+                rows = np.load(self._path(block))
+            except (ValueError, EOFError, TokenError, SyntaxError, MemoryError) as error:
+                raise ValueError(f"{self._path(block)} is damaged: delete it, and resume ({error})") from error
+            if rows.ndim != 2 or len(rows) != stop - start or rows.dtype != np.float32:
+                raise ValueError(f"{self._path(block)} is damaged: delete it, and resume")
+            yield start, rows
 
     def delete(self) -> None:
         """Remove the folder with all its blocks."""

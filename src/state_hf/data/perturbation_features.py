@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from safetensors import safe_open
 
+from state_hf.configuration.model_folders import loading_from
 from state_hf.data.perturbation_screens import nearest
 
 # What joins the perturbations of a combination in a label.
@@ -35,7 +36,10 @@ def read_perturbation_features(path: str | Path) -> dict[str, np.ndarray]:
     readers = {".safetensors": _vectors, ".parquet": _table, ".csv": _table, ".tsv": _table, ".h5ad": _cells}
     if path.suffix not in readers:
         raise ValueError(f"{path} has perturbation features of an unknown kind: expected {', '.join(readers)}")
-    names, values = readers[path.suffix](path)
+    with loading_from(path):
+        names, values = readers[path.suffix](path)
+    if not names:
+        raise ValueError(f"{path} has no features")
     if len(set(names)) != len(names):
         twice = pd.Index(names)[pd.Index(names).duplicated()][0]
         raise ValueError(f"{path} has features of {twice!r} twice")

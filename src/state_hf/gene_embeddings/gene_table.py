@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
+from state_hf.configuration.model_folders import loading_from
 from state_hf.data.whole_files import written_whole
 from state_hf.gene_embeddings.tensor_file import load_tensors
 from state_hf.model_cards.facts import gene_list_digest
 from state_hf.model_cards.hub import PushWithCardMixin
+from state_hf.tokenization.text_files import read_text
 
 _TENSORS, _GENES, _RECORD = "gene_table.safetensors", "genes.txt", "gene_table.json"
 
@@ -115,9 +117,14 @@ def load_gene_table(source: str | Path, **hub: Any) -> GeneTable:
     if Path(source).suffix in (".pt", ".pth", ".torch"):
         return _load_original(Path(source))
     paths = {name: _fetch(source, name, **hub) for name in (_TENSORS, _GENES, _RECORD)}
-    genes = paths[_GENES].read_text(encoding="utf-8").splitlines()
-    record = json.loads(paths[_RECORD].read_text(encoding="utf-8"))
-    rows = load_file(paths[_TENSORS])
+    with loading_from(source):
+        genes = read_text(paths[_GENES]).splitlines()
+        record = json.loads(read_text(paths[_RECORD]))
+        rows = load_file(paths[_TENSORS])
+        return _table_of(str(source), genes, record, rows)
+
+
+def _table_of(source: str, genes: list[str], record: Any, rows: dict[str, np.ndarray]) -> GeneTable:
     if len(genes) != len(rows) or record.get("gene_list_sha256") not in (None, gene_list_digest(genes)):
         raise ValueError(f"{source}: {_GENES} is not the gene list that the table was saved with.")
     return GeneTable(genes, torch.from_numpy(np.stack([rows[gene] for gene in genes])), record)

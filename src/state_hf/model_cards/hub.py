@@ -13,6 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from transformers.utils.hub import cached_file
 
+from state_hf.configuration.model_folders import loading_from
 from state_hf.model_cards.card import is_written_by_hand, write_model_card
 from state_hf.model_cards.facts import conversion_origin, read_json
 
@@ -72,7 +73,8 @@ class CardedMixin(PushWithCardMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a model. See `PreTrainedModel.from_pretrained`."""
         hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
+        with loading_from(str(pretrained_model_name_or_path)):
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if pretrained_model_name_or_path is not None and getattr(model.config, "converted_from", None) is None:
             record = cached_file(

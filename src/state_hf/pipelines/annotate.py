@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from anndata.io import read_elem, write_elem
 from transformers import AutoConfig
 
+from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.data.anndata_files import copy_store, open_store
 from state_hf.data.cell_blocks import open_cells
@@ -147,7 +148,8 @@ def _by_head(
     fill: Fill,
     input_type: InputScale,
 ) -> pd.DataFrame:
-    config = AutoConfig.from_pretrained(str(model))
+    with loading_from(model):
+        config = AutoConfig.from_pretrained(str(model))
     if "StateEmbeddingForSequenceClassification" not in (config.architectures or ()):
         raise ValueError(f"{model} is no classifier: give a reference to take labels from (and fit_head to train one).")
     classifier = StateEmbeddingForSequenceClassification.from_pretrained(str(model)).eval()

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from state_hf.configuration.perturbation_baseline import PerturbationBaselineConfig
+from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.data.perturbation_screens import PerturbationScreens
 from state_hf.modeling.baselines import PerturbationBaseline
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
 from state_hf.pipelines.control_cells import ControlCells, draw_windows, seeded_stream
+from state_hf.pipelines.loading import refuse_missing_weights
 from state_hf.pipelines.prediction_plan import PredictedGroup
 
 # Predicted log1p expression is kept within these, as the original does: no gene of any cell has e^14 counts.
@@ -33,7 +35,7 @@ def feature_slot(feature_key: str) -> str:
 def load_perturbation_model(
     model: str | Path | PreTrainedModel, *, device: str | torch.device | None = None
 ) -> StateTransitionPreTrainedModel:
-    """Load a State Transition model or a baseline for prediction.
+    """Load a State Transition model, a baseline, or a model of another family with their interface, for prediction.
 
     Args:
         model: A folder, a hub id, or a loaded model, which stays where it is unless a device is named.
@@ -43,14 +45,16 @@ def load_perturbation_model(
         ValueError: It is another kind of model, or has no vocabulary.
     """
     if not isinstance(model, PreTrainedModel):
-        config = AutoConfig.from_pretrained(model)
-        classes: dict[type, Any] = {
-            StateTransitionConfig: StateTransitionForPerturbation,
-            PerturbationBaselineConfig: PerturbationBaseline,
-        }
-        if type(config) not in classes:
+        with loading_from(model):
+            config = AutoConfig.from_pretrained(model)
+        # Any family that is registered with AutoModel will do; of ST that is the bare model.
+        found: Any = MODEL_MAPPING.get(type(config), None)
+        family = StateTransitionForPerturbation if isinstance(config, StateTransitionConfig) else found
+        if family is None or not issubclass(family, StateTransitionPreTrainedModel):
             raise ValueError(f"{model} is a {config.model_type!r} model, which does not predict perturbed cells")
-        model = classes[type(config)].from_pretrained(model)
+        name = model
+        model, info = family.from_pretrained(name, output_loading_info=True)
+        refuse_missing_weights(name, info["missing_keys"])
         if device is None and torch.accelerator.is_available():
             device = torch.accelerator.current_accelerator()
     if not isinstance(model, StateTransitionPreTrainedModel):

@@ -260,6 +260,8 @@ def _embed_file(run: _Run, task: EmbeddingTask, output: Path) -> None:
     with _disk_full_explained(output), open_cells(task.source, layer=task.layer) as cells:
         _embed_share(run, task, cells, partial, missing)
         run.processes.wait()
+        if cells.fingerprint() != task.settings["input"]:
+            raise ValueError(f"{task.name} changed while it was read: start over (--overwrite)")
         if run.processes.is_main:
             write_embedding(
                 output,

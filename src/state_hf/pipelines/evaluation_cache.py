@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,24 @@ logger = logging.get_logger(__name__)
 
 _FORMAT = 1
 _CHUNK = 1 << 24
+# What NumPy, zipfile and json raise over a file that is cut off or changed.
+_DAMAGED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OSError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    MemoryError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    SyntaxError,
+    TokenError,
+)
 
 
 def content_key(cells: AnnData, source: AnnData | str | Path, parts: Mapping[str, Any]) -> str:
@@ -61,7 +82,7 @@ def load_summary(folder: Path, name: str) -> tuple[ScreenSummary, tuple[CellBloc
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return _unpack(stored)
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         logger.warning("cannot read the cached evaluation artefact %s (%s); it is computed anew", path, error)
         return None
 
@@ -85,12 +106,16 @@ def store_summary(folder: Path, name: str, summary: ScreenSummary, control: tupl
 
 
 def load_values(folder: Path, name: str) -> dict[str, float] | None:
-    """Read metric values; None if they are not there."""
+    """Read metric values; None if they are not there, or not readable."""
     path = folder / f"{name}.json"
     if not path.is_file():
         return None
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return {metric: np.nan if value is None else value for metric, value in values.items()}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return {metric: np.nan if value is None else float(value) for metric, value in values.items()}
+    except _DAMAGED as error:
+        logger.warning("cannot read the cached evaluation artefact %s (%s); it is computed anew", path, error)
+        return None
 
 
 def store_values(folder: Path, name: str, values: Mapping[str, float]) -> None:

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
+from state_hf.configuration.model_folders import loading_from
 from state_hf.modeling.state_embedding import StateEmbeddingModel
 from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 
@@ -37,13 +39,34 @@ def load_model(
     else:
         name = str(model)
         on_cpu = device is None or device.type == "cpu"
-        loaded = AutoModel.from_pretrained(name, dtype=dtype or ("float32" if on_cpu else "auto"))
+        with loading_from(name):
+            loaded, info = AutoModel.from_pretrained(
+                name, dtype=dtype or ("float32" if on_cpu else "auto"), output_loading_info=True
+            )
+        refuse_missing_weights(name, info["missing_keys"], optional="gene_table.weight")
         loaded = loaded.to(device or "cpu").eval()
     if not isinstance(loaded, StateEmbeddingModel):
         raise ValueError(f"{name} is a {type(loaded).__name__}, not a State Embedding model")
     if not loaded.has_gene_table:
         raise ValueError(f"{name} has no gene table, so it cannot embed cells: add `gene_table.weight` to it")
     return loaded
+
+
+def refuse_missing_weights(name: str | Path, missing: Iterable[str], *, optional: str = "") -> None:
+    """Refuse a model whose weights are not all there: transformers would fill the gaps with random numbers.
+
+    Args:
+        name: The model's folder or hub id.
+        missing: Names of the weights that were not found.
+        optional: What may be missing.
+
+    Raises:
+        ValueError: A weight is missing.
+    """
+    gaps = sorted(key for key in missing if not optional or not key.endswith(optional))
+    if gaps:
+        named = ", ".join(gaps[:3]) + (", ..." if len(gaps) > 3 else "")
+        raise ValueError(f"{name} is incomplete: {len(gaps)} of its model's weights are missing ({named})")
 
 
 def load_tokenizer(
@@ -62,7 +85,8 @@ def load_tokenizer(
         name = str(tokenizer or model.config.name_or_path)
         if not name:
             raise ValueError("The model was not loaded from a folder: pass its tokenizer (tokenizer=...).")
-        loaded: Any = AutoTokenizer.from_pretrained(name)
+        with loading_from(name):
+            loaded: Any = AutoTokenizer.from_pretrained(name)
     else:
         loaded = tokenizer
     if not isinstance(loaded, CellSentenceTokenizer):

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, set_seed
 from transformers.utils import logging
 
+from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.data.cell_corpus import CellCorpus
 from state_hf.data.corpus_files import open_corpus_file
@@ -93,7 +94,8 @@ def pretrain(
     if initial_model is not None:
         if config or genes or gene_embeddings:
             raise ValueError("The initial model has its sizes and genes: give no config, genes or gene embeddings.")
-        tokenizer = AutoTokenizer.from_pretrained(str(initial_model))
+        with loading_from(initial_model):
+            tokenizer = AutoTokenizer.from_pretrained(str(initial_model))
         model = StateEmbeddingForMaskedExpression.from_pretrained(str(initial_model))
     else:
         tokenizer = _tokenizer(files, genes, config or {})

@@ -119,7 +119,7 @@ def _blocks(cells: AnnData) -> Iterator[tuple[slice, sp.csr_matrix | np.ndarray]
         rows = slice(start, min(start + _BLOCK_ROWS, cells.n_obs))
         place = f"X of {cells.filename}"
         with damage_named(place):
-            block: Any = cells.X[rows]
-            if sp.issparse(block) and block.format == "csr":
+            block = cells.X[rows]
+            if isinstance(block, sp.csr_matrix | sp.csr_array):
                 check_indices(place, block.indices, cells.n_vars)
         yield rows, block

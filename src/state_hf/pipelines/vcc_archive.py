@@ -1,5 +1,6 @@
 """The `.vcc` container: a tar of `pred.h5ad.zst` and `watermark.txt`, written and read without other programs."""
 
+import errno
 import hashlib
 import io
 import shutil
@@ -8,12 +9,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 H5AD_MEMBER = "pred.h5ad.zst"
 WATERMARK_MEMBER = "watermark.txt"
 WATERMARK = b"vcc-prep"
 _CHUNK = 2**20
+_ROOM_LEFT = 2**28
 
 
 def pack(h5ad: Path, archive: Path) -> None:
@@ -56,8 +58,14 @@ def unpack(archive: Path, h5ad: Path) -> None:
     """
     draft = h5ad.with_name(f".{h5ad.name}.part")
     try:
+        room = shutil.disk_usage(h5ad.parent).free
         with opened(archive) as stream, draft.open("wb") as target:
-            shutil.copyfileobj(stream, target, _CHUNK)
+            while chunk := stream.read(_CHUNK):
+                room -= len(chunk)
+                # A few kilobytes may unpack to more than there is: the disk is left usable for the others on it.
+                if room < _ROOM_LEFT:
+                    raise OSError(errno.ENOSPC, f"{archive} unpacks to more than the disk holds", str(h5ad))
+                target.write(chunk)
         draft.replace(h5ad)
     finally:
         draft.unlink(missing_ok=True)
@@ -66,19 +74,28 @@ def unpack(archive: Path, h5ad: Path) -> None:
 @contextmanager
 def opened(archive: Path) -> Iterator[IO[bytes]]:
     """The decompressed .h5ad of an archive as a stream of bytes, once its watermark has been checked."""
-    if not tarfile.is_tarfile(archive):
-        raise ValueError(f"{archive} is not a .vcc archive: it is no tar file")
+    zstandard = _zstandard()
+    try:
+        with _opened(archive) as stream:
+            yield stream
+    except (tarfile.TarError, zstandard.ZstdError, OverflowError) as error:
+        raise ValueError(f"{archive} is not a .vcc archive, or a damaged one: {error}") from error
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[IO[bytes]]:
     with tarfile.open(archive, "r:") as tar:
         names = tar.getnames()
         if sorted(names) != [H5AD_MEMBER, WATERMARK_MEMBER]:
             raise ValueError(f"{archive} holds {names} instead of {H5AD_MEMBER} and {WATERMARK_MEMBER}")
+        for member in tar.getmembers():
+            if not member.isreg():
+                raise ValueError(f"{member.name} of {archive} is not a plain file")
         watermark = tar.extractfile(WATERMARK_MEMBER)
-        if watermark is None or watermark.read().strip() != WATERMARK:
+        if watermark is None or watermark.read(2 * len(WATERMARK)).strip() != WATERMARK:
             raise ValueError(f"{WATERMARK_MEMBER} of {archive} does not hold {WATERMARK.decode()!r}")
         compressed = tar.extractfile(H5AD_MEMBER)
-        if compressed is None:
-            raise ValueError(f"{H5AD_MEMBER} of {archive} is not a plain file")
-        with _zstandard().ZstdDecompressor().stream_reader(compressed) as stream:
+        with _zstandard().ZstdDecompressor().stream_reader(cast(IO[bytes], compressed)) as stream:
             yield stream
 
 

@@ -11,7 +11,6 @@ from state_hf.tokenization._kernels import _GOLDEN, _U32, _mix, kernel
 
 _U11 = np.uint64(11)
 _TO_UNIT = 2.0**-53
-_WEIGHTED_TRIES = 64
 
 
 @kernel
@@ -47,7 +46,6 @@ def draw_targets(
     indptr,
     columns,
     known,
-    cumulative,
     num_genes,
     keys,
     hidden_low,
@@ -60,8 +58,7 @@ def draw_targets(
     """Choose each cell's target genes, and which of its expressed genes the model sees.
 
     `visible` (stored values,) is set to whether the model sees them; `targets` (cells, genes) takes `expressed`
-    expressed genes, the hidden ones first, then genes of `known` whose value is at most `unexpressed_below`: with the
-    weights that `cumulative` sums up, or equally likely where it is empty.
+    expressed genes, the hidden ones first, then genes of `known` whose value is at most `unexpressed_below`.
     """
     used = np.full(num_genes, -1, np.int64)
     for cell in range(keys.size):
@@ -95,16 +92,9 @@ def draw_targets(
         candidates = known.size - high
         once = candidates >= targets.shape[1] - own
         for place in range(own, targets.shape[1]):
-            tries = 0
             while True:
-                # Equally likely genes find what is left where the likely ones are taken.
-                if cumulative.size > 0 and tries < _WEIGHTED_TRIES:
-                    drawn = _uniform(key, counter) * cumulative[-1]
-                    gene = known[min(np.searchsorted(cumulative, drawn, side="right"), known.size - 1)]
-                else:
-                    gene = known[_below(key, counter, known.size)]
+                gene = known[_below(key, counter, known.size)]
                 counter += 1
-                tries += 1
                 if used[gene] != cell or candidates == 0:
                     break
             if once:
@@ -115,19 +105,20 @@ def draw_targets(
 @kernel
 def read_labels(values, genes, indptr, columns, is_known, is_counts, targets, shared, missing, labels):
     """log1p expression of each cell's targets, then of the shared genes; `missing` where the file lacks the gene."""
-    expression = np.zeros(is_known.size, np.float32)
+    stored = np.zeros(is_known.size, np.float32)
     own = targets.shape[1]
     for cell in range(targets.shape[0]):
         for k in range(indptr[cell], indptr[cell + 1]):
             gene = columns[genes[k]]
             if gene >= 0:
-                expression[gene] = math.log1p(values[k]) if is_counts else values[k]
-        for place in range(own):
-            labels[cell, place] = expression[targets[cell, place]]
-        for place in range(shared.size):
-            gene = shared[place]
-            labels[cell, own + place] = expression[gene] if is_known[gene] else missing
+                stored[gene] = values[k]
+        for place in range(own + shared.size):
+            gene = targets[cell, place] if place < own else shared[place - own]
+            value = stored[gene]
+            if value > 0 and is_counts:
+                value = math.log1p(value)
+            labels[cell, place] = value if place < own or is_known[gene] else missing
         for k in range(indptr[cell], indptr[cell + 1]):
             gene = columns[genes[k]]
             if gene >= 0:
-                expression[gene] = 0
+                stored[gene] = 0

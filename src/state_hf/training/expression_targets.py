@@ -38,10 +38,8 @@ class ExpressionTargets:
         lowest_share: The smallest part of a cell's counts that a view is made of; the largest is all (original: 0.3).
         hidden_share: The smallest and the largest part of a cell's expressed genes that are hidden from the model; a
             cell's is drawn between them, and these genes are its first targets (original: (0, 0)).
-        unexpressed_genes: "frequent" for genes without a count, drawn as often as the file's cells express them, so
-            that a gene is a target of the cells that express it about as often as of those that do not; "zero" for any
-            genes without a count, most of which no cell expresses; "below_1" for any whose log1p value is below 1,
-            which the original takes for unexpressed: one molecule is 0.69.
+        unexpressed_genes: "zero" for genes without a count, or "below_1" for those whose log1p value is below 1, which
+            the original takes for unexpressed: one molecule is 0.69.
         unmeasured: What the label of a shared gene is that a cell's file does not have: "unlabelled", or "zero", as the
             original has it, for losses that compare whole tables.
         fill: How a sentence goes on where a cell expresses fewer genes (see `CellSentenceTokenizer.encode_cells`);
@@ -62,7 +60,7 @@ class ExpressionTargets:
         views: int = 1,
         lowest_share: float = 0.3,
         hidden_share: tuple[float, float] = (0.0, 0.0),
-        unexpressed_genes: Literal["frequent", "zero", "below_1"] = "frequent",
+        unexpressed_genes: Literal["zero", "below_1"] = "zero",
         unmeasured: Literal["unlabelled", "zero"] = "unlabelled",
         fill: Literal["none", "seeded"] = "none",
         sentence_length: int | None = None,
@@ -131,12 +129,10 @@ class ExpressionTargets:
         number = matrix.shape[0]
         visible = np.empty(len(matrix.data), np.bool_)
         targets = np.empty((number, self.expressed + self.unexpressed), np.int64)
-        threshold = np.nextafter(_LOG_1 if is_counts else 1.0, 0) if self.unexpressed_genes == "below_1" else 0.0
-        weights = cells.source.detected[genes.columns >= 0] if self.unexpressed_genes == "frequent" else np.empty(0)
+        threshold = 0.0 if self.unexpressed_genes == "zero" else np.nextafter(_LOG_1 if is_counts else 1.0, 0)
         keys = self._keys(cells.positions, _TARGETS)
         _kernels.draw_targets(
-            matrix.data, matrix.indices, matrix.indptr, genes.columns, genes.genes,
-            np.cumsum(weights, dtype=np.float64), self.tokenizer.vocab_size, keys,
+            matrix.data, matrix.indices, matrix.indptr, genes.columns, genes.genes, self.tokenizer.vocab_size, keys,
             *self.hidden_share, threshold, self.expressed, visible, targets,
         )  # fmt: skip
         views = [self._view(matrix, cells.positions, view) for view in range(self.views)]

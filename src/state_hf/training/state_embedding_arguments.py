@@ -44,9 +44,8 @@ class StateEmbeddingTrainingArguments(TrainingArguments):
         default=(0.2, 0.6),
         metadata={"help": "Smallest and largest share of a cell's genes hidden from the model (original: 0 0)."},
     )
-    unexpressed_genes: Literal["frequent", "zero", "below_1"] = field(
-        default="frequent",
-        metadata={"help": "How they are drawn: as often as cells express them, equally, or as the original (below_1)."},
+    unexpressed_genes: Literal["zero", "below_1"] = field(
+        default="zero", metadata={"help": "What unexpressed means; below_1: log1p below 1, as in the original."}
     )
     fill: Literal["none", "seeded"] = field(
         default="none", metadata={"help": "What fills the sentence of a cell with fewer genes."}

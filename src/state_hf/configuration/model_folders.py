@@ -1,0 +1,44 @@
+"""Names the model folder that cannot be loaded, and why, whatever the libraries raise over what lies in it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+# What the libraries raise over a configuration of wrong types, weights of wrong sizes, and files that are cut off.
+_SYMPTOMS = (
+    StrictDataclassError,
+    SafetensorError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    RuntimeError,
+    OverflowError,
+    MemoryError,
+    ZeroDivisionError,
+)
+
+
+@contextmanager
+def loading_from(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns the errors of loading a model, configuration or tokenizer into one that names where it lies.
+
+    Args:
+        folder: The folder or hub id.
+
+    Raises:
+        ValueError: What lies there is damaged, or does not belong together.
+    """
+    try:
+        yield
+    except (*_SYMPTOMS, ValueError) as error:
+        if isinstance(error, ValueError) and str(folder) in str(error):
+            raise
+        reason = str(error).strip("'\"") or type(error).__name__
+        raise ValueError(f"{folder} cannot be loaded: {reason}") from error
+
+
+__all__ = ["loading_from"]
