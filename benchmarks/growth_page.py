@@ -38,7 +38,7 @@ def exponent(cells: Sequence[float], cost: Sequence[float]) -> float:
     return statistics.linear_regression(x, y).slope
 
 
-def last_decade(curve: Curve, cost: Sequence[float]) -> float:
+def last_step(curve: Curve, cost: Sequence[float]) -> float:
     return exponent(curve.cells[-2:], cost[-2:])
 
 
@@ -50,15 +50,15 @@ def section(result: Mapping[str, Any]) -> list[str]:
     lines = ["## Growth", "", "![Processor time and peak memory by the number of cells](images/growth.png)", ""]
     lines += [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for job, curve in found.items():
-        fits = [f"{exponent(curve.cells, curve.seconds):.2f}", f"**{last_decade(curve, curve.seconds):.2f}**"]
+        fits = [f"{exponent(curve.cells, curve.seconds):.2f}", f"**{last_step(curve, curve.seconds):.2f}**"]
         lines.append(f"| {WORDS[job]}, processor time | {' | '.join([*map(duration, curve.seconds), *fits])} |")
-        fits = [f"{exponent(curve.cells, curve.peak_mb):.2f}", f"**{last_decade(curve, curve.peak_mb):.2f}**"]
+        fits = [f"{exponent(curve.cells, curve.peak_mb):.2f}", f"**{last_step(curve, curve.peak_mb):.2f}**"]
         lines.append(f"| {WORDS[job]}, peak memory | {' | '.join([*map(memory, curve.peak_mb), *fits])} |")
     start = memory(min(min(curve.start_mb) for curve in found.values()))
     lines += [
         "",
         "Cost grows as the number of cells to the power of the exponent; 1 is linear. Costs that do not depend on the",
-        f"cells lower it at small sizes, so the last decade tells more. Imports take {start} and more of the memory.",
+        f"cells lower it at small sizes, so the last step tells more. Imports take {start} and more of the memory.",
         "Screens have 20 perturbations and 500 genes; an evaluation reads two files.",
         "",
         "<small>`benchmarks/growth.py`</small>",
@@ -77,9 +77,9 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     for job, curve in curves(result).items():
         name = WORDS[job].replace("`", "")
-        label = f"{name}: n$^{{{last_decade(curve, curve.seconds):.2f}}}$"
+        label = f"{name}: n$^{{{last_step(curve, curve.seconds):.2f}}}$"
         left.plot(curve.cells, curve.seconds, "o-", color=COLOURS[job], label=label)
-        label = f"{name}: n$^{{{last_decade(curve, curve.peak_mb):.2f}}}$"
+        label = f"{name}: n$^{{{last_step(curve, curve.peak_mb):.2f}}}$"
         right.plot(curve.cells, curve.peak_mb, "o-", color=COLOURS[job], label=label)
     ends = [min(curve.cells), max(curve.cells)]
     most = max(curve.seconds[-1] for curve in curves(result).values())

@@ -2,7 +2,7 @@
 
 import pytest
 from benchmark_page import Ratio, comparisons, digits, duration, memory, page, plain_row, ratio, speed, verdicts
-from growth_page import curves, draw, exponent, last_decade, section
+from growth_page import curves, draw, exponent, last_step, section
 
 
 def side(seconds, peak_mb=100.0):
@@ -77,7 +77,7 @@ def test_page_shows_wins_losses_and_what_is_missing():
 def test_exponents_and_figure(tmp_path):
     assert exponent([10, 100, 1000], [1.0, 100.0, 10_000.0]) == pytest.approx(2.0)
     curve = curves(grown())["embed"]
-    assert last_decade(curve, curve.seconds) == pytest.approx(1.0)
+    assert last_step(curve, curve.seconds) == pytest.approx(1.0)
     assert "| embed, tiny model, processor time | 1.00 s | 10.0 s | 100 s | 1.00 | **1.00** |" in section(grown())
     draw(grown(), tmp_path / "growth.png")
     assert (tmp_path / "growth.png").stat().st_size > 10_000
