@@ -24,13 +24,13 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mkdocs build --quiet
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/run_all.py $(BENCH)
 
 fuzz: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests/fuzz --hypothesis-profile=fuzz --hypothesis-show-statistics
+	$(BIN)/pytest tests/fuzz --hypothesis-profile=fuzz --hypothesis-show-statistics
 
 docs: .venv/installed
 	$(BIN)/mkdocs build

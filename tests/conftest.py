@@ -1,7 +1,13 @@
 """Fixtures shared by the whole suite."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+# Sums are the same to the bit only with the same number of threads, here and in the processes that tests start; numba,
+# which scanpy brings, would set torch's number to its own. More than one would only wait for each other over tiny
+# models.
+os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
 
 import pytest
 from hypothesis import settings

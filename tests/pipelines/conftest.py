@@ -13,15 +13,6 @@ from state_hf import CellSentenceTokenizer, StateEmbeddingConfig, StateEmbedding
 GENES = [f"GENE{number}" for number in range(60)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Several threads would spend their time waiting for each other over such small tensors."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a model of 60 genes and sentences of 24 tokens."""
