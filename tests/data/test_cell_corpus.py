@@ -99,8 +99,10 @@ def test_a_split_shares_no_cell(corpus):
     both = names(rest.__getitems__(range(len(rest)))), names(held.__getitems__(range(len(held))))
     assert len(rest) + len(held) == TOTAL
     assert not set(both[0]) & set(both[1])
-    with pytest.raises(ValueError, match="leaves one part empty"):
-        corpus.split(0.0)
+    assert 0 < len(corpus.split(1e-6)[1]) <= max(corpus.order.block_sizes)
+    for share in (0.0, 0.9999):
+        with pytest.raises(ValueError, match=f"A share of {share} cannot be held out of {TOTAL} cells"):
+            corpus.split(share)
 
 
 def test_runs_of_similar_length(manifest):

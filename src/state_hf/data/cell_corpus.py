@@ -150,16 +150,20 @@ class CellCorpus(Dataset[list[CorpusCells]]):
         return self.order.num_cells
 
     def split(self, share: float, *, seed: int = 0) -> tuple["CellCorpus", "CellCorpus"]:
-        """Two corpora of different cells: (the rest, about `share` of the blocks, drawn at random).
+        """Two corpora of different cells: (the rest, `share` of the blocks, drawn at random: at least one).
 
         Raises:
-            ValueError: One of them would be empty.
+            ValueError: `share` is not between 0 and 1, or leaves no block to the rest.
         """
-        held = np.random.default_rng([seed, _SPLIT_STREAM]).random(len(self.order.block_sizes)) < share
-        if held.all() or not held.any():
+        blocks = len(self.order.block_sizes)
+        number = max(1, round(share * blocks))
+        if not 0 < share < 1 or number >= blocks:
             raise ValueError(
-                f"A share of {share} of {len(held)} blocks leaves one part empty: choose another, or smaller blocks"
+                f"A share of {share} cannot be held out of {len(self):,} cells: it has to be between 0 and 1, "
+                f"and to leave at least one of their {blocks:,} blocks of consecutive cells"
             )
+        held = np.zeros(blocks, np.bool_)
+        held[np.random.default_rng([seed, _SPLIT_STREAM]).choice(blocks, number, replace=False)] = True
         return self._only(~held), self._only(held)
 
     def _only(self, kept: np.ndarray) -> "CellCorpus":

@@ -106,9 +106,12 @@ class ExpressionTargets:
             if name in padding:
                 arrays = [
                     np.pad(array, ((0, 0), (0, length - array.shape[1])), constant_values=padding[name])
+                    if array.shape[1] < length
+                    else array
                     for array in arrays
                 ]
-            batch[name] = torch.from_numpy(np.concatenate(arrays))
+            # Most batches are of one file, whose arrays need no copy.
+            batch[name] = torch.from_numpy(np.concatenate(arrays) if len(arrays) > 1 else arrays[0])
         batch["shared_target_ids"] = torch.from_numpy(shared)
         return batch
 
@@ -197,6 +200,8 @@ class ExpressionTargets:
 
     def _interleaved(self, views: Sequence[np.ndarray], width: int, fill: Any) -> np.ndarray:
         """(cells x views, width), the views of a cell one after the other."""
+        if len(views) == 1:
+            return views[0]
         out = np.full((len(views[0]), len(views), width), fill, views[0].dtype)
         for number, view in enumerate(views):
             out[:, number, : view.shape[1]] = view
