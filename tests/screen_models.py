@@ -1,7 +1,10 @@
 """A small screen and a small model for the tests of training and prediction."""
 
+from pathlib import Path
+
 import anndata
 import numpy as np
+from safetensors.torch import load_file, save_file
 
 from state_hf import (
     PerturbationDataset,
@@ -21,6 +24,13 @@ def normalised_screen() -> anndata.AnnData:
     totals = np.asarray(screen.X.sum(axis=1)).ravel()
     screen.X.data = np.log1p(screen.X.data / np.repeat(totals, np.diff(screen.X.indptr)) * 1e4).astype(np.float32)
     return screen
+
+
+def lose_a_weight(folder: Path, part: str) -> None:
+    """Take one weight, with `part` in its name, out of a model's folder."""
+    weights = load_file(folder / "model.safetensors")
+    del weights[next(name for name in sorted(weights) if part in name)]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def vocabulary_of(split: PerturbationSplit) -> StateTransitionVocabulary:

@@ -4,13 +4,16 @@ import shutil
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file, save_file
 
+import state_hf.pipelines.evaluate as evaluate_module
+import state_hf.pipelines.predict as predict_module
+import state_hf.pipelines.preprocess as preprocess_module
 from state_hf import embed
 from state_hf.cli import main
 from state_hf.data.partial_results import PartialResults
 from tests.pipelines.conftest import adata as adata
 from tests.pipelines.conftest import h5ad, tiny_model
+from tests.screen_models import lose_a_weight, small_model
 
 __all__ = ["adata", "h5ad", "tiny_model"]
 
@@ -59,6 +62,37 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(arguments, h5ad, tmp_pa
     assert not (tmp_path / "out.npy").exists()
 
 
+@pytest.mark.parametrize("command", ["preprocess", "predict", "evaluate"])
+def test_a_screen_that_changes_while_it_is_read_gives_no_result(
+    command, screen_path, vocabulary, tmp_path, monkeypatch, capsys
+):
+    copy, model, cache = tmp_path / "screen.h5ad", tmp_path / "model", tmp_path / "cache"
+    copy.write_bytes(screen_path.read_bytes())
+    small_model(vocabulary).save_pretrained(model)
+    words = {
+        "preprocess": ["--layer", "counts"],
+        "predict": ["--model", str(model)],
+        "evaluate": [str(screen_path), "--pert-col", "perturbation", "--cache", str(cache)],
+    }[command]
+    steps = {
+        "preprocess": (preprocess_module, "_select"),
+        "predict": (predict_module, "plan_predictions"),
+        "evaluate": (evaluate_module, "content_key"),
+    }[command]
+    step = getattr(*steps)
+
+    def write_and_step(*arguments, **options):
+        copy.write_bytes(copy.read_bytes() + b"more")
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(*steps, write_and_step)
+    output = tmp_path / ("scores" if command == "evaluate" else "out.h5ad")
+    assert main([command, str(copy), *words, "--output", str(output)]) == 2
+    assert "screen.h5ad changed while it was read: run again when it is complete" in capsys.readouterr().err
+    assert not output.exists()
+    assert not cache.exists() or not any(cache.iterdir())
+
+
 def test_an_output_that_may_not_be_written_is_one_line(arguments, capsys):
     arguments[arguments.index("--output") + 1] = "/proc/nowhere/out.npy"
     assert main(arguments) == 2
@@ -69,9 +103,6 @@ def test_weights_that_are_missing_are_refused(tiny_model, h5ad, tmp_path, capsys
     """Random numbers in their place would embed cells, too."""
     model = tmp_path / "model"
     shutil.copytree(tiny_model, model)
-    weights = load_file(model / "model.safetensors")
-    lost = next(name for name in sorted(weights) if "encoder" in name)
-    del weights[lost]
-    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    lose_a_weight(model, "encoder")
     assert main(["embed", str(h5ad), "--model", str(model), "--output", str(tmp_path / "o.npy")]) == 2
     assert "is incomplete: 1 of its model's weights are missing" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from state_hf.modeling.state_embedding_classification import predict_classes
 from state_hf.pipelines.annotate import annotate
 from state_hf.pipelines.neighbour_probe import NeighbourProbe, nearest_neighbours, vote
 from tests.corpus_files import GENES, cells, small_embedding_model, tokenizer
+from tests.screen_models import lose_a_weight
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,9 @@ def test_a_head_is_trained_saved_and_used_again(files, tmp_path, capsys):
     assert classifier.config.id2label == {0: "type_0", 1: "type_1"}
     counts = ad.read_h5ad(files / "reference.h5ad").obs["cell_type"].value_counts().sort_index().to_numpy()
     np.testing.assert_allclose(classifier.config.class_weights, 85 / (2 * counts), rtol=1e-5)
+    lose_a_weight(tmp_path / "head", "classifier")
+    with pytest.raises(ValueError, match="is incomplete: 1 of its model's weights are missing"):
+        annotate(files / "cells.h5ad", tmp_path / "t.csv", model=tmp_path / "head")
 
 
 def test_the_probe_tells_types_apart(files):

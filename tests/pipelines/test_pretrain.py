@@ -12,10 +12,12 @@ from safetensors.torch import save_file
 from transformers import AutoModelForPreTraining, AutoTokenizer
 
 import state_hf
+from state_hf import StateEmbeddingModel
 from state_hf.cli import main
 from state_hf.data.anndata_files import copy_store
 from state_hf.data.corpus_manifest import CorpusFile
 from tests.corpus_files import GENES, SIZES, cells, write_corpus
+from tests.screen_models import lose_a_weight
 
 SMALL = [
     "--hidden-size", "16", "--num-hidden-layers", "1", "--num-attention-heads", "2", "--intermediate-size", "16",
@@ -54,7 +56,7 @@ def test_an_output_is_not_overwritten_but_resumed(pretrained, manifest, capsys):
     assert main([*command, "--resume"]) == 0
 
 
-def test_going_on_with_a_model_on_a_new_dataset(pretrained, tmp_path):
+def test_going_on_with_a_model_on_a_new_dataset(pretrained, tmp_path, capsys):
     cells(7, 40, GENES).write_h5ad(tmp_path / "new.h5ad")
     (tmp_path / "new.csv").write_text("path\nnew.h5ad\n")
     output = tmp_path / "model"
@@ -63,6 +65,14 @@ def test_going_on_with_a_model_on_a_new_dataset(pretrained, tmp_path):
     config = AutoModelForPreTraining.from_pretrained(output).config
     assert config.dataset_classes["new"] == 3
     assert config.num_datasets == 4
+    lose_a_weight(output, "layers.0")
+    words[1] = str(output)
+    assert main(["pretrain", str(tmp_path / "new.csv"), "--output", str(tmp_path / "another"), *words]) == 2
+    assert "is incomplete: 1 of its model's weights are missing" in capsys.readouterr().err
+    StateEmbeddingModel.from_pretrained(pretrained).save_pretrained(tmp_path / "body")
+    AutoTokenizer.from_pretrained(pretrained).save_pretrained(tmp_path / "body")
+    words[1] = str(tmp_path / "body")
+    assert main(["pretrain", str(tmp_path / "new.csv"), "--output", str(tmp_path / "another"), *words]) == 0
 
 
 def test_given_gene_embeddings_stay_as_they_are(manifest, tmp_path):

@@ -11,6 +11,7 @@ from transformers import AutoConfig
 from state_hf import open_screens
 from state_hf.cli import main
 from state_hf.data.splits import PerturbationSplit
+from tests.screen_models import lose_a_weight
 
 SIZES = ["--hidden-size", "16", "--num-hidden-layers", "1", "--num-attention-heads", "2", "--intermediate-size", "32",
          "--set-size", "8", "--steps", "6", "--evaluate-every", "3", "--device", "cpu"]  # fmt: skip
@@ -42,14 +43,17 @@ def test_train_and_predict(screen_path, tmp_path, capsys):
         assert anndata.read_h5ad(output, backed="r").n_obs == 24 + 4 * 5
 
 
-def test_transfer_to_a_new_screen(screen_path, tmp_path):
+def test_transfer_to_a_new_screen(screen_path, tmp_path, capsys):
     words = ["train", str(screen_path), "--test-cell-types", "type_3", *SIZES]
     assert main([*words, "--output", str(tmp_path / "first")]) == 0
     scores = pd.read_csv(tmp_path / "first" / "scores.csv", index_col="model")
     assert "context_profile" not in scores.index  # nothing of type_3 trains
     words = [word for word in words if word not in SIZES] + SIZES[8:]
-    assert main([*words, "--output", str(tmp_path / "second"), "--initial-model", str(tmp_path / "first"),
-                 "--lora-rank", "2"]) == 0  # fmt: skip
+    words += ["--initial-model", str(tmp_path / "first")]
+    assert main([*words, "--output", str(tmp_path / "second"), "--lora-rank", "2"]) == 0
+    lose_a_weight(tmp_path / "first", "backbone")
+    assert main([*words, "--output", str(tmp_path / "third")]) == 2
+    assert "is incomplete: 1 of its model's weights are missing" in capsys.readouterr().err
 
 
 def test_features_of_perturbations_also_predict_one_that_never_trained(screen_path, tmp_path, capsys):

@@ -18,6 +18,7 @@ from anndata.io import read_elem
 from scipy import sparse
 
 from state_hf.data.damaged_files import check_indices, check_starts, damage_named, names_in, open_hdf5
+from state_hf.data.file_stamps import file_stamp
 from state_hf.data.remote_files import is_url, open_url, url_fingerprint
 
 # A CSC matrix is read in windows of cells, each of which costs one pass over the whole matrix: 2**23 values are some
@@ -207,11 +208,7 @@ class CellBlocks:
             return self._memory_digest()
         if is_url(self.name):
             return url_fingerprint(self.name)
-        path = Path(self.name)
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
-        status = [file.stat() for file in files]
-        size, changed = sum(entry.st_size for entry in status), max(entry.st_mtime_ns for entry in status)
-        return f"{size} bytes, changed at {changed} ns"
+        return file_stamp(Path(self.name))
 
     def _memory_digest(self) -> str:
         digest = hashlib.sha256("\n".join([*self.var.index.astype(str), *self.cell_names()]).encode())

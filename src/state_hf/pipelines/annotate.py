@@ -19,7 +19,7 @@ from state_hf.data.whole_files import written_whole
 from state_hf.modeling.state_embedding import StateEmbeddingModel
 from state_hf.modeling.state_embedding_classification import StateEmbeddingForSequenceClassification, predict_classes
 from state_hf.pipelines.cell_embedder import Fill
-from state_hf.pipelines.loading import load_model, load_tokenizer
+from state_hf.pipelines.loading import load_model, load_tokenizer, refuse_missing_weights
 from state_hf.pipelines.neighbour_probe import embed_file, nearest_neighbours, read_labels, vote
 from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 
@@ -152,7 +152,10 @@ def _by_head(
         config = AutoConfig.from_pretrained(str(model))
     if "StateEmbeddingForSequenceClassification" not in (config.architectures or ()):
         raise ValueError(f"{model} is no classifier: give a reference to take labels from (and fit_head to train one).")
-    classifier = StateEmbeddingForSequenceClassification.from_pretrained(str(model)).eval()
+    with loading_from(model):
+        classifier, info = StateEmbeddingForSequenceClassification.from_pretrained(str(model), output_loading_info=True)
+    refuse_missing_weights(model, info["missing_keys"])
+    classifier.eval()
     encoder = _Encoder(
         classifier.state_embedding, load_tokenizer(str(model), classifier.state_embedding), fill, input_type
     )

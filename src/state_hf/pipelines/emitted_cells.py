@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from state_hf._version import __version__
 from state_hf.data.cell_writer import CellWriter, MatrixWriter, cell_writer, matrix_writer
+from state_hf.data.file_stamps import FileStamps
 from state_hf.pipelines.cell_predictor import CellPredictor, PredictedSet
 from state_hf.pipelines.control_cells import ControlCells, seeded_stream
 from state_hf.pipelines.predicted_counts import draw_counts
@@ -145,6 +146,7 @@ def write_predictions(
     output: Path,
     *,
     controls: Literal["real", "simulated", "none"],
+    stamps: FileStamps,
 ) -> None:
     """Write predicted cells, and control cells of the same cell types, as they are made.
 
@@ -153,6 +155,11 @@ def write_predictions(
         groups: What is predicted.
         output: A .h5ad or .npy file; it is there when all is written.
         controls: Which control cells are written first.
+        stamps: Of the files that are read.
+
+    Raises:
+        ValueError: `controls` is none of these or does not fit the groups, the output is of another kind, or a file
+            changes while it is read.
     """
     if controls not in ("real", "simulated", "none"):
         raise ValueError(f"controls is one of real, simulated, none, not {controls!r}")
@@ -172,6 +179,7 @@ def write_predictions(
         for values, labels, embedding in emitted.predicted([*simulated, *groups]):
             writer.add(values, labels, embedding)
             bar.update(len(values))
+        stamps.check()
 
 
 def _writer(emitted: EmittedCells, output: Path, controls: str) -> AbstractContextManager[CellWriter | MatrixWriter]:

@@ -1,5 +1,6 @@
 """Evaluate a prediction of perturbation responses against the real cells."""
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from state_hf.data.file_stamps import FileStamps
 from state_hf.metrics.input_check import check_inputs
 from state_hf.metrics.profiles import Profile, load_profile
 from state_hf.metrics.result import EvaluationResult
@@ -63,19 +65,21 @@ def evaluate_predictions(
         Metrics per perturbation, their aggregate, scores, DE tables, diagnostics and all settings.
 
     Raises:
-        ValueError: If the sides do not fit each other or the profile.
+        ValueError: If the sides do not fit each other or the profile, or change while they are read.
         MetricError: If a metric fails and `on_error` is `raise`.
     """
     rule = load_profile(profile) if isinstance(profile, str) else profile
     options = EvaluationOptions(rule, control, replicate, target_genes, on_error, seed, device)
     columns = _Columns(pert_col, control, context_col)
+    made = baseline is None or (isinstance(baseline, str) and baseline in ("mean", "control"))
     real, predicted = open_cells(reference), open_cells(prediction)
+    stamps = FileStamps(reference, prediction, None if made else baseline)
     columns.check(predicted, real, rule)
     cache = None if cache_dir is None else Path(cache_dir) / _key(real, reference, options, columns)
     read_real, read_prediction = columns.reader(real), columns.reader(predicted)
     read_baseline = None
-    if not (baseline is None or (isinstance(baseline, str) and baseline in ("mean", "control"))):
-        baseline_cells = open_cells(baseline)
+    if not made:
+        baseline_cells = open_cells(cast(AnnData | str | Path, baseline))
         columns.check(baseline_cells, real, rule)
         read_baseline = columns.reader(baseline_cells)
     results = {}
@@ -86,6 +90,13 @@ def evaluate_predictions(
             options,
             baseline=cast(MadeBaseline, baseline) if read_baseline is None else partial(read_baseline, context),
         )
+    try:
+        stamps.check()
+    except ValueError:
+        # What was kept may be of other cells than its name says.
+        if cache is not None:
+            shutil.rmtree(cache, ignore_errors=True)
+        raise
     return results[""] if context_col is None else _merge(results, rule)
 
 

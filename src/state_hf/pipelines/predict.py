@@ -9,6 +9,7 @@ import anndata
 import torch
 from transformers import PreTrainedModel
 
+from state_hf.data.file_stamps import FileStamps
 from state_hf.data.perturbation_features import read_perturbation_features
 from state_hf.data.perturbation_screens import open_screens
 from state_hf.pipelines.cell_predictor import (
@@ -104,8 +105,8 @@ def predict(
 
     Raises:
         FileExistsError: The output exists, and is not to be replaced.
-        ValueError: A perturbation, cell type or slot is unknown, the control label is missing, or the data do not fit
-            the model.
+        ValueError: A perturbation, cell type or slot is unknown, the control label is missing, the data do not fit the
+            model, or they change while they are read.
     """
     target = None if output is None else Path(output)
     if target is not None and target.exists() and not overwrite:
@@ -123,6 +124,7 @@ def predict(
         raise ValueError("the model does not name its control perturbation: give the data's label (control=...)")
     if batch_key is None and getattr(loaded.config, "use_batch_encoder", False):
         raise ValueError("the model reads the batch of each cell: name its column in obs (batch_key=...)")
+    stamps = FileStamps(data)
     screens = open_screens(
         data, perturbation_key=perturbation_key, control=control, cell_type_key=cell_type_key, batch_key=batch_key
     )
@@ -144,11 +146,11 @@ def predict(
     emitted = EmittedCells(predictor, keys, emit=emit, depth=depth)
     with evaluation_mode(loaded):
         if target is not None:
-            write_predictions(emitted, groups, target, controls=controls)
+            write_predictions(emitted, groups, target, controls=controls, stamps=stamps)
             return target
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder, "predicted.h5ad")
-            write_predictions(emitted, groups, target, controls=controls)
+            write_predictions(emitted, groups, target, controls=controls, stamps=stamps)
             return anndata.read_h5ad(target)
 
 

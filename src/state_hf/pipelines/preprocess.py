@@ -17,6 +17,7 @@ from transformers.utils import logging
 from state_hf._version import __version__
 from state_hf.data.cell_blocks import CellBlocks, open_cells
 from state_hf.data.damaged_files import damage_named, names_in, open_hdf5
+from state_hf.data.file_stamps import FileStamps
 from state_hf.data.highly_variable import GeneMoments, rank_variable_genes
 from state_hf.data.knockdown_filter import KnockdownFilter, filter_knockdown
 from state_hf.data.perturbation_screens import nearest, open_screens
@@ -106,11 +107,13 @@ def preprocess(
     Raises:
         FileNotFoundError: There is no such input.
         FileExistsError: The output exists.
-        ValueError: The values are not counts, a gene name occurs twice or is missing, or no cell is left.
+        ValueError: The values are not counts, a gene name occurs twice or is missing, no cell is left, or the input
+            changes while it is read.
     """
     source, output = Path(source), Path(output)
     _check(source, output, target_sum, overwrite=overwrite)
     with open_cells(source, layer=layer) as cells:
+        stamps = FileStamps(source)
         names = _gene_names(cells, gene_column)
         columns = _columns_of(names, genes, str(source)) if genes is not None else None
         survey = _survey(cells, _Targets.read(source, names, perturbation_key, control) if knockdown else None)
@@ -139,6 +142,7 @@ def preprocess(
         _check_space(output, chosen, len(columns), counts=keep_counts)
         with written_whole(output) as temporary, damage_named(str(source)):
             left_out = _write(temporary, source, chosen, var, columns, uns, counts=keep_counts)
+            stamps.check()
     return PreprocessReport(cells.num_cells, int(kept.sum()), dropped, total, names[columns].tolist(), left_out)
 
 

@@ -16,6 +16,7 @@ from state_hf.data.cell_corpus import CellCorpus
 from state_hf.data.corpus_files import open_corpus_file
 from state_hf.data.corpus_manifest import CorpusFile, read_manifest
 from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression
+from state_hf.pipelines.loading import refuse_missing_weights
 from state_hf.pipelines.neighbour_probe import NeighbourProbe
 from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 from state_hf.training.checkpoints import last_complete_checkpoint
@@ -96,7 +97,12 @@ def pretrain(
             raise ValueError("The initial model has its sizes and genes: give no config, genes or gene embeddings.")
         with loading_from(initial_model):
             tokenizer = AutoTokenizer.from_pretrained(str(initial_model))
-        model = StateEmbeddingForMaskedExpression.from_pretrained(str(initial_model))
+            model, info = StateEmbeddingForMaskedExpression.from_pretrained(
+                str(initial_model), output_loading_info=True
+            )
+        # The heads of an embedding model are new; the rest of it is what training goes on with.
+        body = {name for name in info["missing_keys"] if name.startswith(f"{model.base_model_prefix}.")}
+        refuse_missing_weights(initial_model, body)
     else:
         tokenizer = _tokenizer(files, genes, config or {})
         model = _new_model(tokenizer, files, gene_embeddings, dict(config or {}))

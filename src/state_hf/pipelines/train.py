@@ -11,6 +11,7 @@ import pandas as pd
 from transformers import set_seed
 from transformers.utils import logging
 
+from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 from state_hf.data.perturbation_dataset import PerturbationDataset
@@ -24,6 +25,7 @@ from state_hf.data.whole_files import written_whole
 from state_hf.model_cards.card import write_model_card
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
 from state_hf.pipelines.cell_predictor import feature_slot
+from state_hf.pipelines.loading import refuse_missing_weights
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
@@ -253,7 +255,9 @@ def _model(
     if initial_model is not None:
         if config:
             raise ValueError(f"the initial model has its sizes, so {', '.join(config)} cannot be chosen")
-        model = StateTransitionForPerturbation.from_pretrained(initial_model)
+        with loading_from(initial_model):
+            model, info = StateTransitionForPerturbation.from_pretrained(initial_model, output_loading_info=True)
+        refuse_missing_weights(initial_model, info["missing_keys"])
         replace_perturbations(model, vocabulary, features)
         return model
     decoder: dict[str, Any] = {}
