@@ -85,7 +85,18 @@ def test_resuming_goes_on_to_the_bit(tmp_path, manifest, stop):
         assert torch.equal(value, resumed.average.weights[name]), name
 
 
-@pytest.mark.parametrize("changes", [{"activation_checkpointing": True}, {"bf16": True}, {"dataloader_num_workers": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"activation_checkpointing": True},
+        {"bf16": True},
+        {"dataloader_num_workers": 1},
+        # The compiler warns of its own accesses.
+        pytest.param(
+            {"torch_compile": True, "torch_compile_backend": "aot_eager"}, marks=pytest.mark.filterwarnings("ignore")
+        ),
+    ],
+)
 def test_other_ways_of_computing_give_the_same_curve(tmp_path, manifest, changes):
     fields = {"hidden_dropout_prob": 0.0}
     plain = make_trainer(tmp_path / "a", manifest, fields=fields, max_steps=5)
@@ -199,12 +210,13 @@ def test_the_operations_of_a_step_by_hand():
 
 
 _SCRIPT = """
-import json, time
+import json, os, signal, time
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from tests.training.test_state_embedding_trainer import curve, make_trainer
 folder, manifest, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 first, resume, pause = AcceleratorState.__init__, options.pop("resume", None), options.pop("pause", 0)
+last_position = options.pop("last_position", None)
 def with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
     first(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
     if fsdp_plugin is not None:  # Accelerate leaves it out on CPUs.
@@ -215,6 +227,8 @@ collate = trainer.data_collator
 def logged(cells):
     with open(folder + "/collated", "a") as log:
         log.write(" ".join(str(p) for part in cells for p in part.positions.tolist()) + "\\n")
+    if max(part.positions.max() for part in cells) == last_position:
+        os.kill(os.getpid(), signal.SIGKILL)  # This process is a worker that loads data.
     time.sleep(pause)
     return collate(cells)
 trainer.data_collator = logged
@@ -235,9 +249,9 @@ def script(tmp_path) -> Path:
     return path
 
 
-def command(script: Path, folder: Path, manifest: Path, *, processes: int = 1, **options) -> list[str]:
+def command(script: Path, folder: Path, manifest: Path, *, processes: int | None = None, **options) -> list[str]:
     folder.mkdir(exist_ok=True)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if processes == 2 else []
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes else []
     return [sys.executable, *launcher, str(script), str(folder), str(manifest), json.dumps(options)]
 
 
@@ -273,6 +287,20 @@ def test_killed_training_goes_on_to_the_bit_without_repeating_or_skipping_a_cell
     assert len(set(cells)) == len(cells) == len(corpus)
 
 
+def test_training_goes_on_where_a_loading_worker_died(tmp_path, script, manifest):
+    folder = tmp_path / "run"
+    options = {"dataloader_num_workers": 1, "save_steps": 2}
+    died = subprocess.run(
+        command(script, folder, manifest, last_position=6 * 16 - 1, **options), capture_output=True, text=True
+    )
+    assert died.returncode != 0
+    assert "DataLoader worker" in died.stderr
+    subprocess.run(command(script, folder, manifest, resume=True, **options), check=True, capture_output=True)
+    whole = make_trainer(tmp_path / "whole", manifest, **options)
+    whole.train()
+    assert json.loads((folder / "curve.json").read_text()) == curve(whole)
+
+
 def test_two_processes_follow_the_curve_of_one_which_goes_on_with_their_checkpoint(tmp_path, script, manifest):
     one = make_trainer(tmp_path / "one", manifest, max_steps=15, **_SAME)
     one.train()
@@ -305,3 +333,16 @@ def test_sharded_weights_follow_the_curve_of_whole_ones_which_go_on_with_their_c
     for name, value in one.average.weights.items():
         if not name.endswith("k_proj.bias"):
             torch.testing.assert_close(value, resumed.average.weights[name], rtol=1e-4, atol=1e-5)
+
+
+def test_shards_of_two_processes_go_on_in_one(tmp_path, script, manifest):
+    folder = tmp_path / "run"
+    sharded = {"fsdp": True, "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}, "save_steps": 4, **_SAME}
+    two = command(script, folder, manifest, processes=2, per_device_train_batch_size=8, **sharded)
+    subprocess.run(two, check=True, capture_output=True)
+    curve_of_two = json.loads((folder / "curve.json").read_text())
+    assert len(list((folder / "checkpoint-4").glob("*/*.distcp"))) == 4
+    checkpoint = str(folder / "checkpoint-4")
+    one = command(script, tmp_path / "one", manifest, processes=1, resume=checkpoint, **sharded)
+    subprocess.run(one, check=True, capture_output=True)
+    np.testing.assert_allclose(json.loads((tmp_path / "one" / "curve.json").read_text()), curve_of_two, rtol=1e-5)
