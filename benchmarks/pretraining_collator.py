@@ -83,7 +83,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     sp.save_npz(folder / "peer.npz", data.X[:PEER_CELLS])
     tokenizer = CellSentenceTokenizer(genes)
     corpus = CellCorpus(files, tokenizer)
-    collator = ExpressionTargets(tokenizer, shared=512, fill="seeded", dataset_classes={str(n): n for n in range(4)})
+    collator = ExpressionTargets(tokenizer, shared=512, dataset_classes={str(n): n for n in range(4)})
     position = 0
 
     def batches(number: int) -> tuple[float, float]:

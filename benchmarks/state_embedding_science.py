@@ -185,7 +185,7 @@ def embeddings(trained, untrained, file: str, path: Path) -> pd.DataFrame:
     dimensions = trained.model.config.output_dim
     tables = {"PCA (50)": log1p.obsm["X_pca"]}
     for name, model in (("untrained", untrained), ("trained", trained.model)):
-        embedded = embed_file(path, model.state_embedding, trained.tokenizer, fill="none", input_type="counts")
+        embedded = embed_file(path, model.state_embedding, trained.tokenizer, input_type="counts")
         tables[f"State Embedding, {name}"] = embedded[:, :dimensions]
     labels = cells.obs[label_key].astype(str).to_numpy()
     batches = None if batch_key is None else cells.obs[batch_key].astype(str).to_numpy()

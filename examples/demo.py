@@ -78,7 +78,7 @@ class Sentences(torch.utils.data.Dataset):
     def __init__(self, matrix, tokenizer: CellSentenceTokenizer, *, is_counts: bool) -> None:
         self.log1p = matrix.log1p() if is_counts else matrix
         self.encoded = tokenizer.encode_cells(
-            matrix, tokenizer.genes, input_type="counts" if is_counts else "log1p", fill="none", return_tensors="np"
+            matrix, tokenizer.genes, input_type="counts" if is_counts else "log1p", return_tensors="np"
         )
 
     def __len__(self) -> int:
@@ -142,7 +142,7 @@ def train(path: Path, folder: Path, arguments: DemoArguments) -> None:
     chosen = np.random.default_rng(arguments.seed).permutation(cells.n_obs)[: arguments.training_cells]
     matrix = sp.csr_array(cells[np.sort(chosen)].to_memory().X)
     is_counts = check_input_type(matrix, "auto") == "counts"
-    tokenizer = CellSentenceTokenizer(list(cells.var_names), model_max_length=256)
+    tokenizer = CellSentenceTokenizer(list(cells.var_names), fill="none", model_max_length=256)
     model = small_model(len(tokenizer.genes))
     model.save_pretrained(folder / "untrained")
     trainer = Trainer(
@@ -223,7 +223,7 @@ def main() -> None:
     for name, key in (("untrained", "X_untrained"), ("model", "X_state")):
         source = path if name == "untrained" else folder / "untrained.h5ad"
         target = folder / "untrained.h5ad" if name == "untrained" else embedded_path
-        state_hf.embed(source, folder / name, output=target, key=key, input_type="auto", fill="none", overwrite=True)
+        state_hf.embed(source, folder / name, output=target, key=key, input_type="auto", overwrite=True)
     (folder / "untrained.h5ad").unlink()
 
     embedded = ad.read_h5ad(embedded_path)

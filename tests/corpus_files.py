@@ -42,7 +42,7 @@ def write_corpus(folder: Path) -> Path:
 
 
 def tokenizer() -> CellSentenceTokenizer:
-    return CellSentenceTokenizer(GENES, model_max_length=20)
+    return CellSentenceTokenizer(GENES, fill="none", model_max_length=20)
 
 
 def small_embedding_model(**changes) -> StateEmbeddingForMaskedExpression:

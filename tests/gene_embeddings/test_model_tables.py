@@ -64,7 +64,7 @@ def test_new_genes_are_added_and_nothing_else_changes(model, tokenizer, table):
 def test_aliases_still_count(model, tokenizer, table):
     extended = extend_gene_table(model, tokenizer, table)
     assert extended.convert_tokens_to_ids(["OLD", "NEWER", "[CLS]", "[PAD]"]) == [3, 12, 14, 15]
-    assert extended.cls_expression == tokenizer.cls_expression
+    assert (extended.cls_expression, extended.fill) == (tokenizer.cls_expression, tokenizer.fill)
     assert extended.model_max_length == 8
 
 

@@ -43,7 +43,7 @@ def test_unknown_classes():
 
 def test_labels_of_neighbours(files, tmp_path):
     truth = ad.read_h5ad(files / "cells.h5ad").obs["cell_type"].to_numpy()
-    options = {"model": files / "model", "reference": files / "reference.h5ad", "fill": "none"}
+    options = {"model": files / "model", "reference": files / "reference.h5ad"}
     table = annotate(files / "cells.h5ad", tmp_path / "out.h5ad", **options, distance_quantile=1)
     assert (table["predicted_cell_type"] == truth).mean() > 0.9
     written = ad.read_h5ad(tmp_path / "out.h5ad")
@@ -57,11 +57,11 @@ def test_labels_of_neighbours(files, tmp_path):
 
 def test_a_head_is_trained_saved_and_used_again(files, tmp_path, capsys):
     truth = ad.read_h5ad(files / "cells.h5ad").obs["cell_type"].to_numpy()
-    words = ["annotate", str(files / "cells.h5ad"), "--fill", "none"]
+    words = ["annotate", str(files / "cells.h5ad")]
     first = [*words, "--model", str(files / "model"), "--reference", str(files / "reference.h5ad")]
     assert main([*first, "--fit-head", str(tmp_path / "head"), "--output", str(tmp_path / "one.csv")]) == 0
     assert "type_0" in capsys.readouterr().out
-    table = annotate(files / "cells.h5ad", tmp_path / "two.csv", model=tmp_path / "head", fill="none")
+    table = annotate(files / "cells.h5ad", tmp_path / "two.csv", model=tmp_path / "head")
     assert (table["predicted_cell_type"] == truth).mean() > 0.9
     assert (tmp_path / "one.csv").read_text() == (tmp_path / "two.csv").read_text()
     classifier = StateEmbeddingForSequenceClassification.from_pretrained(tmp_path / "head")
@@ -74,7 +74,7 @@ def test_a_head_is_trained_saved_and_used_again(files, tmp_path, capsys):
 
 
 def test_the_probe_tells_types_apart(files):
-    probe = NeighbourProbe(files / "reference.h5ad", tokenizer(), fill="none")
+    probe = NeighbourProbe(files / "reference.h5ad", tokenizer())
     model = StateEmbeddingForSequenceClassification.from_pretrained(files / "model", num_labels=2)
     assert probe(model.state_embedding)["probe_accuracy"] > 0.9
 

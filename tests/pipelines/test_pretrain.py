@@ -43,9 +43,10 @@ def test_the_folder_is_a_model_that_embeds(pretrained, manifest, tmp_path):
     model = AutoModelForPreTraining.from_pretrained(pretrained)
     tokenizer = AutoTokenizer.from_pretrained(pretrained)
     assert model.config.dataset_classes == {"one": 0, "two": 1, "three": 2}
+    assert tokenizer.fill == "none"
     assert tokenizer.vocab_size == model.config.num_genes == len(GENES) + 1
     assert {path.name for path in pretrained.glob("*.*")} >= {"config.json", "genes.txt", "model.safetensors"}
-    state_hf.embed(manifest.parent / "one.h5ad", pretrained, output=tmp_path / "one.npy", fill="none")
+    state_hf.embed(manifest.parent / "one.h5ad", pretrained, output=tmp_path / "one.npy")
     assert np.load(tmp_path / "one.npy").shape == (SIZES["one"], 8 + 10)
 
 

@@ -335,12 +335,15 @@ def test_text_knows_other_names(tmp_path):
 def test_saved_and_loaded_it_is_the_same(tmp_path):
     aliases = tmp_path / "other.tsv"
     aliases.write_text("alias\tsymbol\tkind\nP53\tTP53\talias\n")
-    tokenizer = CellSentenceTokenizer(GENES, aliases, cls_expression="gene_3", model_max_length=5)
+    tokenizer = CellSentenceTokenizer(GENES, aliases, cls_expression="gene_3", fill="none", model_max_length=5)
     tokenizer.save_pretrained(tmp_path / "model")
     assert (tmp_path / "model" / "genes.txt").read_text() == "".join(f"{gene}\n" for gene in GENES)
     assert (tmp_path / "model" / "gene_aliases.tsv").read_text() == aliases.read_text()
     loaded = CellSentenceTokenizer.from_pretrained(tmp_path / "model")
-    assert (loaded.genes, loaded.cls_expression, loaded.model_max_length) == (GENES, "gene_3", 5)
+    assert (loaded.genes, loaded.cls_expression, loaded.fill, loaded.model_max_length) == (GENES, "gene_3", "none", 5)
+    counts = np.array([[0, 1, 0, 2, 0, 0]])
+    assert loaded.encode_cells(counts, GENES)["input_ids"].shape == (1, 3)
+    assert loaded.encode_cells(counts, GENES, fill="seeded")["input_ids"].shape == (1, 5)
     assert loaded.get_vocab() == tokenizer.get_vocab()
     assert loaded("P53")["input_ids"] == [CLS, 0]
     assert (loaded.cls_token_id, loaded.pad_token_id) == (CLS, PAD)
@@ -379,6 +382,8 @@ def test_a_bad_vocabulary_is_refused(tmp_path, lines, message):
 def test_an_unknown_cls_expression_is_refused():
     with pytest.raises(ValueError, match="cls_expression is 'gene_4'"):
         CellSentenceTokenizer(GENES, cls_expression="gene_4")
+    with pytest.raises(ValueError, match="fill is 'zeros'"):
+        CellSentenceTokenizer(GENES, fill="zeros")
 
 
 # AnnData

@@ -32,9 +32,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fit-head", type=Path, metavar="DIR", help="train a classifier on the reference, save it here"
     )
-    parser.add_argument(
-        "--fill", choices=("seeded", "original", "none"), default="seeded", help="as for embed (seeded)"
-    )
     parser.add_argument("--input-type", choices=("counts", "log1p", "auto"), default="counts", help="scale (counts)")
 
 

@@ -65,9 +65,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     sentence.add_argument(
         "--fill",
         choices=("seeded", "original", "none"),
-        default="seeded",
         help="what fills a sentence longer than a cell's expressed genes: unexpressed genes in a fixed order, in a "
-        "random one for every cell like the original, or nothing, which is faster (default: seeded)",
+        "random one for every cell like the original, or nothing, which is faster (default: as the model was trained)",
     )
     sentence.add_argument("--seed", type=_natural, default=0, help="seed of the filling (default: 0)")
 

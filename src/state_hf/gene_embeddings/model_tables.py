@@ -59,6 +59,7 @@ def extend_gene_table(
     extended = CellSentenceTokenizer(
         new if replace else [*tokenizer.genes, *new],
         cls_expression=tokenizer.cls_expression,
+        fill=tokenizer.fill,
         model_max_length=tokenizer.model_max_length,
     )
     extended.gene_index = GeneIndex(extended.genes, tokenizer.gene_index.aliases)

@@ -76,11 +76,18 @@ def _embedding_facts(config: StateEmbeddingConfig, folder: Path) -> dict[str, st
     dataset = f", then {config.dataset_embedding_dim} of the dataset" if config.use_dataset_token else ""
     record = read_json(folder / "gene_table.json")
     made = f" from {record['model']}" if record.get("model") else ""
+    fill = {
+        "none": "expressed genes alone",
+        "original": "filled up with unexpressed ones, drawn for every cell anew",
+    }.get(
+        read_json(folder / "tokenizer_config.json").get("fill", ""),
+        "filled up with unexpressed ones in a seeded order (the original: at random)",
+    )
     return {
         "Input": "raw counts, or log1p-normalised expression where that is declared",
         "Genes": f"{config.num_genes:,}; {digest}",
         "Gene embeddings": f"width {config.gene_embedding_dim:,}{made}",
-        "Sentence": f"`[CLS]` and up to {config.max_position_embeddings - 1:,} genes, the most expressed first",
+        "Sentence": f"`[CLS]` and up to {config.max_position_embeddings - 1:,} genes, the most expressed first; {fill}",
         "Value of `[CLS]`": (
             "that of the fourth known gene, as in the original" if config.cls_expression == "gene_3" else "0"
         ),

@@ -18,7 +18,6 @@ from state_hf.data.cell_blocks import open_cells
 from state_hf.data.whole_files import written_whole
 from state_hf.modeling.state_embedding import StateEmbeddingModel
 from state_hf.modeling.state_embedding_classification import StateEmbeddingForSequenceClassification, predict_classes
-from state_hf.pipelines.cell_embedder import Fill
 from state_hf.pipelines.loading import load_model, load_tokenizer, refuse_missing_weights
 from state_hf.pipelines.neighbour_probe import embed_file, nearest_neighbours, read_labels, vote
 from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
@@ -34,12 +33,11 @@ class _Encoder:
 
     model: StateEmbeddingModel
     tokenizer: CellSentenceTokenizer
-    fill: Fill
     input_type: InputScale
 
     def embed(self, path: str | Path) -> np.ndarray:
         """(cells, output_dim) cell embeddings, without what names the dataset."""
-        whole = embed_file(path, self.model, self.tokenizer, fill=self.fill, input_type=self.input_type)
+        whole = embed_file(path, self.model, self.tokenizer, input_type=self.input_type)
         return whole[:, : self.model.config.output_dim]
 
 
@@ -54,7 +52,6 @@ def annotate(
     unknown_threshold: float | None = None,
     distance_quantile: float = 0.999,
     fit_head: str | Path | None = None,
-    fill: Fill = "seeded",
     input_type: InputScale = "counts",
 ) -> pd.DataFrame:
     """Label the cells of a file.
@@ -75,7 +72,6 @@ def annotate(
         distance_quantile: A cell whose nearest reference cell is farther than this quantile of the reference cells'
             own nearest is "unknown" too; 1 for no such limit. Of no meaning to a head.
         fit_head: Folder for a classifier that is trained on the reference's embeddings, the encoder left as it is.
-        fill: How sentences are filled; as the model was trained.
         input_type: "counts", "log1p", or "auto" to decide by a sample.
 
     Returns:
@@ -89,10 +85,10 @@ def annotate(
     if path.suffix not in (".csv", ".h5ad", ".zarr"):
         raise ValueError(f"{path} has to end in .csv, .h5ad or .zarr")
     if reference is None:
-        table = _by_head(data, model, label_key, unknown_threshold, fill, input_type)
+        table = _by_head(data, model, label_key, unknown_threshold, input_type)
     else:
         loaded = load_model(str(model))
-        encoder = _Encoder(loaded, load_tokenizer(None, loaded), fill, input_type)
+        encoder = _Encoder(loaded, load_tokenizer(None, loaded), input_type)
         labels = read_labels(reference, label_key)
         if not (labels != "").any():
             raise ValueError(f"No cell of {reference} has a label in obs[{label_key!r}].")
@@ -100,7 +96,7 @@ def annotate(
         labels = labels[labels != ""]
         if fit_head is not None:
             fit_classifier(encoder, embedded, labels, fit_head, unknown_threshold=unknown_threshold or 0.5)
-            table = _by_head(data, fit_head, label_key, unknown_threshold, fill, input_type)
+            table = _by_head(data, fit_head, label_key, unknown_threshold, input_type)
         else:
             threshold = 0.5 if unknown_threshold is None else unknown_threshold
             table = _by_neighbours(
@@ -145,7 +141,6 @@ def _by_head(
     model: str | Path,
     label_key: str,
     threshold: float | None,
-    fill: Fill,
     input_type: InputScale,
 ) -> pd.DataFrame:
     with loading_from(model):
@@ -156,9 +151,7 @@ def _by_head(
         classifier, info = StateEmbeddingForSequenceClassification.from_pretrained(str(model), output_loading_info=True)
     refuse_missing_weights(model, info["missing_keys"])
     classifier.eval()
-    encoder = _Encoder(
-        classifier.state_embedding, load_tokenizer(str(model), classifier.state_embedding), fill, input_type
-    )
+    encoder = _Encoder(classifier.state_embedding, load_tokenizer(str(model), classifier.state_embedding), input_type)
     embedded = torch.from_numpy(encoder.embed(data))
     with torch.inference_mode():
         logits = classifier.classifier(classifier.class_norm(embedded))

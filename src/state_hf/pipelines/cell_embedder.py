@@ -11,14 +11,13 @@ from transformers.utils import logging
 from state_hf.data.cell_blocks import CellBlocks
 from state_hf.data.read_ahead import read_ahead
 from state_hf.modeling.state_embedding import StateEmbeddingModel
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
+from state_hf.tokenization.cell_sentence import CellSentenceTokenizer, Fill
 from state_hf.tokenization.gene_names import GeneReport
 from state_hf.tokenization.input_scale import InputType
 
 logger = logging.get_logger(__name__)
 
 BatchSize: TypeAlias = int | Literal["auto"]
-Fill: TypeAlias = Literal["seeded", "original", "none"]
 
 # Activations that are alive at once, in rows as wide as the encoder: the residual stream, query, key, value, the
 # attended values and the feed-forward block.
@@ -90,6 +89,7 @@ class CellEmbedder:
         tokenizer: With the model's vocabulary.
         batch_size: Cells that go through the model at once, or "auto". The result does not depend on it.
         fill: How a sentence longer than a cell's expressed genes is filled (see `CellSentenceTokenizer.encode_cells`).
+            By default as the tokenizer says.
         seed: Of the random fill. The result for a cell depends on it and the cell's position in the data.
         workers: Threads that tokenize ahead of the model; 0 tokenizes in between. The result does not depend on it.
     """
@@ -100,14 +100,14 @@ class CellEmbedder:
         tokenizer: CellSentenceTokenizer,
         *,
         batch_size: BatchSize = "auto",
-        fill: Fill = "seeded",
+        fill: Fill | None = None,
         seed: int = 0,
         workers: int = 1,
     ) -> None:
         if not isinstance(workers, int) or workers < 0:
             raise ValueError(f"workers must be a whole number from 0 on, but is {workers!r}")
         self.model, self.tokenizer = model, tokenizer
-        self.fill, self.seed, self.workers = fill, seed, workers
+        self.fill, self.seed, self.workers = tokenizer.fill if fill is None else fill, seed, workers
         self.limit = BatchLimit.of(batch_size, model)
 
     def embed(

@@ -7,9 +7,10 @@ import anndata
 import numpy as np
 from transformers import Pipeline
 
-from state_hf.pipelines.cell_embedder import BatchSize, CellEmbedder, Fill
+from state_hf.pipelines.cell_embedder import BatchSize, CellEmbedder
 from state_hf.pipelines.embedding_task import DeclaredInputType, embed_in_memory, inspect_source
 from state_hf.pipelines.loading import load_model, load_tokenizer
+from state_hf.tokenization.cell_sentence import Fill
 
 
 class CellEmbeddingPipeline(Pipeline):
@@ -50,7 +51,7 @@ class CellEmbeddingPipeline(Pipeline):
         layer: str | None = None,
         gene_column: str | None = None,
         input_type: DeclaredInputType = "counts",
-        fill: Fill = "seeded",
+        fill: Fill | None = None,
         seed: int = 0,
         workers: int = 1,
     ) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from state_hf.data.cell_blocks import CellBlocks, open_cells
 from state_hf.data.embedding_files import output_format, read_record, write_embedding
 from state_hf.data.partial_results import PartialResults, different_settings
-from state_hf.pipelines.cell_embedder import BatchSize, CellEmbedder, Fill
+from state_hf.pipelines.cell_embedder import BatchSize, CellEmbedder
 from state_hf.pipelines.embedding_task import (
     AnyPath,
     DeclaredInputType,
@@ -30,7 +30,7 @@ from state_hf.pipelines.embedding_task import (
 )
 from state_hf.pipelines.loading import load_model, load_tokenizer, model_digest
 from state_hf.pipelines.processes import Processes, join_processes
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
+from state_hf.tokenization.cell_sentence import CellSentenceTokenizer, Fill
 
 logger = logging.get_logger(__name__)
 
@@ -57,7 +57,7 @@ def embed(
     layer: str | None = None,
     gene_column: str | None = None,
     input_type: DeclaredInputType = "counts",
-    fill: Fill = "seeded",
+    fill: Fill | None = None,
     seed: int = 0,
     batch_size: BatchSize = "auto",
     dtype: str | None = None,
@@ -88,7 +88,7 @@ def embed(
         input_type: "counts", "log1p", or "auto" to decide by a sample of the values and say so. A contradiction between
             this and the values is an error.
         fill: How sentences of cells with few expressed genes are filled: "seeded", "original" or "none" (see
-            `CellSentenceTokenizer.encode_cells`).
+            `CellSentenceTokenizer.encode_cells`). Default: as the model was trained, which its tokenizer says.
         seed: Seed of the fill, from 0 on.
         batch_size: Cells that go through the model at once; "auto" chooses by the device's memory. Where a batch
             does not fit, it is halved, with a warning.

@@ -9,7 +9,7 @@ from anndata.io import read_elem
 from state_hf.data.anndata_files import open_store
 from state_hf.data.cell_blocks import open_cells
 from state_hf.modeling.state_embedding import StateEmbeddingModel
-from state_hf.pipelines.cell_embedder import CellEmbedder, Fill
+from state_hf.pipelines.cell_embedder import CellEmbedder
 from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 from state_hf.tokenization.gene_names import resolve_genes
 from state_hf.tokenization.input_scale import check_input_type
@@ -72,13 +72,12 @@ def embed_file(
     model: StateEmbeddingModel,
     tokenizer: CellSentenceTokenizer,
     *,
-    fill: Fill = "seeded",
     input_type: str = "auto",
     layer: str | None = None,
 ) -> np.ndarray:
     """(cells, dimensions) embeddings of all cells of a file, in memory."""
     model.eval()
-    embedder = CellEmbedder(model, tokenizer, fill=fill)
+    embedder = CellEmbedder(model, tokenizer)
     with open_cells(path, layer=layer) as cells:
         genes = resolve_genes(cells.var, tokenizer)
         scale = check_input_type(cells.sample(1000), input_type)  # type: ignore[arg-type]
@@ -99,7 +98,6 @@ class NeighbourProbe:
         path: A labelled file.
         tokenizer: The model's.
         label_key: Column of obs with the labels; cells without one are left out.
-        fill: How sentences are filled.
         neighbours: Neighbours that vote.
     """
 
@@ -109,16 +107,15 @@ class NeighbourProbe:
         tokenizer: CellSentenceTokenizer,
         *,
         label_key: str = "cell_type",
-        fill: Fill = "seeded",
         neighbours: int = 15,
     ) -> None:
-        self.path, self.tokenizer, self.fill, self.neighbours = path, tokenizer, fill, neighbours
+        self.path, self.tokenizer, self.neighbours = path, tokenizer, neighbours
         self.names, self.labels = np.unique(read_labels(path, label_key), return_inverse=True)
 
     def __call__(self, model: StateEmbeddingModel) -> dict[str, float]:
         """`probe_accuracy`, the share of the cells whose neighbours' majority has their label."""
         with torch.inference_mode():
-            embedding = embed_file(self.path, model, self.tokenizer, fill=self.fill)
+            embedding = embed_file(self.path, model, self.tokenizer)
         kept = np.flatnonzero(self.names[self.labels] != "")
         reference, cells = kept[::2], kept[1::2]
         near, _ = nearest_neighbours(embedding[cells], embedding[reference], self.neighbours)

@@ -119,7 +119,7 @@ def pretrain(
     training.output_dir = str(checkpoints)
     metrics_of: EmbeddingMetrics | None = None
     if probe is not None:
-        metrics_of = NeighbourProbe(probe, tokenizer, label_key=probe_label, fill=training.fill)
+        metrics_of = NeighbourProbe(probe, tokenizer, label_key=probe_label)
     trainer = StateEmbeddingTrainer(
         model, training, tokenizer=tokenizer, train_dataset=cells, eval_dataset=held,
         compute_embedding_metrics=metrics_of, callbacks=list(callbacks),
@@ -138,7 +138,7 @@ def _tokenizer(
 ) -> CellSentenceTokenizer:
     names: Any = str(genes) if genes is not None else corpus_genes(files)
     options = {"model_max_length": config.get("max_position_embeddings", 2048)}
-    return CellSentenceTokenizer(names, cls_expression=config.get("cls_expression", "zero"), **options)
+    return CellSentenceTokenizer(names, fill="none", cls_expression=config.get("cls_expression", "zero"), **options)
 
 
 def corpus_genes(files: Sequence[CorpusFile]) -> list[str]:

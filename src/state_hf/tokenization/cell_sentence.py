@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ from state_hf.tokenization.gene_names import GeneIndex, GeneReport, resolve_gene
 from state_hf.tokenization.input_scale import check_input_type
 from state_hf.tokenization.text_files import read_text
 
+Fill: TypeAlias = Literal["seeded", "original", "none"]
 _FILLS = {"none": _kernels.PAD_FILL, "seeded": _kernels.SEEDED_FILL, "original": _kernels.ORIGINAL_FILL}
 # So many cells' keys stay in the processor's cache between writing, sorting and reading them.
 _CELLS_AT_ONCE = 16
@@ -39,6 +40,8 @@ class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):
         aliases_file: `gene_aliases.tsv`, other names of genes: tab-separated with the columns `alias` and `symbol`.
         cls_expression: The scalar of `[CLS]`: `"zero"`, or `"gene_3"` for the value of the dataset's fourth known gene,
             which checkpoints of the original have seen there in training.
+        fill: What `encode_cells` goes on with where a cell expresses fewer genes than a sentence holds; a model is used
+            with the fill that it was trained with.
         model_max_length: Longest sentence, `[CLS]` included.
     """
 
@@ -52,11 +55,13 @@ class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):
         aliases_file: str | Path | None = None,
         *,
         cls_expression: Literal["zero", "gene_3"] = "zero",
+        fill: Fill = "seeded",
         model_max_length: int = 2048,
         **kwargs: Any,
     ) -> None:
         if cls_expression not in ("zero", "gene_3"):
             raise ValueError(f"cls_expression is {cls_expression!r}; it has to be 'zero' or 'gene_3'.")
+        _check_choice("fill", fill, tuple(_FILLS))
         if vocab_file is None:
             # What transformers passes where a folder, a repository or the cache has no such file.
             place = kwargs.get("name_or_path") or "The tokenizer's folder"
@@ -65,7 +70,7 @@ class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):
                 "`subfolder`, or make it with CellSentenceTokenizer(genes).save_pretrained(folder)."
             )
         self.genes = _read_genes(vocab_file)
-        self.cls_expression = cls_expression
+        self.cls_expression, self.fill = cls_expression, fill
         aliases = None if aliases_file is None else AliasTable.from_file(aliases_file)
         self.gene_index = GeneIndex(self.genes, aliases)
         self._rows = {gene: row for row, gene in enumerate(self.genes)}
@@ -77,7 +82,7 @@ class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):
             token_id: AddedToken(token, special=True, normalized=False) for token, token_id in special.items()
         }
         kwargs.update(cls_token="[CLS]", pad_token="[PAD]")
-        super().__init__(cls_expression=cls_expression, model_max_length=model_max_length, **kwargs)
+        super().__init__(cls_expression=cls_expression, fill=fill, model_max_length=model_max_length, **kwargs)
 
     @property
     def vocab_size(self) -> int:
@@ -170,7 +175,7 @@ class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):
         genes: GeneReport | Sequence[str] | None = None,
         *,
         input_type: Literal["counts", "log1p", "auto"] = "counts",
-        fill: Literal["seeded", "original", "none"] = "seeded",
+        fill: Fill | None = None,
         seed: int = 0,
         first_cell: int = 0,
         max_length: int | None = None,
@@ -195,7 +200,8 @@ class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):
                 AnnData alone.
             fill: `"seeded"` goes on with unexpressed genes in a fixed random order, the same for the same cell whatever
                 stands around it. `"original"` draws order and fill anew for every cell, as the original does.
-                `"none"` leaves unexpressed genes out: sentences are as long as the batch's longest, the rest padded.
+                `"none"` leaves unexpressed genes out: sentences are as long as the batch's longest, the rest padded. By
+                default the tokenizer's.
             seed: Seed of the order of ties and of the fill, >= 0.
             first_cell: Position of the first of `cells` in the dataset, which `fill="original"` draws by.
             max_length: Longest sentence, `[CLS]` included; by default the tokenizer's `model_max_length`.
@@ -220,6 +226,7 @@ class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):
         elif layer is not None or gene_column is not None:
             raise ValueError("layer and gene_column are for AnnData; the cells are a matrix.")
         length = self.model_max_length if max_length is None else max_length
+        fill = self.fill if fill is None else fill
         _check_options(input_type=input_type, fill=fill, seed=seed, length=length, return_tensors=return_tensors)
         matrix = _as_csr(cells)
         encoded = self._write(
@@ -335,18 +342,19 @@ def _read_genes(vocab_file: str | Path | Sequence[str]) -> list[str]:
 
 
 def _check_options(*, input_type: str, fill: str, seed: int, length: int, return_tensors: str) -> None:
-    for name, value, choices in (
-        ("input_type", input_type, ("counts", "log1p")),
-        ("fill", fill, tuple(_FILLS)),
-        ("return_tensors", return_tensors, ("pt", "np")),
-    ):
-        if value not in choices:
-            hint = " for a matrix: check_input_type decides for a dataset" if value == "auto" else ""
-            raise ValueError(f"{name} is {value!r}; it has to be {' or '.join(map(repr, choices))}{hint}.")
+    _check_choice("input_type", input_type, ("counts", "log1p"))
+    _check_choice("fill", fill, tuple(_FILLS))
+    _check_choice("return_tensors", return_tensors, ("pt", "np"))
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is {seed}; it has to be between 0 and 2**64 - 1.")
     if length < 2:
         raise ValueError(f"max_length is {length}; a sentence is [CLS] and at least one gene.")
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        hint = " for a matrix: check_input_type decides for a dataset" if value == "auto" else ""
+        raise ValueError(f"{name} is {value!r}; it has to be {' or '.join(map(repr, choices))}{hint}.")
 
 
 def _as_csr(cells: Any) -> sp.csr_array:

@@ -29,7 +29,7 @@ class ExpressionTargets:
     The original's choices are given beside ours where they differ.
 
     Args:
-        tokenizer: Writes the sentences.
+        tokenizer: Writes the sentences, filled as it says (original: other unexpressed genes in every draw).
         expressed: Expressed target genes of a cell (original: 512).
         unexpressed: Unexpressed target genes of a cell (original: 512).
         shared: Target genes that all cells of a step share (original's code: 512; its paper 256, which makes the 1,280
@@ -42,8 +42,6 @@ class ExpressionTargets:
             the original takes for unexpressed: one molecule is 0.69.
         unmeasured: What the label of a shared gene is that a cell's file does not have: "unlabelled", or "zero", as the
             original has it, for losses that compare whole tables.
-        fill: How a sentence goes on where a cell expresses fewer genes (see `CellSentenceTokenizer.encode_cells`);
-            "none" makes sentences as long as the batch needs (original: other unexpressed genes in every draw).
         sentence_length: Tokens of a sentence at most; by default the tokenizer's.
         dataset_classes: Class of each dataset's name; None leaves the dataset labels out.
         cells_per_step: Cells of an optimisation step, which have the same shared genes.
@@ -62,7 +60,6 @@ class ExpressionTargets:
         hidden_share: tuple[float, float] = (0.0, 0.0),
         unexpressed_genes: Literal["zero", "below_1"] = "zero",
         unmeasured: Literal["unlabelled", "zero"] = "unlabelled",
-        fill: Literal["none", "seeded"] = "none",
         sentence_length: int | None = None,
         dataset_classes: Mapping[str, int] | None = None,
         cells_per_step: int = 1,
@@ -80,7 +77,7 @@ class ExpressionTargets:
         self.tokenizer, self.views, self.lowest_share, self.hidden_share = tokenizer, views, lowest_share, (low, high)
         self.expressed, self.unexpressed = expressed, unexpressed
         self.shared = min(shared, tokenizer.vocab_size)
-        self.unexpressed_genes, self.unmeasured, self.fill = unexpressed_genes, unmeasured, fill
+        self.unexpressed_genes, self.unmeasured = unexpressed_genes, unmeasured
         self.sentence_length = sentence_length
         self.dataset_classes = None if dataset_classes is None else dict(dataset_classes)
         self.cells_per_step, self.seed = cells_per_step, seed
@@ -169,7 +166,6 @@ class ExpressionTargets:
                 matrix,
                 cells.source.genes,
                 input_type=cells.source.file.scale,
-                fill=self.fill,
                 seed=self.seed,
                 first_cell=int(cells.positions[0]),
                 max_length=self.sentence_length,

@@ -47,9 +47,6 @@ class StateEmbeddingTrainingArguments(TrainingArguments):
     unexpressed_genes: Literal["zero", "below_1"] = field(
         default="zero", metadata={"help": "What unexpressed means; below_1: log1p below 1, as in the original."}
     )
-    fill: Literal["none", "seeded"] = field(
-        default="none", metadata={"help": "What fills the sentence of a cell with fewer genes."}
-    )
     sentence_length: int | None = field(default=None, metadata={"help": "Tokens of a sentence; default: the model's."})
 
 

@@ -229,7 +229,6 @@ def _collator(
         unexpressed_genes=args.unexpressed_genes,
         # Only these two leave labels out that there are not.
         unmeasured="unlabelled" if config.expression_loss in ("mse", "bce") else "zero",
-        fill=args.fill,
         sentence_length=args.sentence_length or config.max_position_embeddings,
         dataset_classes=config.dataset_classes if config.use_dataset_token else None,
         cells_per_step=cells_per_step,
