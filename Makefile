@@ -2,7 +2,7 @@
 #             (DATA=file.h5ad LABELS=cell_type: your own)
 # make test   lint, types, documentation links, and the whole test suite
 # make bench  measure ours beside the reference tools, each in an environment of its own, and write docs/benchmarks.md
-#             (about half an hour; BENCH="--quick", "--resume", "--device cuda")
+#             (about an hour and a half; BENCH="--quick", "--resume", "--device cuda")
 # make fuzz   ten thousand damaged inputs to every reader (an hour or two)
 # make docs   the documentation as web pages, in build/site
 # make package  build wheel and sdist, install the wheel into an empty environment, run every command

@@ -65,7 +65,7 @@ def cell_eval2(profile: str, tiny: list[str], cells: list[str], device: str, thr
 
 def claim(contest: Contest) -> None:
     cases = [("a", "vcc2025", 3), ("b", "vcc2025", 2), ("c", "vcc2025", 1)]
-    cases += [("a", "full", 2), ("a", "vcc2026", 2), ("b", "vcc2026", 1)]
+    cases += [("a", "full", 2), ("b", "full", 1), ("a", "vcc2026", 2), ("b", "vcc2026", 1)]
     with contest.folder() as folder:
         for name, profile, repeats in cases[:1] if contest.quick else cases:
             lognorm = profile != "vcc2026"
