@@ -84,11 +84,14 @@ def test_the_scale_is_the_part_of_the_effects_that_is_observed(dataset, model):
     offsets = model.state_transition.perturbation_offsets
     p, q = (model.vocabulary.perturbation_id(name) for name in "PQ")
     offsets[p], offsets[q] = torch.tensor([4.0, 0.0]), torch.tensor([2.0, 2.0])
-    assert fit_effect_scale(model, dataset) == pytest.approx((4 * 3 + 2 * 1 + 2 * 1.5) / (16 + 4 + 4))
+    assert (4 * 3 + 2 * 1 + 2 * 1.5) / (16 + 4 + 4) > 0.5
+    assert fit_effect_scale(model, dataset) == 1.0
+    offsets *= 2
+    assert fit_effect_scale(model, dataset) == pytest.approx(17 / 48, abs=1e-6)
     cells = dataset.screens.screens[0].source
     options = {"controls": "none", "cells": 4, "emit": "tilted"}
     profile = predict(cells, model, ["P"], **options).X.toarray().mean(axis=0)
-    np.testing.assert_allclose(profile, [4 * 17 / 24, 0], rtol=1e-5)
+    np.testing.assert_allclose(profile, [8 * 17 / 48, 0], rtol=1e-5)
     for values, sign in (([-3.0, -1.0], -1), ([30.0, 10.0], 1)):
         offsets[p], offsets[q] = torch.tensor(values), torch.zeros(2)
         assert fit_effect_scale(model, dataset) == pytest.approx(0.0 if sign < 0 else 0.1)

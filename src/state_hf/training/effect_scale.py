@@ -9,16 +9,21 @@ from state_hf.training.set_effects import sum_effects
 
 logger = logging.get_logger(__name__)
 
+# |observed - predicted|^2 > |observed|^2 where the slope is smaller.
+_WORSE_THAN_NONE = 0.5
+
 
 def fit_effect_scale(
     model: StateTransitionForPerturbation, dataset: PerturbationDataset, *, batch_size: int = 8
 ) -> float:
-    """Set `config.effect_scale` to the part of the predicted effects that held-out cells show.
+    """Set `config.effect_scale` to the part of the predicted effects that held-out cells show, if it is below a half.
 
-    An effect that a context does not share is worse than none. The scale is the slope of the line through 0 that fits
+    An effect that a context does not share is worse than none. The part is the slope of the line through 0 that fits
     observed to predicted effects, sum(predicted x observed) / sum(predicted^2) over held-out perturbations, contexts
-    and features, within [0, 1] (the calibration slope; J. C. van Houwelingen, S. le Cessie, Statistics in Medicine 9,
-    1303, 1990). Observed is the mean perturbed cell minus the mean control cell.
+    and features, and at least 0 (the calibration slope; J. C. van Houwelingen, S. le Cessie, Statistics in Medicine 9,
+    1303, 1990). Observed is the mean perturbed cell minus the mean control cell. Below a half, the whole effects have a
+    larger squared error than no effect. From there on the scale is 1: smaller effects would have smaller errors still,
+    but perturbations are told apart, and genes called, by their size.
 
     Args:
         model: The trained model, whose configuration is changed.
@@ -40,8 +45,12 @@ def fit_effect_scale(
     observed = np.stack([group.total / group.cells - group.control / group.controls for group in groups])
     squares = np.square(predicted).sum()
     slope = (predicted * observed).sum() / squares if squares > 0 else 0.0
-    model.config.effect_scale = round(float(np.clip(slope, 0.0, 1.0)), 6)
-    logger.info(f"held-out cells show {slope:.2f} of the effects that the model predicts of {len(groups)} groups")
+    model.config.effect_scale = round(max(float(slope), 0.0), 6) if slope < _WORSE_THAN_NONE else 1.0
+    log = logger.warning if model.config.effect_scale < 1 else logger.info
+    log(
+        f"held-out cells show {slope:.2f} of the effects that the model predicts of {len(groups)} groups, which are "
+        f"multiplied by {model.config.effect_scale:g}"
+    )
     return model.config.effect_scale
 
 
