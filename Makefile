@@ -3,7 +3,7 @@
 # make test   lint, types, documentation links, and the whole test suite
 # make bench  measure ours beside the reference tools, each in an environment of its own, and write docs/benchmarks.md
 #             (about an hour and a half; BENCH="--quick", "--resume", "--device cuda")
-# make fuzz   ten thousand damaged inputs to every reader (an hour or two)
+# make fuzz   ten thousand damaged inputs to every reader (several hours; CASES=1000: fewer)
 # make docs   the documentation as web pages, in build/site
 # make package  build wheel and sdist, install the wheel into an empty environment, run every command
 #             (PYTHON=python3.13; PINS=newest, pinned or lowest; TORCH=2.13.0)
@@ -30,7 +30,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/run_all.py $(BENCH)
 
 fuzz: .venv/installed
-	$(BIN)/pytest tests/fuzz --hypothesis-profile=fuzz --hypothesis-show-statistics
+	$(if $(CASES),CASES=$(CASES)) $(BIN)/pytest tests/fuzz --hypothesis-profile=fuzz --hypothesis-show-statistics
 
 docs: .venv/installed
 	$(BIN)/mkdocs build

@@ -13,7 +13,9 @@ simulated controls; predictor `arc_state_simctrl_sLABEL`). The labels are
 - meanSEED: the baseline "perturbation_profile", written with `emit="tilted"`;
 - fullSEED: the same budget with a learning rate that falls from 1e-3 to 0, and perturbation offsets beyond two standard
   errors; tilted cells;
-- allSEED: the same model with all residuals as offsets.
+- allSEED: the same model with all residuals as offsets;
+- scaledSEED: the full model with its effects scaled (`effect_scale`). The scale is that of a model of seed 42 that
+  trains without perturbations of one training context, in which it is fitted.
 
 The learning rate and the offsets were chosen on split A's training contexts, from rep_1 to rep_2.
 """
@@ -40,20 +42,33 @@ from state_hf import (
 )
 from state_hf.data.split_definition import SplitDefinition
 from state_hf.training.baseline_fitting import fit_baselines
+from state_hf.training.effect_scale import fit_effect_scale
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
 from state_hf.training.screen_means import screen_means
 from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
 from state_hf.training.state_transition_trainer import StateTransitionTrainer
 
+VALIDATION_SEED = 42
 FALLING_RATE = {"learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 100}
 
 
-def applied_split(name: str, info: dict, folder: Path) -> PerturbationSplit:
-    """Training sees the training cells, and all controls."""
+def applied_split(name: str, info: dict, folder: Path, *, validated: bool = False) -> PerturbationSplit:
+    """Training sees the training cells, and all controls; `validated` holds out perturbations of one more context."""
     screens = open_screens({"screen": folder / f"{name}.h5ad"}, control=info["control"], cell_type_key="context")
-    context = ("screen", info["test_context"])
-    definition = SplitDefinition(training=("screen",), fewshot={context: {"test": info["held_out_all"]}})
-    return PerturbationSplit(screens, definition)
+    held_out = {("screen", info["test_context"]): {"test": info["held_out_all"]}}
+    if validated:
+        context = max(set(screens.cell_types) - {info["test_context"]})
+        held_out["screen", context] = {"val": validation_perturbations(name, info, folder, context)}
+    return PerturbationSplit(screens, SplitDefinition(training=("screen",), fewshot=held_out))
+
+
+def validation_perturbations(name: str, info: dict, folder: Path, context: str) -> list[str]:
+    """Those of a training context that another one trains, and that the test context does not, if there are such."""
+    obs = anndata.read_h5ad(folder / f"{name}.h5ad", backed="r").obs.astype(str)
+    trained = obs[obs["role"] == "train"]
+    elsewhere = set(trained.loc[trained["context"] != context, "perturbation"])
+    found = elsewhere & set(trained.loc[trained["context"] == context, "perturbation"])
+    return sorted(found - set(info["few_shot_train"]) or found)
 
 
 def vocabulary(split: PerturbationSplit) -> StateTransitionVocabulary:
@@ -79,7 +94,7 @@ def train(name: str, info: dict, folder: Path, seed: int, steps: int, *, kind: s
     if (saved / "config.json").exists():
         return saved
     started = time.time()
-    split = applied_split(name, info, folder)
+    split = applied_split(name, info, folder, validated=kind == "validated")
     sets = PerturbationDataset(split.screens, split=split, part="train", features="obsm/X_hvg", set_size=64, seed=seed)
     names = vocabulary(split)
     set_seed(seed)
@@ -93,7 +108,7 @@ def train(name: str, info: dict, folder: Path, seed: int, steps: int, *, kind: s
         num_encoder_layers=2,
         cell_set_length=64,
         target_sum=1e4,
-        use_perturbation_offsets=kind == "full",
+        use_perturbation_offsets=kind != "plain",
     )
     model = StateTransitionForPerturbation(config)
     model.vocabulary = names
@@ -105,12 +120,16 @@ def train(name: str, info: dict, folder: Path, seed: int, steps: int, *, kind: s
         report_to="none",
         disable_tqdm=True,
         seed=seed,
-        **(FALLING_RATE if kind == "full" else {}),
+        **({} if kind == "plain" else FALLING_RATE),
     )
     trainer = StateTransitionTrainer(model, arguments, train_dataset=sets)
     trainer.train()
-    if kind == "full":
+    if kind != "plain":
         fit_perturbation_offsets(model, sets)
+    if kind == "validated":
+        fit_effect_scale(
+            model, PerturbationDataset(split.screens, split=split, part="val", features="obsm/X_hvg", set_size=64)
+        )
     model.save_pretrained(saved)
     print(f"{name} seed {seed}: {steps} steps of 8 sets of 64 in {time.time() - started:.0f} s", flush=True)
     return saved
@@ -122,6 +141,17 @@ def all_offsets(name: str, info: dict, folder: Path, full: Path, seed: int) -> P
     sets = PerturbationDataset(split.screens, split=split, part="train", features="obsm/X_hvg", set_size=64, seed=seed)
     model = StateTransitionForPerturbation.from_pretrained(full)
     fit_perturbation_offsets(model, sets, standard_errors=0)
+    model.save_pretrained(saved)
+    return saved
+
+
+def scaled_effects(name: str, info: dict, folder: Path, full: Path, seed: int, steps: int) -> Path:
+    """The same model with effects scaled as another one, that did not see a training context, needs in that context."""
+    saved = folder / f"st_{name}_scaled_s{seed}"
+    validated = train(name, info, folder, VALIDATION_SEED, steps, kind="validated")
+    model = StateTransitionForPerturbation.from_pretrained(full)
+    model.config.effect_scale = StateTransitionConfig.from_pretrained(validated).effect_scale
+    print(f"{name}: effects times {model.config.effect_scale:.3f}", flush=True)
     model.save_pretrained(saved)
     return saved
 
@@ -182,6 +212,7 @@ def main() -> None:
                 (plain, "tilted", "tilted"),
                 (full, "tilted", "full"),
                 (all_offsets(name, info, arguments.work, full, seed), "tilted", "all"),
+                (scaled_effects(name, info, arguments.work, full, seed, arguments.steps), "tilted", "scaled"),
                 (mean_baseline(name, info, arguments.work), "tilted", "mean"),
             )
             for model, emit, label in written:

@@ -14,7 +14,7 @@ from hypothesis import settings
 
 # How long an example takes says more of the machine's other work than of the code.
 settings.register_profile("no deadline", deadline=None)
-settings.register_profile("fuzz", deadline=None, max_examples=10_000)
+settings.register_profile("fuzz", deadline=None, max_examples=int(os.environ.get("CASES", "10000")))
 settings.load_profile("no deadline")
 
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -199,6 +199,13 @@ def test_known_names_cannot_be_called_to_do_harm(tmp_path):
             read_pickled(path)
 
 
+def test_an_escape_that_there_is_not(tmp_path):
+    path = tmp_path / "odd.pkl"
+    path.write_bytes(b"\x80\x02c\\Kollections\nOrderedDict\n.")
+    with pytest.raises(CheckpointError, match=r"odd\.pkl is broken"):
+        read_pickled(path)
+
+
 @pytest.mark.parametrize("save", ["zip", "legacy", "pickle"])
 def test_truncated_files(save, tmp_path):
     path = tmp_path / "t.pt"

@@ -47,5 +47,14 @@ def test_unfinished_write_is_no_block(tmp_path, monkeypatch):
     assert partial.missing() == [0, 1]
 
 
+def test_a_header_that_numpy_would_guess_is_damaged(tmp_path):
+    partial = PartialResults.start(tmp_path / "out.partial", {}, num_rows=1, block_rows=1)
+    partial.write(0, np.zeros((1, 2), np.float32))
+    (block,) = (tmp_path / "out.partial").glob("*.npy")
+    block.write_bytes(block.read_bytes().replace(b"(1, 2), } ", b"(1L, 2), }"))
+    with pytest.raises(ValueError, match="is damaged: delete it, and resume"):
+        list(partial.blocks())
+
+
 def test_settings_are_compared_as_they_are_stored():
     assert different_settings({"seed": np.int64(0), "more": "x"}, {"seed": 0}) == ""

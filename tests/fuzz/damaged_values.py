@@ -1,5 +1,6 @@
 """Ways to damage what a JSON or YAML file says, as Hypothesis draws them: wrong types, absurd sizes, other keys."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ def _with(value: Any, where: int, change: Callable[[Any, Any], None]) -> Any:
 
 
 def _replace(where: int, new: Any) -> Damage:
-    return lambda value: _with(value, where, lambda holder, key: holder.__setitem__(key, new))
+    return lambda value: _with(value, where, lambda holder, key: holder.__setitem__(key, copy.deepcopy(new)))
 
 
 def _delete(where: int) -> Damage:
@@ -55,7 +56,7 @@ def _wrap(where: int, depth: int) -> Damage:
 
 
 def _add(name: str, new: Any) -> Damage:
-    return lambda value: {**value, name: new} if isinstance(value, dict) else value
+    return lambda value: {**value, name: copy.deepcopy(new)} if isinstance(value, dict) else value
 
 
 def value_damages(names: Sequence[str] = ()) -> st.SearchStrategy[list[Damage]]:

@@ -78,6 +78,12 @@ def test_attention_and_positions_are_said(transition_model, tmp_path):
     assert "| Attention | causal; rotary positions |" in card_of(tmp_path).text
 
 
+def test_effects_that_validation_does_not_show_are_said(transition_model, tmp_path):
+    transition_model.config.effect_scale = 0.065
+    transition_model.save_pretrained(tmp_path)
+    assert "validation cells show 0.065 of them" in (tmp_path / "README.md").read_text()
+
+
 def test_what_is_not_there_is_said_to_be_missing(embedding_model, tokenizer, tmp_path):
     embedding_model.save_pretrained(tmp_path)
     text = card_of(tmp_path).text

@@ -48,6 +48,8 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
             (all genes) or "embedding".
         use_perturbation_offsets: Whether the output has a constant added for each perturbation and feature, which
             `state_hf.training.perturbation_offsets` fits after training; no gradient changes them.
+        effect_scale: What predicted effects on the mean cell are multiplied by, which
+            `state_hf.training.effect_scale` fits to held-out cells; `predict(..., emit="tilted")` applies it.
         nonnegative_output: Whether the output ends in a ReLU. By default, unless the features are an embedding.
         feature_key: Where the features come from in an AnnData: "X", a layer, or a key of `obsm`.
         feature_scale: Scale of the features: "counts", "log1p" or "embedding". By default, "log1p" where `feature_key`
@@ -133,6 +135,7 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
     predict_residual: bool = True
     output_space: Literal["gene", "all", "embedding"] = "gene"
     use_perturbation_offsets: bool = False
+    effect_scale: float = 1.0
     nonnegative_output: bool | None = None
     feature_key: str = "X_hvg"
     feature_scale: Literal["counts", "log1p", "embedding"] | None = None

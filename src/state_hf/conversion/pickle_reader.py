@@ -2,6 +2,7 @@
 
 import pickletools
 import re
+import warnings
 from collections.abc import Callable
 from typing import IO, Any, NamedTuple
 
@@ -78,13 +79,23 @@ class PickleReader:
             CheckpointError: If it is truncated or malformed.
         """
         try:
-            for opcode, argument, _ in pickletools.genops(self.stream):
-                if opcode.name == "STOP":
-                    return self.stack.pop()
-                self._step(opcode.name, argument)
+            # What Python warns of in a string is nothing that a pickler writes.
+            with warnings.catch_warnings(action="error", category=DeprecationWarning):
+                for opcode, argument, _ in pickletools.genops(self.stream):
+                    if opcode.name == "STOP":
+                        return self.stack.pop()
+                    self._step(opcode.name, argument)
         except CheckpointError:
             raise
-        except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        except (
+            ValueError,
+            IndexError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            DeprecationWarning,
+        ) as error:
             raise CheckpointError(
                 f"{self.source} is broken: its pickle is truncated or malformed ({error})."
             ) from error

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from tokenize import TokenError
@@ -110,8 +111,10 @@ class PartialResults:
         for block in range(self.num_blocks):
             start, stop = self.bounds(block)
             try:
-                rows = np.load(self._path(block))
-            except (ValueError, EOFError, TokenError, SyntaxError, MemoryError) as error:
+                # A header that NumPy can only read by guessing, with a warning, is damaged, too.
+                with warnings.catch_warnings(action="error", category=UserWarning):
+                    rows = np.load(self._path(block))
+            except (ValueError, EOFError, TokenError, SyntaxError, MemoryError, UserWarning) as error:
                 raise ValueError(f"{self._path(block)} is damaged: delete it, and resume ({error})") from error
             if rows.ndim != 2 or len(rows) != stop - start or rows.dtype != np.float32:
                 raise ValueError(f"{self._path(block)} is damaged: delete it, and resume")

@@ -64,6 +64,10 @@ def model_facts(config: Config, folder: Path) -> dict[str, str]:
         facts["Output"] = f"{config.output_dim:,} features on the same scale" + (
             f", decoded to {config.gene_dim:,} genes ({config.gene_decoder})" if config.gene_decoder else ""
         )
+        if config.effect_scale < 1:
+            facts["Effects"] = (
+                f"validation cells show {config.effect_scale:.2g} of them, so tilted predictions multiply them by that"
+            )
     return facts
 
 

@@ -33,7 +33,8 @@ class MeanProfiles:
     """Mean cells of perturbations, without the noise of drawing control cells anew for each.
 
     A model's effect is the mean over sets of control cells of its prediction, minus its prediction of the control
-    perturbation from the same sets: what it gets wrong of the context is in both. It is added to the mean cell without
+    perturbation from the same sets: what it gets wrong of the context is in both. Times the model's `effect_scale`, it
+    is added to the mean cell without
     perturbation, of which there are two estimates: the mean of the control cells, with the variance of a mean of so
     many cells, V, and the model's own prediction, d away from it in the mean square. They are weighted by
     d : V, which takes d for the model's squared error. Baselines start from the control cells, and are
@@ -58,7 +59,9 @@ class MeanProfiles:
             return self._predicted(group, level.sets)
         if group.ids == self._control_ids:
             return level.expected
-        profile = level.expected + self._predicted(group, level.sets) - level.simulated
+        effect = self._predicted(group, level.sets) - level.simulated
+        # Other families have none.
+        profile = level.expected + getattr(self.predictor.model.config, "effect_scale", 1.0) * effect
         return np.clip(profile, *self.predictor.value_range)
 
     def _level(self, cell_type: str) -> _Level:

@@ -28,6 +28,7 @@ from state_hf.pipelines.cell_predictor import feature_slot
 from state_hf.pipelines.loading import refuse_missing_weights
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.checkpoints import last_complete_checkpoint
+from state_hf.training.effect_scale import fit_effect_scale
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
 from state_hf.training.profile_scores import score_models
 from state_hf.training.screen_means import screen_means
@@ -221,6 +222,8 @@ def train(
         model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
     if model.config.use_perturbation_offsets:
         fit_perturbation_offsets(model, train_sets)
+    if (held_out := sets.dataset("val")) is not None:
+        fit_effect_scale(model, held_out)
     baselines = _baselines(model, sets, vocabulary, features, target_sum)
     return _finish(model, baselines, sets, folder, is_main=trainer.is_world_process_zero())
 

@@ -1,42 +1,14 @@
 """Effects that a screen shows clearly and a trained model does not predict."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from transformers.utils import logging
 
 from state_hf.data.perturbation_dataset import PerturbationDataset
 from state_hf.modeling.state_transition import StateTransitionForPerturbation
+from state_hf.training.set_effects import sum_effects
 
 logger = logging.get_logger(__name__)
-
-# Position of the screen, cell type id
-_Context = tuple[int, int]
-
-
-@dataclass(eq=False)
-class _Group:
-    """Sums over the cells of a perturbation in a context."""
-
-    total: np.ndarray
-    squares: np.ndarray
-    effect: np.ndarray
-    cells: int = 0
-
-    def add(self, targets: np.ndarray, effect: np.ndarray) -> None:
-        self.total += targets.sum(axis=0, dtype=np.float64)
-        self.squares += np.square(targets, dtype=np.float64).sum(axis=0)
-        self.effect += len(targets) * effect
-        self.cells += len(targets)
-
-    def residual(self) -> np.ndarray:
-        """What the mean cell has beyond the predicted effect; the context's level is still in it."""
-        return (self.total - self.effect) / self.cells
-
-    def deviations(self) -> np.ndarray:
-        """Sum of squared deviations from the mean."""
-        return self.squares - np.square(self.total) / self.cells
 
 
 @torch.no_grad()
@@ -72,7 +44,7 @@ def fit_perturbation_offsets(
     if offsets is None:
         raise ValueError("The model has no offsets to set: configure it with use_perturbation_offsets=True.")
     offsets.zero_()
-    groups = _sums(model, dataset, batch_size)
+    groups = sum_effects(model, dataset, batch_size)
     residuals: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
     for context in {context for context, _ in groups}:
         members = {perturbation: group for (other, perturbation), group in groups.items() if other == context}
@@ -91,37 +63,6 @@ def fit_perturbation_offsets(
     number = int(torch.count_nonzero(offsets))
     logger.info(f"{number} effects of {len(residuals)} perturbations are added to what the model predicts")
     return number
-
-
-def _sums(
-    model: StateTransitionForPerturbation, dataset: PerturbationDataset, batch_size: int
-) -> dict[tuple[_Context, int], _Group]:
-    control = dataset.screens.control_id
-    training = model.training
-    model.eval()
-    groups: dict[tuple[_Context, int], _Group] = {}
-    wanted = [(index, cells) for index in range(len(dataset))
-              if (cells := dataset.sets.draw(index, dataset.epoch)).perturbation != control]  # fmt: skip
-    for start in range(0, len(wanted), batch_size):
-        batch = wanted[start : start + batch_size]
-        items = list(dataset.read([index for index, _ in batch]))
-        inputs = {
-            name: torch.stack([item[name] for item in items]).to(model.device)
-            for name in ("control", "batch_ids", "cell_mask", "perturbation_ids")
-        }
-        without = {**inputs, "perturbation_ids": torch.full_like(inputs["perturbation_ids"], control)}
-        change = model(**inputs).predicted_cells - model(**without).predicted_cells
-        cells_of_sets = inputs["cell_mask"].sum(dim=1, keepdim=True)
-        effects = (change.sum(dim=1) / cells_of_sets).cpu().double().numpy()
-        for (_, cells), item, effect in zip(batch, items, effects, strict=True):
-            targets = item["target"][item["target_mask"]].numpy()
-            key = ((cells.screen, cells.cell_type), cells.perturbation)
-            if key not in groups:
-                total, squares, change_sum = np.zeros((3, targets.shape[1]))
-                groups[key] = _Group(total, squares, change_sum)
-            groups[key].add(targets, effect)
-    model.train(training)
-    return groups
 
 
 __all__ = ["fit_perturbation_offsets"]
