@@ -1,5 +1,6 @@
 """What goes wrong around a command: it is interrupted, may not write, or its input changes under it."""
 
+import json
 import shutil
 
 import numpy as np
@@ -106,3 +107,17 @@ def test_weights_that_are_missing_are_refused(tiny_model, h5ad, tmp_path, capsys
     lose_a_weight(model, "encoder")
     assert main(["embed", str(h5ad), "--model", str(model), "--output", str(tmp_path / "o.npy")]) == 2
     assert "is incomplete: 1 of its model's weights are missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["embed", "predict", "annotate"])
+def test_code_in_a_model_is_neither_run_nor_asked_about(command, tiny_model, h5ad, tmp_path, monkeypatch, capsys):
+    model, ran = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(tiny_model, model)
+    (model / "evil.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Evil: pass\n")
+    config = json.loads((model / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"}}
+    (model / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("the user is asked"))
+    assert main([command, str(h5ad), "--model", str(model), "--output", str(tmp_path / "out.h5ad")]) == 2
+    assert str(model) in capsys.readouterr().err
+    assert not ran.exists()

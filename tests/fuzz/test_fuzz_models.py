@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transformers import AutoConfig
 
 from state_hf import CellSentenceTokenizer, StateEmbeddingConfig, StateEmbeddingModel, load_gene_table
+from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 from state_hf.conversion.safetensors_file import read_safetensors, read_weights
 from state_hf.data.perturbation_features import read_perturbation_features
@@ -105,7 +106,8 @@ def test_json_of_any_bytes(transition_folder, file, damages):
     (path / file).write_bytes(damaged((path / file).read_bytes(), damages))
     with one_case():
         if file == "config.json":
-            AutoConfig.from_pretrained(path)
+            with loading_from(path):
+                AutoConfig.from_pretrained(path, trust_remote_code=False)
         else:
             StateTransitionVocabulary.load(path / file)
 

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         tokenizer = CellSentenceTokenizer(corpus_genes(files))
     else:
         with loading_from(arguments.model):
-            tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+            tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=False)
     table = check_corpus(files, tokenizer, min_overlap=arguments.min_overlap)
     shown = table.assign(path=[Path(path).name for path in table["path"]]).drop(columns="problem")
     print(shown.to_string(index=False, float_format=lambda value: f"{value:.3g}"))

@@ -51,7 +51,9 @@ def _extend(arguments: argparse.Namespace) -> None:
     if arguments.output.exists():
         raise ValueError(f"{arguments.output} already exists: choose another folder.")
     table = load_gene_table(arguments.table)
-    model, loading = AutoModelForPreTraining.from_pretrained(arguments.model, output_loading_info=True)
+    model, loading = AutoModelForPreTraining.from_pretrained(
+        arguments.model, output_loading_info=True, trust_remote_code=False
+    )
     # A checkpoint without the heads is to stay one.
     if any(key.startswith("expression_decoder.") for key in loading["missing_keys"]):
         model = model.base_model

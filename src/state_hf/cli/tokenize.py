@@ -27,6 +27,6 @@ def run(arguments: argparse.Namespace) -> None:
     from state_hf.pipelines.tokenize import tokenize
 
     with loading_from(arguments.model):
-        tokenizer: Any = AutoTokenizer.from_pretrained(arguments.model)
+        tokenizer: Any = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=False)
     for path in tokenize(arguments.manifest, arguments.output, tokenizer, min_overlap=arguments.min_overlap):
         print(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")

@@ -104,7 +104,7 @@ def _is_model_folder(folder: Path) -> bool:
 
 def _of_folder(folder: Path) -> Inspection:
     with loading_from(folder):
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     found = Inspection()
     try:
         weights: Mapping[str, _Shaped] = read_weights(folder)
@@ -127,7 +127,8 @@ def _of_hub(repository: str, revision: str | None, subfolder: str | None, checkp
         found, weights = Inspection(), _headers(repository, revision, at, files)
     if not weights:
         found.missing.append("weights: the repository has no model.safetensors")
-    return _of_model(found, AutoConfig.from_pretrained(local[0].parent), weights, local[0].parent, repository)
+    folder = local[0].parent
+    return _of_model(found, AutoConfig.from_pretrained(folder, trust_remote_code=False), weights, folder, repository)
 
 
 def _headers(repository: str, revision: str | None, at: str, files: list[str]) -> dict[str, _Shaped]:

@@ -39,7 +39,7 @@ def convert_to_arc(source: str | Path, output: str | Path, *, overwrite: bool = 
     if not (source / "config.json").is_file():
         raise CheckpointError(f"{source} is not a model folder: it has no config.json.")
     with loading_from(source):
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     record = read_record(source).get("original") or {}
     weights = {}
     for name, tensor in read_weights(source).items():

@@ -101,7 +101,7 @@ def load_protein_model(
 
 def _load_transformers(name: str, revision: str) -> ProteinModel:
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except ValueError as error:
         raise ValueError(
             f"{name} is no model that the installed transformers knows; ESMC needs a recent one "
@@ -122,7 +122,7 @@ def _load_transformers(name: str, revision: str) -> ProteinModel:
         longest, window = None, config.max_position_embeddings - 2
     else:
         raise ValueError(f"{name} is a {config.model_type!r} model, not a protein language model (esm or esmc).")
-    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     vocabulary = tokenizer.get_vocab()
     missing = [letter for letter in RESIDUES if letter not in vocabulary]
     if missing:

@@ -144,7 +144,7 @@ def _by_head(
     input_type: InputScale,
 ) -> pd.DataFrame:
     with loading_from(model):
-        config = AutoConfig.from_pretrained(str(model))
+        config = AutoConfig.from_pretrained(str(model), trust_remote_code=False)
     if "StateEmbeddingForSequenceClassification" not in (config.architectures or ()):
         raise ValueError(f"{model} is no classifier: give a reference to take labels from (and fit_head to train one).")
     with loading_from(model):

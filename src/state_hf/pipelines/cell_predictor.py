@@ -46,7 +46,7 @@ def load_perturbation_model(
     """
     if not isinstance(model, PreTrainedModel):
         with loading_from(model):
-            config = AutoConfig.from_pretrained(model)
+            config = AutoConfig.from_pretrained(model, trust_remote_code=False)
         # Any family that is registered with AutoModel will do; of ST that is the bare model.
         found: Any = MODEL_MAPPING.get(type(config), None)
         family = StateTransitionForPerturbation if isinstance(config, StateTransitionConfig) else found

@@ -41,7 +41,10 @@ def load_model(
         on_cpu = device is None or device.type == "cpu"
         with loading_from(name):
             loaded, info = AutoModel.from_pretrained(
-                name, dtype=dtype or ("float32" if on_cpu else "auto"), output_loading_info=True
+                name,
+                dtype=dtype or ("float32" if on_cpu else "auto"),
+                output_loading_info=True,
+                trust_remote_code=False,
             )
         refuse_missing_weights(name, info["missing_keys"], optional="gene_table.weight")
         loaded = loaded.to(device or "cpu").eval()
@@ -86,7 +89,7 @@ def load_tokenizer(
         if not name:
             raise ValueError("The model was not loaded from a folder: pass its tokenizer (tokenizer=...).")
         with loading_from(name):
-            loaded: Any = AutoTokenizer.from_pretrained(name)
+            loaded: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     else:
         loaded = tokenizer
     if not isinstance(loaded, CellSentenceTokenizer):

@@ -96,7 +96,7 @@ def pretrain(
         if config or genes or gene_embeddings:
             raise ValueError("The initial model has its sizes and genes: give no config, genes or gene embeddings.")
         with loading_from(initial_model):
-            tokenizer = AutoTokenizer.from_pretrained(str(initial_model))
+            tokenizer = AutoTokenizer.from_pretrained(str(initial_model), trust_remote_code=False)
             model, info = StateEmbeddingForMaskedExpression.from_pretrained(
                 str(initial_model), output_loading_info=True
             )
