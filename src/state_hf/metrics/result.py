@@ -77,23 +77,36 @@ class EvaluationResult:
     def save(self, folder: str | Path) -> list[Path]:
         """Write tables (CSV), DE tables and matrices (parquet) and settings (JSON) into a folder.
 
-        Each file is written under a temporary name and renamed, so a reader never sees half a file.
+        A new folder appears when all of them are complete. In one that exists they replace those of the same names,
+        one by one, and nothing else.
 
         Returns:
             The files written.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        written = []
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as place:
+            complete = Path(place) / "complete"
+            self._write_into(complete)
+            files = [path.relative_to(complete) for path in sorted(complete.rglob("*")) if path.is_file()]
+            if folder.exists():
+                for file in files:
+                    (folder / file).parent.mkdir(exist_ok=True)
+                    (complete / file).replace(folder / file)
+            else:
+                complete.replace(folder)
+        return [folder / file for file in files]
+
+    def _write_into(self, folder: Path) -> None:
+        folder.mkdir()
         for name, table in self._csv_tables().items():
-            written.append(_write(folder / f"{name}.csv", lambda path, table=table: table.to_csv(path)))
+            table.to_csv(folder / f"{name}.csv")
         for name, table in self._parquet_tables().items():
-            written.append(_write(folder / f"{name}.parquet", lambda path, table=table: table.to_parquet(path)))
+            table.to_parquet(folder / f"{name}.parquet")
         text = json.dumps(self._json(), indent=1, allow_nan=False, default=_plain)
-        written.append(_write(folder / "evaluation.json", lambda path: path.write_text(text, encoding="utf-8")))
+        (folder / "evaluation.json").write_text(text, encoding="utf-8")
         for context, result in self.contexts.items():
-            written += result.save(folder / _file_name(context))
-        return written
+            result._write_into(folder / _file_name(context))
 
     def _csv_tables(self) -> dict[str, pd.DataFrame]:
         tables = {
@@ -122,14 +135,6 @@ class EvaluationResult:
             "problems": {metric: dict(reasons) for metric, reasons in self.problems.items()},
             "contexts": list(self.contexts),
         }
-
-
-def _write(path: Path, write: Any) -> Path:
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as folder:
-        temporary = Path(folder) / path.name
-        write(temporary)
-        temporary.replace(path)
-    return path
 
 
 def _plain(value: Any) -> Any:
