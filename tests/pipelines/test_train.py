@@ -50,7 +50,12 @@ def test_transfer_to_a_new_screen(screen_path, tmp_path, capsys):
     assert "context_profile" not in scores.index  # nothing of type_3 trains
     words = [word for word in words if word not in SIZES] + SIZES[8:]
     words += ["--initial-model", str(tmp_path / "first")]
+    # What the first screen's validation said of effects is not said of the second.
+    config = AutoConfig.from_pretrained(tmp_path / "first")
+    config.effect_scale = 0.1
+    config.save_pretrained(tmp_path / "first")
     assert main([*words, "--output", str(tmp_path / "second"), "--lora-rank", "2"]) == 0
+    assert AutoConfig.from_pretrained(tmp_path / "second").effect_scale == 1.0
     lose_a_weight(tmp_path / "first", "backbone")
     assert main([*words, "--output", str(tmp_path / "third")]) == 2
     assert "is incomplete: 1 of its model's weights are missing" in capsys.readouterr().err
@@ -61,7 +66,8 @@ def test_features_of_perturbations_also_predict_one_that_never_trained(screen_pa
     features = pd.DataFrame(np.random.default_rng(0).normal(size=(len(names) + 1, 6)), index=[*names, "NEW"])
     features.iloc[:-1].to_parquet(tmp_path / "features.parquet")
     features.to_csv(tmp_path / "more.csv")
-    words = ["train", str(screen_path), "--test-share", "0.25", "--output", str(tmp_path / "model"), *SIZES]
+    words = ["train", str(screen_path), "--test-share", "0.25", "--val-cell-types", "type_2",
+             "--output", str(tmp_path / "model"), *SIZES]  # fmt: skip
     assert main([*words, "--perturbation-features", str(tmp_path / "features.parquet")]) == 0
     config = AutoConfig.from_pretrained(tmp_path / "model")
     assert (config.perturbation_features, config.perturbation_dim, config.num_perturbations) == ("vectors", 6, 5)

@@ -34,11 +34,10 @@ class MeanProfiles:
 
     A model's effect is the mean over sets of control cells of its prediction, minus its prediction of the control
     perturbation from the same sets: what it gets wrong of the context is in both. Times the model's `effect_scale`, it
-    is added to the mean cell without
-    perturbation, of which there are two estimates: the mean of the control cells, with the variance of a mean of so
-    many cells, V, and the model's own prediction, d away from it in the mean square. They are weighted by
-    d : V, which takes d for the model's squared error. Baselines start from the control cells, and are
-    taken as they are.
+    is added to the mean cell without perturbation, of which there are two estimates: the mean of the control cells,
+    with the variance of a mean of so many cells, V, and the model's own prediction, d away from it in the mean square.
+    They are weighted by d : V, which takes d for the model's squared error. Baselines start from the control cells, and
+    are taken as they are.
 
     Args:
         predictor: What predicts.
