@@ -82,6 +82,9 @@ def test_every_metric_of_every_profile_is_described():
             of_profiles.setdefault(metric.name, []).append(name)
             best = "none" if metric.best is None else f"{metric.best:g}"
             assert described[metric.name][3] == best, metric.name
+            page = re.search(r"\((metrics/[\w-]+\.md)\)", described[metric.name][0])
+            assert page, f"{metric.name} has no page"
+            assert f"`{metric.name}`" in (DOCS / page[1]).read_text(encoding="utf-8"), metric.name
     assert {name: sorted(_words(cells[1])) for name, cells in described.items()} == {
         name: sorted(profiles) for name, profiles in of_profiles.items()
     }
