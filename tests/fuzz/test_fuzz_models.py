@@ -60,6 +60,7 @@ def use_embedding_model(path):
     with torch.no_grad():
         output = model(input_ids=ids, expression=torch.ones(1, 3), attention_mask=torch.ones_like(ids))
     assert output.cell_embedding.shape == (1, model.config.output_dim)
+    assert torch.isfinite(output.cell_embedding).all()
     assert len(tokenizer.genes) == model.config.num_genes
 
 

@@ -6,6 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from state_hf.configuration.auto_map import PortableConfigMixin
+from state_hf.configuration.number_ranges import check_numbers
 
 BaselineMethod = Literal[
     "control_copy", "context_mean", "perturbation_mean", "perturbation_ridge", "perturbation_profile", "context_profile"
@@ -60,6 +61,12 @@ class PerturbationBaselineConfig(PortableConfigMixin, PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.nonnegative_output is None:
             self.nonnegative_output = self.feature_scale != "embedding"
+
+    def validate_architecture(self) -> None:
+        """Check the sizes."""
+        check_numbers(self, ("input_dim", "num_perturbations", "num_cell_types", "cell_set_length"))
+        if self.perturbation_dim < 0:
+            raise ValueError(f"perturbation_dim must be at least 0, but is {self.perturbation_dim}")
 
     @property
     def num_genes(self) -> int | None:

@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from state_hf.configuration.auto_map import PortableConfigMixin
+from state_hf.configuration.number_ranges import check_numbers
 
 
 @strict
@@ -130,9 +131,7 @@ class StateEmbeddingConfig(PortableConfigMixin, PreTrainedConfig):
             "num_datasets",
             "dataset_embedding_dim",
         )
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}")
+        check_numbers(self, sizes)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "

@@ -6,6 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 from state_hf.configuration.auto_map import PortableConfigMixin
+from state_hf.configuration.number_ranges import check_numbers
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 
 
@@ -207,12 +208,7 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
             "num_batches",
             "num_loss_chunks",
         )
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, but is {getattr(self, name)}")
-        for name in ("rms_norm_eps", "layer_norm_eps"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must be between 0 and 1, but is {getattr(self, name)}")
+        check_numbers(self, sizes)
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size ({self.hidden_size}) must be a multiple of num_attention_heads "
