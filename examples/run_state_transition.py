@@ -38,6 +38,8 @@ from state_hf.data.split_definition import zeroshot_split
 from state_hf.data.split_toml import dataset_files, read_split_toml
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.checkpoints import last_complete_checkpoint
+from state_hf.training.effect_scale import fit_effect_scale
+from state_hf.training.perturbation_offsets import fit_perturbation_offsets
 from state_hf.training.profile_scores import score_models
 from state_hf.training.screen_means import screen_means
 from state_hf.training.transfer import add_lora, freeze_backbone, replace_perturbations
@@ -127,6 +129,7 @@ def make_model(
         num_attention_heads=arguments.num_attention_heads,
         intermediate_size=arguments.intermediate_size,
         loss=arguments.loss,
+        use_perturbation_offsets=True,
         feature_key=data.feature_key,
         cell_set_length=data.set_size,
     )
@@ -173,8 +176,13 @@ def main() -> None:
         if resume is not None and resume.lower() in ("true", "false"):
             resume = last_complete_checkpoint(folder) if resume.lower() == "true" else None
         result = trainer.train(resume)
-        if rank is not None:
-            trainer.model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        trainer.model = trained if rank is None else trained.merge_and_unload()
+        # What the training cells show clearly and the model misses, and how much of its effects validation confirms.
+        if trainer.model.config.use_perturbation_offsets:
+            fit_perturbation_offsets(trainer.model, parts["train"])
+        if parts["val"] is not None:
+            fit_effect_scale(trainer.model, parts["val"])
         trainer.save_model()
         trainer.save_state()
         if trainer.is_world_process_zero():

@@ -262,8 +262,6 @@ def _model(
             model, info = StateTransitionForPerturbation.from_pretrained(initial_model, output_loading_info=True)
         refuse_missing_weights(initial_model, info["missing_keys"])
         replace_perturbations(model, vocabulary, features)
-        # That of the old screen's validation says nothing of this one.
-        model.config.effect_scale = 1.0
         return model
     decoder: dict[str, Any] = {}
     if sets.expression_slot is not None:

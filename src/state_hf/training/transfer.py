@@ -26,7 +26,8 @@ def replace_perturbations(
     """Give a model the perturbations of a new screen.
 
     Where it learns a row for each perturbation, those that it knows keep what it learnt of them. Where it reads
-    features, it gets those of the new perturbations.
+    features, it gets those of the new perturbations. Its `effect_scale` is 1 again: that of the old screen's validation
+    says nothing of a new one.
 
     Args:
         model: The model, changed in place.
@@ -47,6 +48,7 @@ def replace_perturbations(
             f"The model's {len(old.genes):,} genes and the screen's {len(vocabulary.genes):,} are not the same in the "
             "same order: preprocess the screen with the model's genes (state-hf preprocess --genes)."
         )
+    config.effect_scale = 1.0
     if features is not None:
         set_perturbation_table(model, vocabulary, features)
         return
