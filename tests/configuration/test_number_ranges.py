@@ -12,6 +12,8 @@ from state_hf import PerturbationBaselineConfig, StateEmbeddingConfig, StateTran
     ("config_class", "field", "value", "message"),
     [
         (StateEmbeddingConfig, "hidden_size", 0, "must be at least 1, but is 0"),
+        (StateEmbeddingConfig, "num_hidden_layers", 2**31, "must be at most 1,000, but is 2,147,483,648"),
+        (StateTransitionConfig, "num_encoder_layers", 1001, "must be at most 1,000, but is 1,001"),
         (StateTransitionConfig, "input_dim", -3, "must be at least 1, but is -3"),
         (PerturbationBaselineConfig, "num_cell_types", 0, "must be at least 1, but is 0"),
         (PerturbationBaselineConfig, "perturbation_dim", -1, "must be at least 0, but is -1"),

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassError
 from safetensors import SafetensorError
 
 # What the libraries raise over a configuration of wrong types, weights of wrong sizes, and files that are cut off.
@@ -37,7 +37,11 @@ def loading_from(folder: str | os.PathLike[str]) -> Iterator[None]:
     except (*_SYMPTOMS, ValueError) as error:
         if isinstance(error, ValueError) and str(folder) in str(error):
             raise
-        reason = str(error).strip("'\"") or type(error).__name__
+        said: BaseException = error
+        if isinstance(error, StrictDataclassClassValidationError) and error.__cause__ is not None:
+            # What it adds is the name of the method that checks.
+            said = error.__cause__
+        reason = str(said).strip("'\"") or type(error).__name__
         raise ValueError(f"{folder} cannot be loaded: {reason}") from error
 
 

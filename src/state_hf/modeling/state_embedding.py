@@ -22,6 +22,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.model_cards.hub import CardedMixin
+from state_hf.modeling.fitting_weights import FittingWeightsMixin
 from state_hf.modeling.losses.expression import expression_loss
 
 logger = logging.get_logger(__name__)
@@ -269,7 +270,7 @@ class StateEmbeddingDatasetClassifier(nn.Module):
         return self.projection(self.dropout(self.layer_norm(F.silu(self.dense(dataset_hidden)))))
 
 
-class StateEmbeddingPreTrainedModel(CardedMixin, PreTrainedModel):  # type: ignore[misc]
+class StateEmbeddingPreTrainedModel(CardedMixin, FittingWeightsMixin, PreTrainedModel):  # type: ignore[misc]
     """Weights: how they start, where they come from, and what runs on them."""
 
     config: StateEmbeddingConfig

@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.model_cards.hub import CardedMixin
+from state_hf.modeling.fitting_weights import FittingWeightsMixin
 from state_hf.modeling.gene_decoders import NegativeBinomialGeneDecoder, StateEmbeddingGeneDecoder, make_gene_decoder
 from state_hf.modeling.losses import make_set_loss
 from state_hf.modeling.losses.negative_binomial import NegativeBinomialLoss
@@ -137,7 +138,7 @@ class StateTransitionConfidenceHead(nn.Sequential):
         super().__init__(*modules, nn.Linear(widths[-1], 1), nn.ReLU())
 
 
-class StateTransitionPreTrainedModel(VocabularyMixin, CardedMixin, PreTrainedModel):  # type: ignore[misc]
+class StateTransitionPreTrainedModel(VocabularyMixin, CardedMixin, FittingWeightsMixin, PreTrainedModel):  # type: ignore[misc]
     """Weights: how they start, where they come from, what runs on them, and the names that belong to them."""
 
     config: StateTransitionConfig
