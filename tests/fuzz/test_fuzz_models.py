@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig
 
-from state_hf import CellSentenceTokenizer, StateEmbeddingConfig, StateEmbeddingModel, load_gene_table
+from state_hf import (
+    CellSentenceTokenizer,
+    PerturbationBaseline,
+    PerturbationBaselineConfig,
+    StateEmbeddingConfig,
+    StateEmbeddingModel,
+    load_gene_table,
+)
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 from state_hf.conversion.safetensors_file import read_safetensors, read_weights
@@ -44,6 +51,17 @@ def transition_folder(folder):
     vocabulary = StateTransitionVocabulary(["non-targeting", "A", "B"], "non-targeting", ["b"], ["T"], GENES)
     small_model(vocabulary).save_pretrained(folder / "transition")
     return folder / "transition"
+
+
+@pytest.fixture(scope="module")
+def baseline_folder(folder):
+    config = PerturbationBaselineConfig(
+        method="perturbation_ridge", input_dim=len(GENES), num_perturbations=3, perturbation_dim=3, num_cell_types=1
+    )
+    baseline = PerturbationBaseline(config)
+    baseline.vocabulary = StateTransitionVocabulary(["non-targeting", "A", "B"], "non-targeting", ["b"], ["T"], GENES)
+    baseline.save_pretrained(folder / "baseline")
+    return folder / "baseline"
 
 
 def copy_of(source):
@@ -95,6 +113,18 @@ def test_embedding_configuration(embedding_folder, file, damages):
 )
 def test_transition_configuration(transition_folder, file, damages):
     path = copy_of(transition_folder)
+    damage_json(path / file, damages)
+    with one_case():
+        use_transition_model(path)
+
+
+@fuzzed
+@given(
+    file=st.sampled_from(["config.json", "vocabulary.json"]),
+    damages=value_damages(["method", "context_profile", "perturbation_profile", "feature_scale", "model_type"]),
+)
+def test_baseline_configuration(baseline_folder, file, damages):
+    path = copy_of(baseline_folder)
     damage_json(path / file, damages)
     with one_case():
         use_transition_model(path)
