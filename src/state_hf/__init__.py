@@ -4,11 +4,16 @@ Importing `state_hf` loads nothing heavy: public names are imported when they ar
 transformers learn of this package's models when they themselves are imported.
 """
 
+from __future__ import annotations
+
 import importlib
-from typing import Any
 
 from state_hf import _registration
 from state_hf._version import __version__
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module.
+    from typing import Any
 
 _EXPORTS = {
     "StateEmbeddingConfig": "state_hf.configuration.state_embedding",

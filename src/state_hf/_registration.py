@@ -4,15 +4,20 @@ A registration joins a module of transformers and one of ours. It is made when b
 of the first brings the second.
 """
 
-import importlib.util
-import sys
-from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
-from types import ModuleType
-from typing import Any
+from __future__ import annotations
 
-_Register = Callable[[ModuleType, ModuleType], None]
+import importlib
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # These take longer to import than all of the package.
+    from collections.abc import Callable, Sequence
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
+    _Register = Callable[[ModuleType, ModuleType], None]
 
 
 def _register_state_embedding_config(auto: ModuleType, ours: ModuleType) -> None:
@@ -117,10 +122,10 @@ _REGISTRATIONS: tuple[tuple[str, str, _Register], ...] = (
 )
 
 
-class _WatchedLoader(Loader):
+class _WatchedLoader:
     """Runs the wrapped loader between two calls of its watcher."""
 
-    def __init__(self, loader: Loader, watcher: "_RegisterOnImport") -> None:
+    def __init__(self, loader: Loader, watcher: _RegisterOnImport) -> None:
         self.loader = loader
         self.watcher = watcher
 
@@ -140,7 +145,7 @@ class _WatchedLoader(Loader):
         return getattr(self.loader, name)
 
 
-class _RegisterOnImport(MetaPathFinder):
+class _RegisterOnImport:
     """Watches the first import of every module of transformers, and of ours in `_REGISTRATIONS`.
 
     Our modules are imported when none of these is half imported, as they may need what it has yet to define.
@@ -161,11 +166,13 @@ class _RegisterOnImport(MetaPathFinder):
             return None
         self.being_found.add(fullname)
         try:
-            spec = importlib.util.find_spec(fullname)
+            finders = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
+            found = (finder.find_spec(fullname, path, target) for finder in finders)
+            spec = next((spec for spec in found if spec is not None), None)
         finally:
             self.being_found.discard(fullname)
         if spec is not None and spec.loader is not None:
-            spec.loader = _WatchedLoader(spec.loader, self)
+            spec.loader = _WatchedLoader(spec.loader, self)  # type: ignore[assignment]
         return spec
 
     def on_start(self, name: str) -> None:
