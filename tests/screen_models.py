@@ -34,9 +34,14 @@ def lose_a_weight(folder: Path, part: str) -> None:
 
 
 def vocabulary_of(split: PerturbationSplit) -> StateTransitionVocabulary:
-    screens = split.screens
-    genes = PerturbationDataset(screens, split=split).feature_names
-    return StateTransitionVocabulary(screens.perturbations, screens.control, screens.batches, screens.cell_types, genes)
+    return vocabulary_of_sets(PerturbationDataset(split.screens, split=split))
+
+
+def vocabulary_of_sets(sets: PerturbationDataset) -> StateTransitionVocabulary:
+    screens = sets.screens
+    return StateTransitionVocabulary(
+        screens.perturbations, screens.control, screens.batches, screens.cell_types, sets.feature_names
+    )
 
 
 def small_model(vocabulary: StateTransitionVocabulary, **fields) -> StateTransitionForPerturbation:
