@@ -44,8 +44,9 @@ class _CsrRows(CellRows):
         self.bytes_per_row = data.shape[0] / max(shape[0], 1) * (data.dtype.itemsize + indices.dtype.itemsize)
 
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
-        indptr = np.asarray(self.indptr[start : stop + 1]).astype(np.int64)
+        indptr = np.asarray(self.indptr[start : stop + 1])
         check_starts(self.name, indptr, min(self.data.shape[0], self.indices.shape[0]))
+        indptr = indptr.astype(np.int64)
         first, last = int(indptr[0]), int(indptr[-1])
         values, columns = np.asarray(self.data[first:last]), np.asarray(self.indices[first:last])
         check_indices(self.name, columns, self.shape[1])
@@ -57,8 +58,9 @@ class _CscRows(CellRows):
 
     def __init__(self, name: str, data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> None:
         self.name, self.data, self.indices, self.shape = name, data, indices, shape
-        self.indptr = np.asarray(indptr[:]).astype(np.int64)
-        check_starts(name, self.indptr, min(data.shape[0], indices.shape[0]))
+        starts = np.asarray(indptr[:])
+        check_starts(name, starts, min(data.shape[0], indices.shape[0]))
+        self.indptr = starts.astype(np.int64)
         if len(self.indptr) != shape[1] + 1:
             raise ValueError(f"{name} is damaged: its indptr has {len(self.indptr):,} entries for {shape[1]:,} columns")
         self.bytes_per_row = data.shape[0] / max(shape[0], 1) * (data.dtype.itemsize + indices.dtype.itemsize)

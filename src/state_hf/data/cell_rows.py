@@ -84,8 +84,9 @@ class _CsrInFile:
         self.place, self.shape = place, tuple(int(length) for length in group.attrs["shape"])
         self.values, self.columns = HDF5Items(group["data"]), HDF5Items(group["indices"])
         self.gap = max(self.values.gap, self.columns.gap)
-        self.indptr = group["indptr"][:].astype(np.int64)
-        check_starts(place, self.indptr, min(group["data"].shape[0], group["indices"].shape[0]))
+        starts = group["indptr"][:]
+        check_starts(place, starts, min(group["data"].shape[0], group["indices"].shape[0]))
+        self.indptr = starts.astype(np.int64)
         if len(self.indptr) != self.shape[0] + 1:
             raise ValueError(
                 f"{place} is damaged: its indptr has {len(self.indptr):,} entries for {self.shape[0]:,} rows"

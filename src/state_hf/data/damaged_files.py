@@ -94,8 +94,9 @@ def check_starts(place: str, starts: np.ndarray, num_values: int) -> None:
     """Check where the rows of a sparse matrix begin (`indptr`).
 
     Raises:
-        ValueError: They do not ascend, or lie outside of the stored values.
+        ValueError: They are no whole numbers, do not ascend, or lie outside of the stored values.
     """
+    _check_whole(place, "indptr", starts)
     if not len(starts) or starts[0] < 0 or starts[-1] > num_values or (starts[1:] < starts[:-1]).any():
         raise ValueError(
             f"{place} is damaged: its indptr does not ascend from 0 to the {num_values:,} values that are stored"
@@ -106,11 +107,17 @@ def check_indices(place: str, indices: np.ndarray, length: int) -> None:
     """Check the indices of stored values.
 
     Raises:
-        ValueError: One is outside of the matrix.
+        ValueError: They are no whole numbers, or one is outside of the matrix.
     """
+    _check_whole(place, "indices", indices)
     if indices.size and (indices.min() < 0 or indices.max() >= length):
         bad = indices[(indices < 0) | (indices >= length)][0]
         raise ValueError(f"{place} is damaged: a value has the index {bad}, and the matrix ends at {length - 1:,}")
+
+
+def _check_whole(place: str, name: str, numbers: np.ndarray) -> None:
+    if numbers.dtype.kind not in "iu":
+        raise ValueError(f"{place} is damaged: its {name} are of the type {numbers.dtype}, not whole numbers")
 
 
 __all__ = ["check_indices", "check_starts", "damage_named", "names_in", "open_hdf5"]
