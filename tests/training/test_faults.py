@@ -49,8 +49,11 @@ def test_a_cell_type_without_controls_is_named(screen, tmp_path, vocabulary):
     message = r"no control cells \('non-targeting'\) of the cell type 'type_1'"
     with pytest.raises(ValueError, match=message):
         trained(screen, tmp_path)
-    with pytest.raises(ValueError, match=message):
-        predict(screen, small_model(vocabulary), "all", cells=3)
+    screen.write_h5ad(tmp_path / "screen.h5ad")
+    with pytest.raises(
+        ValueError, match=rf"screen.h5ad has {message} to predict from; there are some of 'type_2', 'type"
+    ):
+        predict(tmp_path / "screen.h5ad", small_model(vocabulary), "all", cells=3)
 
 
 def test_constant_genes_change_nothing(screen, tmp_path):

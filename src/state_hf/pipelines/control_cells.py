@@ -80,8 +80,13 @@ class ControlCells:
             if len(rows := np.flatnonzero(screen.is_control & (screen.cell_types == number)))
         ]
         if not found:
+            names = ", ".join(screen.name for screen in self.screens.screens)
+            having = {int(kind) for screen in self.screens.screens for kind in screen.cell_types[screen.is_control]}
+            others = [repr(self.screens.cell_types[kind]) for kind in sorted(having)]
+            listed = ", ".join(others[:8]) + (", ..." if len(others) > 8 else "")
             raise ValueError(
-                f"there are no control cells ({self.screens.control!r}) of the cell type {cell_type!r} to predict from"
+                f"{names} has no control cells ({self.screens.control!r}) of the cell type {cell_type!r} to predict "
+                f"from; there are some of {listed or 'no cell type'}"
             )
         return np.concatenate(found)
 
