@@ -31,6 +31,11 @@ _SYMPTOMS = (
 _MOST_COMPRESSED = 10_000
 _LARGE_BYTES = 2**27
 
+# Far more than real files have. Readers follow links one below the other: where that reaches Python's limit of
+# recursion inside h5py, its lock stays taken, and the next thread that reads any file waits for ever.
+_MOST_LEVELS = 50
+_MOST_ENTRIES = 1_000_000
+
 
 @contextmanager
 def damage_named(place: str) -> Iterator[None]:
@@ -59,7 +64,8 @@ def open_hdf5(path: Path, **options: Any) -> h5py.File:
 
     Raises:
         OSError: It cannot be opened, or is cut off.
-        ValueError: It claims arrays that it does not hold, which would fill the memory with zeros.
+        ValueError: It claims arrays that it does not hold, which would fill the memory with zeros, or its links lead
+            in circles or without end.
     """
     try:
         file = h5py.File(path, "r", **options)
@@ -68,11 +74,56 @@ def open_hdf5(path: Path, **options: Any) -> h5py.File:
             raise
         raise OSError(f"{path} cannot be read: {error}") from error
     with damage_named(str(path)):
-        hollow = file.visititems(_claim_of)
-    if hollow:
+        fault = file.visititems(_claim_of) or _endless_link(file)
+    if fault:
         file.close()
-        raise ValueError(f"{path} is damaged: {hollow}")
+        raise ValueError(f"{path} is damaged: {fault}")
     return file
+
+
+def _endless_link(file: h5py.File) -> str | None:
+    """What is wrong with the links of a file, if whoever follows them does not come to an end."""
+    above: list[tuple[int, int]] = []
+    known: dict[tuple[int, int], tuple[int, int]] = {}
+
+    def size_of(group: h5py.Group, path: str) -> tuple[int, int]:
+        """(entries, levels) below a group, counted along every link to them."""
+        info = h5py.h5o.get_info(group.id)
+        address = (info.fileno, info.addr)
+        if address in above:
+            raise _EndlessLinkError(f"its {path} leads back to a group that it lies in")
+        if len(above) > _MOST_LEVELS:
+            raise _EndlessLinkError(f"its {path} lies more than {_MOST_LEVELS} groups deep")
+        if address not in known:
+            above.append(address)
+            inner = [size_of(group[name], f"{path}/{name}".lstrip("/")) for name in group if _is_group(group, name)]
+            above.pop()
+            entries = len(group) + sum(number for number, _ in inner)
+            if entries > _MOST_ENTRIES:
+                raise _EndlessLinkError(f"its links lead to more than {_MOST_ENTRIES:,} entries")
+            known[address] = (entries, 1 + max((levels for _, levels in inner), default=0))
+        entries, levels = known[address]
+        if len(above) + levels > _MOST_LEVELS:
+            raise _EndlessLinkError(f"its {path} holds groups more than {_MOST_LEVELS} deep")
+        return entries, levels
+
+    try:
+        size_of(file, "")
+    except _EndlessLinkError as error:
+        return str(error)
+    return None
+
+
+def _is_group(group: h5py.Group, name: str) -> bool:
+    try:
+        return group.get(name, getclass=True) is h5py.Group
+    except (KeyError, OSError, RuntimeError):
+        # A link to nothing, or to no HDF5 file: an error where it is read.
+        return False
+
+
+class _EndlessLinkError(Exception):
+    pass
 
 
 def _claim_of(name: str, node: Any) -> str | None:

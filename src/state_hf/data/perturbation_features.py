@@ -9,6 +9,7 @@ import pandas as pd
 from safetensors import safe_open
 
 from state_hf.configuration.model_folders import loading_from
+from state_hf.data.damaged_files import open_hdf5
 from state_hf.data.perturbation_screens import nearest
 
 # What joins the perturbations of a combination in a label.
@@ -70,6 +71,7 @@ def _table(path: Path) -> tuple[list[str], np.ndarray]:
 
 
 def _cells(path: Path) -> tuple[list[str], np.ndarray]:
+    open_hdf5(path).close()  # Looks for what would keep a reader busy without end.
     table = anndata.read_h5ad(path).to_df()
     return table.index.astype(str).tolist(), table.to_numpy()
 
