@@ -17,7 +17,7 @@ def write_checkpoint(path: Path, num_layers: int, num_genes: int) -> int:
 
     from state_hf import StateEmbeddingConfig
     from state_hf.conversion.weight_accounting import original_shapes
-    from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression
+    from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
 
     config = StateEmbeddingConfig(num_hidden_layers=num_layers, num_genes=num_genes)
     shapes = original_shapes(StateEmbeddingForMaskedExpression, config)

@@ -34,7 +34,7 @@ def write_model(folder: Path, length: int) -> None:
     import torch
 
     from state_hf import CellSentenceTokenizer, StateEmbeddingConfig
-    from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression
+    from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
 
     torch.manual_seed(0)
     config = StateEmbeddingConfig(

@@ -28,7 +28,7 @@ from transformers import AutoTokenizer
 
 from state_hf.data.cell_corpus import CellCorpus
 from state_hf.data.corpus_manifest import CorpusFile
-from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression
+from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
 from state_hf.pipelines.neighbour_probe import embed_file, nearest_neighbours, vote
 from state_hf.pipelines.pretrain import PretrainedModel, pretrain
 from state_hf.tokenization.gene_names import GeneReport

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module.
 _EXPORTS = {
     "StateEmbeddingConfig": "state_hf.configuration.state_embedding",
     "StateEmbeddingModel": "state_hf.modeling.state_embedding",
-    "StateEmbeddingForMaskedExpression": "state_hf.modeling.state_embedding",
+    "StateEmbeddingForMaskedExpression": "state_hf.modeling.state_embedding_pretraining",
     "StateTransitionConfig": "state_hf.configuration.state_transition",
     "StateTransitionVocabulary": "state_hf.configuration.state_transition_vocabulary",
     "StateTransitionModel": "state_hf.modeling.state_transition",

@@ -41,10 +41,14 @@ def _register_tokenizers(auto: ModuleType, ours: ModuleType) -> None:
     auto.AutoTokenizer.register(StateEmbeddingConfig, slow_tokenizer_class=ours.CellSentenceTokenizer, exist_ok=True)
 
 
-def _register_state_embedding_models(auto: ModuleType, ours: ModuleType) -> None:
-    config = ours.StateEmbeddingConfig
-    auto.AutoModel.register(config, ours.StateEmbeddingModel, exist_ok=True)
-    auto.AutoModelForPreTraining.register(config, ours.StateEmbeddingForMaskedExpression, exist_ok=True)
+def _register_state_embedding_model(auto: ModuleType, ours: ModuleType) -> None:
+    auto.AutoModel.register(ours.StateEmbeddingConfig, ours.StateEmbeddingModel, exist_ok=True)
+
+
+def _register_state_embedding_pretraining(auto: ModuleType, ours: ModuleType) -> None:
+    auto.AutoModelForPreTraining.register(
+        ours.StateEmbeddingConfig, ours.StateEmbeddingForMaskedExpression, exist_ok=True
+    )
 
 
 def _register_state_embedding_classifier(auto: ModuleType, ours: ModuleType) -> None:
@@ -97,7 +101,12 @@ _REGISTRATIONS: tuple[tuple[str, str, _Register], ...] = (
     (
         "transformers.models.auto.modeling_auto",
         "state_hf.modeling.state_embedding",
-        _register_state_embedding_models,
+        _register_state_embedding_model,
+    ),
+    (
+        "transformers.models.auto.modeling_auto",
+        "state_hf.modeling.state_embedding_pretraining",
+        _register_state_embedding_pretraining,
     ),
     (
         "transformers.models.auto.modeling_auto",

@@ -30,7 +30,8 @@ from state_hf.conversion.safetensors_file import read_weights
 from state_hf.conversion.state_embedding import convert_state_embedding
 from state_hf.conversion.state_transition import convert_state_transition
 from state_hf.conversion.weight_accounting import original_shapes
-from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression, StateEmbeddingModel
+from state_hf.modeling.state_embedding import StateEmbeddingModel
+from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionModel
 
 _MODEL_TYPE = re.compile(r'"model_type"\s*:\s*"([^"]*)"')

@@ -14,7 +14,8 @@ from state_hf.conversion.model_folder import ConvertedModel
 from state_hf.conversion.name_lists import read_gene_names
 from state_hf.conversion.torch_file import read_pickled
 from state_hf.conversion.weight_accounting import IgnoreRule, account_for, original_shapes
-from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression, StateEmbeddingModel
+from state_hf.modeling.state_embedding import StateEmbeddingModel
+from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
 from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 
 GENE_TABLE = "pe_embedding.weight"

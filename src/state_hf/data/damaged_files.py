@@ -73,16 +73,18 @@ def open_hdf5(path: Path, **options: Any) -> h5py.File:
         if str(path) in str(error):
             raise
         raise OSError(f"{path} cannot be read: {error}") from error
-    with damage_named(str(path)):
-        fault = file.visititems(_claim_of) or _endless_link(file)
-    if fault:
+    try:
+        with damage_named(str(path)):
+            file.visititems(_check_claim)
+            _check_links(file)
+    except ValueError:
         file.close()
-        raise ValueError(f"{path} is damaged: {fault}")
+        raise
     return file
 
 
-def _endless_link(file: h5py.File) -> str | None:
-    """What is wrong with the links of a file, if whoever follows them does not come to an end."""
+def _check_links(file: h5py.File) -> None:
+    """Refuse links that whoever follows them does not come to the end of."""
     above: list[tuple[int, int]] = []
     known: dict[tuple[int, int], tuple[int, int]] = {}
 
@@ -91,27 +93,23 @@ def _endless_link(file: h5py.File) -> str | None:
         info = h5py.h5o.get_info(group.id)
         address = (info.fileno, info.addr)
         if address in above:
-            raise _EndlessLinkError(f"its {path} leads back to a group that it lies in")
+            raise ValueError(f"its {path} leads back to a group that it lies in")
         if len(above) > _MOST_LEVELS:
-            raise _EndlessLinkError(f"its {path} lies more than {_MOST_LEVELS} groups deep")
+            raise ValueError(f"its {path} lies more than {_MOST_LEVELS} groups deep")
         if address not in known:
             above.append(address)
             inner = [size_of(group[name], f"{path}/{name}".lstrip("/")) for name in group if _is_group(group, name)]
             above.pop()
             entries = len(group) + sum(number for number, _ in inner)
             if entries > _MOST_ENTRIES:
-                raise _EndlessLinkError(f"its links lead to more than {_MOST_ENTRIES:,} entries")
+                raise ValueError(f"its links lead to more than {_MOST_ENTRIES:,} entries")
             known[address] = (entries, 1 + max((levels for _, levels in inner), default=0))
         entries, levels = known[address]
         if len(above) + levels > _MOST_LEVELS:
-            raise _EndlessLinkError(f"its {path} holds groups more than {_MOST_LEVELS} deep")
+            raise ValueError(f"its {path} holds groups more than {_MOST_LEVELS} deep")
         return entries, levels
 
-    try:
-        size_of(file, "")
-    except _EndlessLinkError as error:
-        return str(error)
-    return None
+    size_of(file, "")
 
 
 def _is_group(group: h5py.Group, name: str) -> bool:
@@ -122,17 +120,12 @@ def _is_group(group: h5py.Group, name: str) -> bool:
         return False
 
 
-class _EndlessLinkError(Exception):
-    pass
-
-
-def _claim_of(name: str, node: Any) -> str | None:
+def _check_claim(name: str, node: Any) -> None:
     if not isinstance(node, h5py.Dataset) or node.is_virtual or not node.shape or node.nbytes < _LARGE_BYTES:
-        return None
+        return
     stored = node.id.get_storage_size()
-    if stored * _MOST_COMPRESSED >= node.nbytes:
-        return None
-    return f"its {name} claims {node.nbytes:,} bytes, of which {stored:,} are there"
+    if stored * _MOST_COMPRESSED < node.nbytes:
+        raise ValueError(f"its {name} claims {node.nbytes:,} bytes, of which {stored:,} are there")
 
 
 def names_in(group: Any) -> list[str]:

@@ -10,7 +10,8 @@ from transformers.activations import ACT2FN
 
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.configuration.state_transition import StateTransitionConfig
-from state_hf.modeling.state_embedding import StateEmbeddingExpressionDecoder, StateEmbeddingGeneEncoder
+from state_hf.modeling.state_embedding import StateEmbeddingGeneEncoder
+from state_hf.modeling.state_embedding_pretraining import StateEmbeddingExpressionDecoder
 
 
 def _block(in_features: int, out_features: int, config: StateTransitionConfig) -> list[nn.Module]:

@@ -15,7 +15,7 @@ from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.data.cell_corpus import CellCorpus
 from state_hf.data.corpus_files import open_corpus_file
 from state_hf.data.corpus_manifest import CorpusFile, read_manifest
-from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression
+from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
 from state_hf.pipelines.loading import refuse_missing_weights
 from state_hf.pipelines.neighbour_probe import NeighbourProbe
 from state_hf.tokenization.cell_sentence import CellSentenceTokenizer

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression
+from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
 
 
 def extend_datasets(model: StateEmbeddingForMaskedExpression, names: Sequence[str]) -> list[str]:

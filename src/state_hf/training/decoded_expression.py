@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from state_hf.data.cell_corpus import CorpusCells
-from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression
+from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
 from state_hf.training.expression_targets import ExpressionTargets
 
 

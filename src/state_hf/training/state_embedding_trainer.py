@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from state_hf.data.cell_corpus import CellCorpus, CorpusCells
-from state_hf.modeling.state_embedding import StateEmbeddingForMaskedExpression, StateEmbeddingModel
+from state_hf.modeling.state_embedding import StateEmbeddingModel
+from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
 from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 from state_hf.training.checkpoints import (
     has_gathered_optimizer,
