@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassError
 from safetensors import SafetensorError
@@ -31,9 +32,14 @@ def loading_from(folder: str | os.PathLike[str]) -> Iterator[None]:
 
     Raises:
         ValueError: What lies there is damaged, or does not belong together.
+        OSError: There is no such folder, and the Hub does not give one of that name.
     """
     try:
         yield
+    except OSError as error:
+        if Path(folder).is_dir() or error.errno is not None or str(folder) in str(error):
+            raise
+        raise OSError(f"{folder} is no folder here, and cannot be loaded from the Hub: {error}") from error
     except (*_SYMPTOMS, ValueError) as error:
         if isinstance(error, ValueError) and str(folder) in str(error):
             raise
