@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from state_hf import CellCorpus, CellSentenceTokenizer
+from state_hf import CellCorpus, StateEmbeddingTokenizer
 from state_hf.data.corpus_files import open_corpus_file
 from state_hf.data.corpus_manifest import CorpusFile, read_manifest
 from state_hf.pipelines.tokenize import tokenize
@@ -61,7 +61,7 @@ def resident() -> float:
     return (int(pages[1]) - int(pages[2])) * resource.getpagesize() / 1e6
 
 
-def one_pass(files: list[CorpusFile], tokenizer: CellSentenceTokenizer) -> tuple[float, list[float]]:
+def one_pass(files: list[CorpusFile], tokenizer: StateEmbeddingTokenizer) -> tuple[float, list[float]]:
     """Cells a second, and memory at each tenth of the pass."""
     corpus = CellCorpus(files, tokenizer)
     memory, began = [], time.perf_counter()
@@ -83,7 +83,7 @@ def in_order(files: list[CorpusFile]) -> float:
     return number / (time.perf_counter() - began)
 
 
-def measure(name: str, files: list[CorpusFile], tokenizer: CellSentenceTokenizer) -> None:
+def measure(name: str, files: list[CorpusFile], tokenizer: StateEmbeddingTokenizer) -> None:
     size = sum(Path(file.path).stat().st_size for file in files) / 1e9
     forget(files)
     cold, memory = one_pass(files, tokenizer)
@@ -105,7 +105,7 @@ def main() -> None:
     folder.mkdir(parents=True)
     try:
         files = write(folder, arguments.files, arguments.cells)
-        tokenizer = CellSentenceTokenizer([f"GENE{row}" for row in range(GENES)])
+        tokenizer = StateEmbeddingTokenizer([f"GENE{row}" for row in range(GENES)])
         measure("h5ad", files, tokenizer)
         if arguments.parquet:
             tokenize(files, folder / "copy", tokenizer)

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from anndata.io import write_elem
 
-from state_hf import CellSentenceTokenizer, StateEmbeddingConfig, StateEmbeddingModel
+from state_hf import StateEmbeddingConfig, StateEmbeddingModel, StateEmbeddingTokenizer
 
 GENES = [f"GENE{gene}" for gene in range(20_000)]
 
@@ -40,7 +40,7 @@ def write_tiny_model(folder: Path, length: int) -> None:
         num_datasets=2,
     )
     StateEmbeddingModel(config).save_pretrained(folder)
-    CellSentenceTokenizer(GENES, model_max_length=length).save_pretrained(folder)
+    StateEmbeddingTokenizer(GENES, model_max_length=length).save_pretrained(folder)
 
 
 def write_cells(path: Path, num_cells: int, layout: str, mean_expressed: int = 1500) -> int:

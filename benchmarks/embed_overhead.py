@@ -33,7 +33,7 @@ def write_cells(path: Path, num_cells: int, seed: int = 0) -> None:
 def write_model(folder: Path, length: int) -> None:
     import torch
 
-    from state_hf import CellSentenceTokenizer, StateEmbeddingConfig
+    from state_hf import StateEmbeddingConfig, StateEmbeddingTokenizer
     from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
 
     torch.manual_seed(0)
@@ -49,13 +49,17 @@ def write_model(folder: Path, length: int) -> None:
         num_datasets=2,
     )
     StateEmbeddingForMaskedExpression(config).save_pretrained(folder)
-    CellSentenceTokenizer([f"GENE{gene}" for gene in range(NUM_GENES)], model_max_length=length).save_pretrained(folder)
+    StateEmbeddingTokenizer([f"GENE{gene}" for gene in range(NUM_GENES)], model_max_length=length).save_pretrained(
+        folder
+    )
 
 
 def loaded(folder: str, device: str):
-    from state_hf import CellSentenceTokenizer, StateEmbeddingModel
+    from state_hf import StateEmbeddingModel, StateEmbeddingTokenizer
 
-    return StateEmbeddingModel.from_pretrained(folder).eval().to(device), CellSentenceTokenizer.from_pretrained(folder)
+    return StateEmbeddingModel.from_pretrained(folder).eval().to(device), StateEmbeddingTokenizer.from_pretrained(
+        folder
+    )
 
 
 def state_hf(cells: str, model: str, device: str, how: str):

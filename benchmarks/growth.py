@@ -23,7 +23,7 @@ def growing_size(num_cells: int) -> Size:
 def write_tiny_model(folder: Path, length: int = 64) -> None:
     import torch
 
-    from state_hf import CellSentenceTokenizer, StateEmbeddingConfig, StateEmbeddingModel
+    from state_hf import StateEmbeddingConfig, StateEmbeddingModel, StateEmbeddingTokenizer
 
     torch.manual_seed(0)
     config = StateEmbeddingConfig(
@@ -39,7 +39,7 @@ def write_tiny_model(folder: Path, length: int = 64) -> None:
         num_datasets=2,
     )
     StateEmbeddingModel(config).save_pretrained(folder)
-    CellSentenceTokenizer([f"GENE{gene}" for gene in range(GENES)], model_max_length=length).save_pretrained(folder)
+    StateEmbeddingTokenizer([f"GENE{gene}" for gene in range(GENES)], model_max_length=length).save_pretrained(folder)
 
 
 def embed_all(folder: Path, name: str):

@@ -70,7 +70,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     import scipy.sparse as sp
     import torch
 
-    from state_hf import CellCorpus, CellSentenceTokenizer, ExpressionTargets
+    from state_hf import CellCorpus, ExpressionTargets, StateEmbeddingTokenizer
     from state_hf.data.corpus_manifest import CorpusFile
 
     torch.set_num_threads(1)
@@ -81,7 +81,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
         data.write_h5ad(folder / f"{number}.h5ad")
         files.append(CorpusFile(str(folder / f"{number}.h5ad"), str(number)))
     sp.save_npz(folder / "peer.npz", data.X[:PEER_CELLS])
-    tokenizer = CellSentenceTokenizer(genes)
+    tokenizer = StateEmbeddingTokenizer(genes)
     corpus = CellCorpus(files, tokenizer)
     collator = ExpressionTargets(tokenizer, shared=512, dataset_classes={str(n): n for n in range(4)})
     position = 0

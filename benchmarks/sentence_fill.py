@@ -15,15 +15,15 @@ import time
 import anndata
 import torch
 
-from state_hf import CellSentenceTokenizer, StateEmbeddingConfig, StateEmbeddingModel
+from state_hf import StateEmbeddingConfig, StateEmbeddingModel, StateEmbeddingTokenizer
 
 
 def load(arguments, cells):
     if not arguments.random:
-        tokenizer = CellSentenceTokenizer.from_pretrained(arguments.model)
+        tokenizer = StateEmbeddingTokenizer.from_pretrained(arguments.model)
         return StateEmbeddingModel.from_pretrained(arguments.model).eval(), tokenizer
     torch.manual_seed(0)
-    tokenizer = CellSentenceTokenizer(list(cells.var_names))
+    tokenizer = StateEmbeddingTokenizer(list(cells.var_names))
     config = StateEmbeddingConfig(
         num_genes=cells.n_vars, emsize=512, nhead=16, d_hid=1024, nlayers=8, output_dim=512, gene_embedding_dim=1280
     )

@@ -28,9 +28,9 @@ def cells_like_10x(cells: int, *, seed: int = 0):
 
 
 def state_hf(folder: str, ours: int, theirs: int):
-    from state_hf import CellSentenceTokenizer
+    from state_hf import StateEmbeddingTokenizer
 
-    tokenizer = CellSentenceTokenizer([f"GENE{row}" for row in range(NUM_GENES)], cls_expression="gene_3")
+    tokenizer = StateEmbeddingTokenizer([f"GENE{row}" for row in range(NUM_GENES)], cls_expression="gene_3")
     report = tokenizer.gene_index.report(tokenizer.genes, column="index")
     cells = cells_like_10x(ours)
     blocks = [cells[at : at + BATCH] for at in range(0, ours, BATCH)]

@@ -14,7 +14,7 @@ import torch
 from transformers import HfArgumentParser, set_seed
 
 import state_hf
-from state_hf import CellSentenceTokenizer, StateEmbeddingConfig, StateEmbeddingForMaskedExpression
+from state_hf import StateEmbeddingConfig, StateEmbeddingForMaskedExpression, StateEmbeddingTokenizer
 
 
 @dataclass
@@ -53,7 +53,7 @@ def main() -> None:
     with torch.no_grad():
         model.state_embedding.gene_table.weight.copy_(table.embeddings)
     model.save_pretrained(folder / "model")
-    CellSentenceTokenizer(table.genes).save_pretrained(folder / "model")
+    StateEmbeddingTokenizer(table.genes).save_pretrained(folder / "model")
     print(f"{folder}: {len(table):,} genes x {table.width:,} (genes), and a model that knows them (model)")
 
 

@@ -23,7 +23,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 import state_hf
-from state_hf import CellSentenceTokenizer, StateEmbeddingConfig, StateEmbeddingForMaskedExpression
+from state_hf import StateEmbeddingConfig, StateEmbeddingForMaskedExpression, StateEmbeddingTokenizer
 from state_hf.tokenization.input_scale import check_input_type
 
 LABEL_COLUMNS = ("cell_type", "celltype", "bulk_labels", "louvain", "leiden")
@@ -75,7 +75,7 @@ class MaskedExpression:
 class Sentences(torch.utils.data.Dataset):
     """A cell's sentence, and its expression of every gene. Dense one cell at a time."""
 
-    def __init__(self, matrix, tokenizer: CellSentenceTokenizer, *, is_counts: bool) -> None:
+    def __init__(self, matrix, tokenizer: StateEmbeddingTokenizer, *, is_counts: bool) -> None:
         self.log1p = matrix.log1p() if is_counts else matrix
         self.encoded = tokenizer.encode_cells(
             matrix, tokenizer.genes, input_type="counts" if is_counts else "log1p", return_tensors="np"
@@ -142,7 +142,7 @@ def train(path: Path, folder: Path, arguments: DemoArguments) -> None:
     chosen = np.random.default_rng(arguments.seed).permutation(cells.n_obs)[: arguments.training_cells]
     matrix = sp.csr_array(cells[np.sort(chosen)].to_memory().X)
     is_counts = check_input_type(matrix, "auto") == "counts"
-    tokenizer = CellSentenceTokenizer(list(cells.var_names), fill="none", model_max_length=256)
+    tokenizer = StateEmbeddingTokenizer(list(cells.var_names), fill="none", model_max_length=256)
     model = small_model(len(tokenizer.genes))
     model.save_pretrained(folder / "untrained")
     trainer = Trainer(

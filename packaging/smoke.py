@@ -30,7 +30,7 @@ config = state_hf.StateEmbeddingConfig(
 )
 torch.manual_seed(0)
 state_hf.StateEmbeddingForMaskedExpression(config).save_pretrained("se")
-state_hf.CellSentenceTokenizer(genes, model_max_length=32).save_pretrained("se")
+state_hf.StateEmbeddingTokenizer(genes, model_max_length=32).save_pretrained("se")
 with open("manifest.csv", "w") as file:
     file.write("path\\ncounts.h5ad\\n")
 with open("genes.csv", "w") as file:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from state_hf import CellSentenceTokenizer, StateEmbeddingConfig, StateEmbeddingForMaskedExpression
+from state_hf import StateEmbeddingConfig, StateEmbeddingForMaskedExpression, StateEmbeddingTokenizer
 
 GENES = [f"G{number:02d}" for number in range(40)]
 SIZES = {"one": 70, "two": 45, "three": 101}
@@ -41,8 +41,8 @@ def write_corpus(folder: Path) -> Path:
     return manifest
 
 
-def tokenizer() -> CellSentenceTokenizer:
-    return CellSentenceTokenizer(GENES, fill="none", model_max_length=20)
+def tokenizer() -> StateEmbeddingTokenizer:
+    return StateEmbeddingTokenizer(GENES, fill="none", model_max_length=20)
 
 
 def small_embedding_model(**changes) -> StateEmbeddingForMaskedExpression:

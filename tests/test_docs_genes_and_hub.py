@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from state_hf import CellSentenceTokenizer, GeneTable, StateEmbeddingConfig, StateEmbeddingForMaskedExpression
+from state_hf import GeneTable, StateEmbeddingConfig, StateEmbeddingForMaskedExpression, StateEmbeddingTokenizer
 from tests.documentation_pages import run_page
 from tests.gene_embeddings.conftest import esm_folder, fair_esm
 from tests.model_cards.conftest import hub
@@ -30,7 +30,7 @@ def folder(tmp_path, esm_folder):
         num_datasets=2,
     )
     StateEmbeddingForMaskedExpression(config).save_pretrained(tmp_path / "model")
-    CellSentenceTokenizer(genes).save_pretrained(tmp_path / "model")
+    StateEmbeddingTokenizer(genes).save_pretrained(tmp_path / "model")
     return tmp_path
 
 

@@ -10,9 +10,9 @@ import pytest
 import scipy.sparse as sp
 
 from state_hf import (
-    CellSentenceTokenizer,
     StateEmbeddingConfig,
     StateEmbeddingForMaskedExpression,
+    StateEmbeddingTokenizer,
     generate_screen,
 )
 from state_hf.cli import main
@@ -29,7 +29,7 @@ COMMANDS = [
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     genes = [f"GENE{number}" for number in range(60)]
-    CellSentenceTokenizer(genes, model_max_length=32).save_pretrained(folder / "model")
+    StateEmbeddingTokenizer(genes, model_max_length=32).save_pretrained(folder / "model")
     config = StateEmbeddingConfig(
         num_genes=len(genes),
         gene_embedding_dim=16,

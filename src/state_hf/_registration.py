@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from state_hf.families import FAMILIES, FORMER_NAMES, auto_classes, config_class
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # These take longer to import than all of the package.
     from collections.abc import Callable, Sequence
@@ -20,53 +22,36 @@ if TYPE_CHECKING:  # These take longer to import than all of the package.
     _Register = Callable[[ModuleType, ModuleType], None]
 
 
-def _register_state_embedding_config(auto: ModuleType, ours: ModuleType) -> None:
-    config = ours.StateEmbeddingConfig
-    auto.AutoConfig.register(config.model_type, config, exist_ok=True)
+# Where transformers keeps the mapping of each kind of Auto class.
+_HOSTS = {
+    "AutoConfig": "transformers.models.auto.configuration_auto",
+    "AutoTokenizer": "transformers.models.auto.tokenization_auto",
+}
+_MODEL_HOST = "transformers.models.auto.modeling_auto"
 
 
-def _register_state_transition_config(auto: ModuleType, ours: ModuleType) -> None:
-    config = ours.StateTransitionConfig
-    auto.AutoConfig.register(config.model_type, config, exist_ok=True)
+def _register_family(host: ModuleType, ours: ModuleType) -> None:
+    """Tell transformers' Auto classes in `host` of the classes that a module of ours has."""
+    for model_type in FAMILIES:
+        classes = auto_classes(model_type)
+        for auto_class, (module, name) in classes.items():
+            if module != ours.__name__ or not hasattr(host, auto_class):
+                continue
+            register, ours_class = getattr(host, auto_class).register, getattr(ours, name)
+            if auto_class == "AutoConfig":
+                register(model_type, ours_class, exist_ok=True)
+            elif auto_class == "AutoTokenizer":
+                config = config_class(model_type)
+                register(config, tokenizer_class=ours_class, exist_ok=True)
+                for former in (old for old, new in FORMER_NAMES.items() if new == name):
+                    register(config, ours_class, slow_tokenizer_class=_former_class(former, ours_class), exist_ok=True)
+            else:
+                register(config_class(model_type), ours_class, exist_ok=True)
 
 
-def _register_baseline_config(auto: ModuleType, ours: ModuleType) -> None:
-    config = ours.PerturbationBaselineConfig
-    auto.AutoConfig.register(config.model_type, config, exist_ok=True)
-
-
-def _register_tokenizers(auto: ModuleType, ours: ModuleType) -> None:
-    from state_hf.configuration.state_embedding import StateEmbeddingConfig
-
-    auto.AutoTokenizer.register(StateEmbeddingConfig, slow_tokenizer_class=ours.CellSentenceTokenizer, exist_ok=True)
-
-
-def _register_state_embedding_model(auto: ModuleType, ours: ModuleType) -> None:
-    auto.AutoModel.register(ours.StateEmbeddingConfig, ours.StateEmbeddingModel, exist_ok=True)
-
-
-def _register_state_embedding_pretraining(auto: ModuleType, ours: ModuleType) -> None:
-    auto.AutoModelForPreTraining.register(
-        ours.StateEmbeddingConfig, ours.StateEmbeddingForMaskedExpression, exist_ok=True
-    )
-
-
-def _register_state_embedding_classifier(auto: ModuleType, ours: ModuleType) -> None:
-    from state_hf.configuration.state_embedding import StateEmbeddingConfig
-
-    auto.AutoModelForSequenceClassification.register(
-        StateEmbeddingConfig, ours.StateEmbeddingForSequenceClassification, exist_ok=True
-    )
-
-
-def _register_state_transition_models(auto: ModuleType, ours: ModuleType) -> None:
-    config = ours.StateTransitionConfig
-    auto.AutoModel.register(config, ours.StateTransitionModel, exist_ok=True)
-    auto.AutoModelForPreTraining.register(config, ours.StateTransitionForPerturbation, exist_ok=True)
-
-
-def _register_baselines(auto: ModuleType, ours: ModuleType) -> None:
-    auto.AutoModel.register(ours.PerturbationBaselineConfig, ours.PerturbationBaseline, exist_ok=True)
+def _former_class(name: str, today: Any) -> type:
+    """What transformers finds by the name that a tokenizer's class had when a checkpoint was saved: today's class."""
+    return type(name, (), {"__module__": today.__module__, "from_pretrained": today.from_pretrained})
 
 
 def _register_pipelines(pipelines: ModuleType, ours: ModuleType) -> None:
@@ -77,58 +62,18 @@ def _register_pipelines(pipelines: ModuleType, ours: ModuleType) -> None:
     )
 
 
-_REGISTRATIONS: tuple[tuple[str, str, _Register], ...] = (
-    (
-        "transformers.models.auto.configuration_auto",
-        "state_hf.configuration.state_embedding",
-        _register_state_embedding_config,
-    ),
-    (
-        "transformers.models.auto.configuration_auto",
-        "state_hf.configuration.state_transition",
-        _register_state_transition_config,
-    ),
-    (
-        "transformers.models.auto.configuration_auto",
-        "state_hf.configuration.perturbation_baseline",
-        _register_baseline_config,
-    ),
-    (
-        "transformers.models.auto.tokenization_auto",
-        "state_hf.tokenization.cell_sentence",
-        _register_tokenizers,
-    ),
-    (
-        "transformers.models.auto.modeling_auto",
-        "state_hf.modeling.state_embedding",
-        _register_state_embedding_model,
-    ),
-    (
-        "transformers.models.auto.modeling_auto",
-        "state_hf.modeling.state_embedding_pretraining",
-        _register_state_embedding_pretraining,
-    ),
-    (
-        "transformers.models.auto.modeling_auto",
-        "state_hf.modeling.state_embedding_classification",
-        _register_state_embedding_classifier,
-    ),
-    (
-        "transformers.models.auto.modeling_auto",
-        "state_hf.modeling.state_transition",
-        _register_state_transition_models,
-    ),
-    (
-        "transformers.models.auto.modeling_auto",
-        "state_hf.modeling.baselines",
-        _register_baselines,
-    ),
-    (
-        "transformers.pipelines",
-        "state_hf.pipelines.cell_embedding",
-        _register_pipelines,
-    ),
-)
+def _registrations() -> list[tuple[str, str, _Register]]:
+    """(module of transformers, module of ours, what joins them), each pair once."""
+    places = {
+        (_HOSTS.get(auto_class, _MODEL_HOST), module): None
+        for model_type in FAMILIES
+        for auto_class, (module, _) in auto_classes(model_type).items()
+    }
+    pairs: list[tuple[str, str, _Register]] = [(host, module, _register_family) for host, module in places]
+    return [*pairs, ("transformers.pipelines", "state_hf.pipelines.cell_embedding", _register_pipelines)]
+
+
+_REGISTRATIONS = _registrations()
 
 
 class _WatchedLoader:

@@ -11,11 +11,11 @@ import torch
 from torch.testing import assert_close
 
 from state_hf import (
-    CellSentenceTokenizer,
     PerturbationBaseline,
     PerturbationBaselineConfig,
     PerturbationDataset,
     StateEmbeddingModel,
+    StateEmbeddingTokenizer,
     embed,
     evaluate_predictions,
     open_screens,
@@ -117,7 +117,7 @@ def embedding(folder: Path) -> None:
     cells.var_names = names
     cells.write_h5ad(folder / "cells.h5ad")
     StateEmbeddingModel(state_embedding_config()).save_pretrained(folder / "embedding")
-    CellSentenceTokenizer(names, model_max_length=TOKENS).save_pretrained(folder / "embedding")
+    StateEmbeddingTokenizer(names, model_max_length=TOKENS).save_pretrained(folder / "embedding")
 
     def embedded(device: str) -> np.ndarray:
         output = folder / f"{device}.npy"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from state_hf import CellSentenceTokenizer, StateEmbeddingConfig, StateEmbeddingForMaskedExpression
+from state_hf import StateEmbeddingConfig, StateEmbeddingForMaskedExpression, StateEmbeddingTokenizer
 from tests.gene_embeddings.conftest import esm_folder, fair_esm
 from tests.model_cards.conftest import hub
 
@@ -30,7 +30,7 @@ def embedding_folder(tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("se")
     StateEmbeddingForMaskedExpression(config).save_pretrained(folder)
-    CellSentenceTokenizer(GENES, model_max_length=32).save_pretrained(folder)
+    StateEmbeddingTokenizer(GENES, model_max_length=32).save_pretrained(folder)
     return folder
 
 

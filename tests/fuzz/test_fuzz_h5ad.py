@@ -15,10 +15,10 @@ from scipy import sparse
 
 from state_hf import (
     CellCorpus,
-    CellSentenceTokenizer,
     PerturbationDataset,
     StateEmbeddingConfig,
     StateEmbeddingModel,
+    StateEmbeddingTokenizer,
     StateTransitionVocabulary,
     embed,
     evaluate_predictions,
@@ -86,7 +86,7 @@ def perturbation_model(whole):
 
 
 def embed_cells(path, model):
-    tokenizer = CellSentenceTokenizer(GENES, model_max_length=8)
+    tokenizer = StateEmbeddingTokenizer(GENES, model_max_length=8)
     embedded = embed(path, model, tokenizer=tokenizer, output=path.with_name("out.npy"), overwrite=True)
     assert np.isfinite(np.load(embedded)).all()
 
@@ -114,7 +114,7 @@ def predict_cells(path, model):
 
 
 def read_corpus(path):
-    tokenizer = CellSentenceTokenizer(GENES, model_max_length=8)
+    tokenizer = StateEmbeddingTokenizer(GENES, model_max_length=8)
     corpus = CellCorpus([CorpusFile(str(path), "one")], tokenizer, lanes=2)
     for batch in corpus.__getitems__(range(16)):
         encoded = tokenizer.encode_cells(batch.counts, batch.source.genes, input_type="counts")

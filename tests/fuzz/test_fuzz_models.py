@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from transformers import AutoConfig
 
 from state_hf import (
-    CellSentenceTokenizer,
     PerturbationBaseline,
     PerturbationBaselineConfig,
     StateEmbeddingConfig,
     StateEmbeddingModel,
+    StateEmbeddingTokenizer,
     load_gene_table,
 )
 from state_hf.configuration.model_folders import loading_from
@@ -42,7 +42,7 @@ def embedding_folder(folder):
         intermediate_size=8, output_dim=4, num_datasets=2, max_position_embeddings=8, count_encoder_dim=4,
     )  # fmt: skip
     StateEmbeddingModel(config).save_pretrained(folder / "embedding")
-    CellSentenceTokenizer(GENES, model_max_length=8).save_pretrained(folder / "embedding")
+    StateEmbeddingTokenizer(GENES, model_max_length=8).save_pretrained(folder / "embedding")
     return folder / "embedding"
 
 

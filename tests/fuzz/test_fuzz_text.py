@@ -5,7 +5,7 @@ import gzip
 from hypothesis import given
 from hypothesis import strategies as st
 
-from state_hf import CellSentenceTokenizer
+from state_hf import StateEmbeddingTokenizer
 from state_hf.data.corpus_manifest import read_manifest
 from state_hf.data.split_toml import dataset_files, read_split_toml, write_split_toml
 from state_hf.gene_embeddings.protein_fasta import RESIDUES, read_proteins
@@ -139,11 +139,11 @@ def test_genes(folder, damages):
     path = folder / "genes.txt"
     path.write_bytes(damaged(GENES, damages))
     with one_case(path.name):
-        tokenizer = CellSentenceTokenizer(path)
-        again = CellSentenceTokenizer(list(tokenizer.genes))
+        tokenizer = StateEmbeddingTokenizer(path)
+        again = StateEmbeddingTokenizer(list(tokenizer.genes))
         assert again.genes == tokenizer.genes
         tokenizer.save_pretrained(folder / "tokenizer")
-        assert CellSentenceTokenizer.from_pretrained(folder / "tokenizer").genes == tokenizer.genes
+        assert StateEmbeddingTokenizer.from_pretrained(folder / "tokenizer").genes == tokenizer.genes
 
 
 ALIASES = b"""alias\tsymbol\tkind

@@ -3,7 +3,7 @@ import hashlib
 import pytest
 import torch
 
-from state_hf import CellSentenceTokenizer, GeneTable, load_gene_table
+from state_hf import GeneTable, StateEmbeddingTokenizer, load_gene_table
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def test_saving_and_loading(table, tmp_path):
     assert torch.equal(loaded.embeddings, table.embeddings)
     assert loaded.record["model"] == "tiny"
     assert hashlib.sha256((tmp_path / "genes" / "genes.txt").read_bytes()).hexdigest() == loaded.digest
-    assert CellSentenceTokenizer.from_pretrained(tmp_path / "genes").genes == ["B", "A", "C"]
+    assert StateEmbeddingTokenizer.from_pretrained(tmp_path / "genes").genes == ["B", "A", "C"]
 
 
 def test_selected_rows_keep_the_order_asked_for(table):

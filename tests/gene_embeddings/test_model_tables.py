@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from state_hf import (
-    CellSentenceTokenizer,
     GeneTable,
     StateEmbeddingConfig,
     StateEmbeddingForMaskedExpression,
+    StateEmbeddingTokenizer,
     extend_gene_table,
 )
 from state_hf.cli import main
@@ -34,7 +34,7 @@ def model():
 def tokenizer(tmp_path):
     aliases = tmp_path / "gene_aliases.tsv"
     aliases.write_text("alias\tsymbol\nOLD\tGENE3\nNEWER\tMOUSE1\n")
-    return CellSentenceTokenizer(GENES, str(aliases), model_max_length=8)
+    return StateEmbeddingTokenizer(GENES, str(aliases), model_max_length=8)
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_tables_that_do_not_fit_are_refused(model, tokenizer, table):
     with pytest.raises(ValueError, match="knows all of the table's 1 genes"):
         extend_gene_table(model, tokenizer, table.select(["GENE3"]))
     with pytest.raises(ValueError, match="tokenizer knows 2 genes, but the model 12"):
-        extend_gene_table(model, CellSentenceTokenizer(["A", "B"]), table)
+        extend_gene_table(model, StateEmbeddingTokenizer(["A", "B"]), table)
 
 
 @pytest.mark.parametrize("with_heads", [True, False])
@@ -97,5 +97,5 @@ def test_command(with_heads, model, tokenizer, table, tmp_path, capsys):
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert loaded.config.num_genes == 14
-    assert CellSentenceTokenizer.from_pretrained(tmp_path / "new").vocab_size == 14
+    assert StateEmbeddingTokenizer.from_pretrained(tmp_path / "new").vocab_size == 14
     assert main(arguments) == 2

@@ -5,7 +5,7 @@ import pytest
 import torch
 import transformers.utils.hub
 
-from state_hf import CellSentenceTokenizer, StateEmbeddingConfig, StateEmbeddingForMaskedExpression
+from state_hf import StateEmbeddingConfig, StateEmbeddingForMaskedExpression, StateEmbeddingTokenizer
 from tests.hub_server import hub_server
 from tests.screen_models import small_model
 
@@ -47,7 +47,7 @@ def embedding_model():
 
 @pytest.fixture
 def tokenizer():
-    return CellSentenceTokenizer(GENES, model_max_length=8)
+    return StateEmbeddingTokenizer(GENES, model_max_length=8)
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 
 from state_hf import (
-    CellSentenceTokenizer,
     GeneTable,
     PerturbationBaseline,
     PerturbationBaselineConfig,
+    StateEmbeddingTokenizer,
     load_gene_table,
     push_folder,
 )
@@ -125,7 +125,7 @@ def test_what_is_missing_or_gated_is_explained(hub, embedding_model, tokenizer, 
     with pytest.raises(OSError, match=r"does not appear to have a file named gene_table.safetensors"):
         load_gene_table("someone/se")
     with pytest.raises(ValueError, match=r"someone/se has no genes\.txt, which names the genes"):
-        CellSentenceTokenizer.from_pretrained("someone/se")
+        StateEmbeddingTokenizer.from_pretrained("someone/se")
     tokenizer.push_to_hub("someone/se")
     with pytest.raises(OSError, match="v9 is not a valid git identifier"):
         AutoTokenizer.from_pretrained("someone/se", revision="v9")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from state_hf import CellSentenceTokenizer, StateEmbeddingConfig, StateEmbeddingModel
+from state_hf import StateEmbeddingConfig, StateEmbeddingModel, StateEmbeddingTokenizer
 
 GENES = [f"GENE{number}" for number in range(60)]
 
@@ -32,7 +32,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("tiny_model")
     StateEmbeddingModel(config).save_pretrained(folder)
-    CellSentenceTokenizer(GENES, model_max_length=24).save_pretrained(folder)
+    StateEmbeddingTokenizer(GENES, model_max_length=24).save_pretrained(folder)
     return folder
 
 

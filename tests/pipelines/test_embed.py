@@ -242,10 +242,10 @@ def test_wrong_use_is_refused_in_a_sentence(tiny_model, h5ad, tmp_path, options,
 
 
 def test_tokenizer_of_another_model_is_refused(tiny_model, adata):
-    from state_hf import CellSentenceTokenizer
+    from state_hf import StateEmbeddingTokenizer
 
     with pytest.raises(ValueError, match="knows 50 genes, but the model's gene table has 60"):
-        embed(adata, tiny_model, tokenizer=CellSentenceTokenizer(GENES[:50]), device="cpu")
+        embed(adata, tiny_model, tokenizer=StateEmbeddingTokenizer(GENES[:50]), device="cpu")
 
 
 def test_loaded_model_stays_where_it_is(tiny_model, adata):

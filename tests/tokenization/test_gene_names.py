@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 from state_hf.tokenization.gene_aliases import AliasTable
 from state_hf.tokenization.gene_names import GeneIndex, GeneReport, resolve_genes
+from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 GENES = ["TP53", "GAPDH", "KIAA1468", "LYZ"]
 ALIASES = AliasTable(
@@ -147,13 +147,13 @@ def test_near_names():
 
 
 @pytest.fixture(scope="module")
-def gencode(shared_data, tmp_path_factory) -> CellSentenceTokenizer:
+def gencode(shared_data, tmp_path_factory) -> StateEmbeddingTokenizer:
     with gzip.open(shared_data / "genes" / "gencode_v44_symbols.tsv.gz", "rt") as file:
         pairs = [line.rstrip("\n").split("\t") for line in file][1:]
     named = [(alias, symbol) for alias, symbol in pairs if symbol and symbol != alias]
     aliases = tmp_path_factory.mktemp("gencode") / "gene_aliases.tsv"
     aliases.write_text("alias\tsymbol\n" + "".join(f"{alias}\t{symbol}\n" for alias, symbol in named))
-    return CellSentenceTokenizer(list(dict.fromkeys(symbol for _, symbol in named)), aliases)
+    return StateEmbeddingTokenizer(list(dict.fromkeys(symbol for _, symbol in named)), aliases)
 
 
 def test_real_human_data_resolve(shared_data, gencode):

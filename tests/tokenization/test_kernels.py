@@ -5,7 +5,7 @@ import pytest
 from numba.core import caching
 
 from state_hf.tokenization import _kernels
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
+from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 GENES = [f"G{row}" for row in range(200)]
 
@@ -25,7 +25,7 @@ def test_kernels_compile_where_nothing_can_be_cached(monkeypatch):
 
 
 def sentences(counts, *, length: int, known: int = 200, cells: int = 4000, **options) -> np.ndarray:
-    tokenizer = CellSentenceTokenizer(GENES, model_max_length=length)
+    tokenizer = StateEmbeddingTokenizer(GENES, model_max_length=length)
     block = np.tile(counts, (cells, 1))
     return tokenizer.encode_cells(block, GENES[:known], return_tensors="np", **options)["input_ids"][:, 1:]
 

@@ -29,12 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
     from state_hf.data.whole_files import written_whole
     from state_hf.pipelines.corpus_report import check_corpus
     from state_hf.pipelines.pretrain import corpus_genes
-    from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
+    from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
     files = read_manifest(arguments.manifest)
     tokenizer: Any
     if arguments.model is None:
-        tokenizer = CellSentenceTokenizer(corpus_genes(files))
+        tokenizer = StateEmbeddingTokenizer(corpus_genes(files))
     else:
         with loading_from(arguments.model):
             tokenizer = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=False)

@@ -46,7 +46,7 @@ def _extend(arguments: argparse.Namespace) -> None:
 
     from state_hf.gene_embeddings.gene_table import load_gene_table
     from state_hf.gene_embeddings.model_tables import extend_gene_table
-    from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
+    from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
     if arguments.output.exists():
         raise ValueError(f"{arguments.output} already exists: choose another folder.")
@@ -57,7 +57,7 @@ def _extend(arguments: argparse.Namespace) -> None:
     # A checkpoint without the heads is to stay one.
     if any(key.startswith("expression_decoder.") for key in loading["missing_keys"]):
         model = model.base_model
-    tokenizer = CellSentenceTokenizer.from_pretrained(arguments.model)
+    tokenizer = StateEmbeddingTokenizer.from_pretrained(arguments.model)
     extended = extend_gene_table(model, tokenizer, table, replace=arguments.replace)
     model.save_pretrained(arguments.output)
     extended.save_pretrained(arguments.output)

@@ -4,21 +4,9 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
-_MODULE = "state_hf_classes"
+from state_hf.families import auto_classes
 
-# Every class that the `auto_map` of some checkpoint names.
-_CLASSES = (
-    "CellSentenceTokenizer",
-    "PerturbationBaseline",
-    "PerturbationBaselineConfig",
-    "StateEmbeddingConfig",
-    "StateEmbeddingForMaskedExpression",
-    "StateEmbeddingForSequenceClassification",
-    "StateEmbeddingModel",
-    "StateTransitionConfig",
-    "StateTransitionForPerturbation",
-    "StateTransitionModel",
-)
+_MODULE = "state_hf_classes"
 
 _SOURCE = '''\
 """This checkpoint's classes live in the package state-hf. This file only finds them."""
@@ -32,15 +20,16 @@ except ImportError as error:
 '''
 
 
-def write_class_finder(directory: str | os.PathLike[str]) -> None:
-    """Write into a checkpoint the file that its `auto_map` points to."""
-    names = ", ".join(_CLASSES)
+def write_class_finder(directory: str | os.PathLike[str], model_type: str) -> None:
+    """Write into a checkpoint of a family the file that its `auto_map` points to."""
+    names = ", ".join(sorted({name for _, name in auto_classes(model_type).values()}))
     Path(directory, f"{_MODULE}.py").write_text(_SOURCE.format(names=names), encoding="utf-8")
 
 
-def auto_map_of(auto_classes: dict[str, str]) -> dict[str, str]:
-    """The `auto_map` of a checkpoint from {Auto class: class}."""
-    return {auto_class: f"{_MODULE}.{name}" for auto_class, name in auto_classes.items()}
+def auto_map_of(model_type: str) -> dict[str, str]:
+    """The `auto_map` of a family's checkpoints: its configuration and models by their Auto classes."""
+    classes = {role: name for role, (_, name) in auto_classes(model_type).items() if role != "AutoTokenizer"}
+    return {auto_class: f"{_MODULE}.{name}" for auto_class, name in classes.items()}
 
 
 class PortableConfigMixin:
@@ -50,13 +39,13 @@ class PortableConfigMixin:
     installed, and says what to install where it is not. No code of the package is copied into a checkpoint.
     """
 
-    auto_classes: ClassVar[dict[str, str]] = {}
+    model_type: ClassVar[str]
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:  # noqa: FBT001, FBT002 - transformers' signature
         """Save the configuration as `config.json`. See `PreTrainedConfig.save_pretrained`."""
-        self.auto_map = auto_map_of(self.auto_classes)
+        self.auto_map = auto_map_of(self.model_type)
         Path(save_directory).mkdir(parents=True, exist_ok=True)
-        write_class_finder(save_directory)
+        write_class_finder(save_directory, self.model_type)
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)  # type: ignore[misc]
 
     @classmethod

@@ -35,10 +35,6 @@ class PerturbationBaselineConfig(PortableConfigMixin, PreTrainedConfig):
     """
 
     model_type: ClassVar[str] = "perturbation_baseline"
-    auto_classes: ClassVar[dict[str, str]] = {
-        "AutoConfig": "PerturbationBaselineConfig",
-        "AutoModel": "PerturbationBaseline",
-    }
     # A baseline reads no batches; what checks a vocabulary asks.
     use_batch_encoder: ClassVar[bool] = False
     use_batch_token: ClassVar[bool] = False

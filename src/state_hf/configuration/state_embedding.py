@@ -65,12 +65,6 @@ class StateEmbeddingConfig(PortableConfigMixin, PreTrainedConfig):
         "pad_length": "max_position_embeddings",
         "dropout": "hidden_dropout_prob",
     }
-    auto_classes: ClassVar[dict[str, str]] = {
-        "AutoConfig": "StateEmbeddingConfig",
-        "AutoModel": "StateEmbeddingModel",
-        "AutoModelForPreTraining": "StateEmbeddingForMaskedExpression",
-        "AutoModelForSequenceClassification": "StateEmbeddingForSequenceClassification",
-    }
 
     num_genes: int = 19790
     gene_embedding_dim: int = 5120

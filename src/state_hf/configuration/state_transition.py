@@ -104,11 +104,6 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
         "mmd_num_chunks": "num_loss_chunks",
         "randomize_mmd_chunks": "shuffle_loss_chunks",
     }
-    auto_classes: ClassVar[dict[str, str]] = {
-        "AutoConfig": "StateTransitionConfig",
-        "AutoModel": "StateTransitionModel",
-        "AutoModelForPreTraining": "StateTransitionForPerturbation",
-    }
     sub_configs: ClassVar[dict[str, type[PreTrainedConfig]]] = {"state_embedding_config": StateEmbeddingConfig}
 
     input_dim: int = 2000

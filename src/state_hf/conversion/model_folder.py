@@ -17,7 +17,7 @@ from state_hf.conversion.errors import CheckpointError
 from state_hf.conversion.safetensors_file import write_weights
 from state_hf.conversion.weight_accounting import WeightAccount
 from state_hf.model_cards.card import write_model_card
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
+from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 RECORD_FILE = "conversion.json"
 # Shards of the size that transformers writes.
@@ -46,7 +46,7 @@ class ConvertedModel:
     model_class: type[PreTrainedModel]
     config: PreTrainedConfig
     account: WeightAccount
-    tokenizer: CellSentenceTokenizer | None = None
+    tokenizer: StateEmbeddingTokenizer | None = None
     vocabulary: StateTransitionVocabulary | None = None
     notes: list[str] = field(default_factory=list)
     origin: dict[str, Any] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from state_hf.conversion.torch_file import read_pickled
 from state_hf.conversion.weight_accounting import IgnoreRule, account_for, original_shapes
 from state_hf.modeling.state_embedding import StateEmbeddingModel
 from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
+from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 GENE_TABLE = "pe_embedding.weight"
 EMBEDDINGS_FILE = "protein_embeddings.pt"
@@ -96,7 +96,7 @@ def convert_state_embedding(
         notes.append("The checkpoint has no dataset token: embeddings are the cell embedding alone.")
     tokenizer = None
     if names is not None:
-        tokenizer = CellSentenceTokenizer(
+        tokenizer = StateEmbeddingTokenizer(
             names, cls_expression=config.cls_expression, model_max_length=config.max_position_embeddings
         )
     account = account_for(weights, original_shapes(model_class, config), _RULES, str(checkpoint.path))

@@ -12,9 +12,9 @@ from state_hf.data.cell_blocks import CellBlocks, open_cells
 from state_hf.data.corpus_manifest import CorpusFile
 from state_hf.data.tokenised_cells import open_tokenised
 from state_hf.data.whole_files import written_whole
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 from state_hf.tokenization.gene_names import GeneReport, resolve_genes
 from state_hf.tokenization.input_scale import check_input_type
+from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 # Cells of a file whose values are held against its scale.
 _SCALE_SAMPLE = 1000
@@ -55,7 +55,7 @@ def open_corpus_file(file: CorpusFile) -> CellBlocks:
 
 def index_files(
     files: Sequence[CorpusFile],
-    tokenizer: CellSentenceTokenizer,
+    tokenizer: StateEmbeddingTokenizer,
     *,
     min_overlap: float,
     cache: str | Path | None,
@@ -78,7 +78,7 @@ def index_files(
 
 
 def _index(
-    file: CorpusFile, tokenizer: CellSentenceTokenizer, min_overlap: float, cache: Path | None, vocabulary: str
+    file: CorpusFile, tokenizer: StateEmbeddingTokenizer, min_overlap: float, cache: Path | None, vocabulary: str
 ) -> IndexedFile:
     with open_corpus_file(file) as cells:
         kept = None

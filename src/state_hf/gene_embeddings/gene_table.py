@@ -25,7 +25,7 @@ class GeneTable(PushWithCardMixin):
     """Embeddings of genes, in the order of their rows.
 
     It is kept as a folder: `gene_table.safetensors`, with a vector for each gene, which a State Transition model takes
-    as perturbation features, too; `genes.txt`, the order, which a `CellSentenceTokenizer` reads, too; and
+    as perturbation features, too; `genes.txt`, the order, which a `StateEmbeddingTokenizer` reads, too; and
     `gene_table.json`, which says how it was made.
 
     Args:

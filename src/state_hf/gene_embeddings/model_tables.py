@@ -7,17 +7,17 @@ from torch import nn
 
 from state_hf.gene_embeddings.gene_table import GeneTable
 from state_hf.modeling.state_embedding import StateEmbeddingModel, StateEmbeddingPreTrainedModel
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 from state_hf.tokenization.gene_names import GeneIndex
+from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 
 def extend_gene_table(
     model: StateEmbeddingPreTrainedModel,
-    tokenizer: CellSentenceTokenizer,
+    tokenizer: StateEmbeddingTokenizer,
     table: GeneTable,
     *,
     replace: bool = False,
-) -> CellSentenceTokenizer:
+) -> StateEmbeddingTokenizer:
     """Give a State Embedding model new genes, or those of another species. No other weight is touched.
 
     The rows must be from the protein language model that the model's own are from, made in the same way. Genes that the
@@ -56,7 +56,7 @@ def extend_gene_table(
     config.num_genes = embedding.num_embeddings
     # Forgets what was computed from the old table.
     base.train(base.training)
-    extended = CellSentenceTokenizer(
+    extended = StateEmbeddingTokenizer(
         new if replace else [*tokenizer.genes, *new],
         cls_expression=tokenizer.cls_expression,
         fill=tokenizer.fill,

@@ -271,7 +271,7 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
     """The State Embedding model: cell sentences in, cell embeddings out.
 
     Example:
-        >>> tokenizer = CellSentenceTokenizer.from_pretrained(folder)
+        >>> tokenizer = StateEmbeddingTokenizer.from_pretrained(folder)
         >>> model = StateEmbeddingModel.from_pretrained(folder)
         >>> model(**tokenizer.encode_cells(adata)).embedding.shape
         torch.Size([2638, 2058])

@@ -20,7 +20,7 @@ from state_hf.modeling.state_embedding import StateEmbeddingModel
 from state_hf.modeling.state_embedding_classification import StateEmbeddingForSequenceClassification, predict_classes
 from state_hf.pipelines.loading import load_model, load_tokenizer, refuse_missing_weights
 from state_hf.pipelines.neighbour_probe import embed_file, nearest_neighbours, read_labels, vote
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
+from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 InputScale = Literal["counts", "log1p", "auto"]
 UNKNOWN = "unknown"
@@ -32,7 +32,7 @@ class _Encoder:
     """A model that embeds files, always in the same way."""
 
     model: StateEmbeddingModel
-    tokenizer: CellSentenceTokenizer
+    tokenizer: StateEmbeddingTokenizer
     input_type: InputScale
 
     def embed(self, path: str | Path) -> np.ndarray:

@@ -11,9 +11,9 @@ from transformers.utils import logging
 from state_hf.data.cell_blocks import CellBlocks
 from state_hf.data.read_ahead import read_ahead
 from state_hf.modeling.state_embedding import StateEmbeddingModel
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer, Fill
 from state_hf.tokenization.gene_names import GeneReport
 from state_hf.tokenization.input_scale import InputType
+from state_hf.tokenization.state_embedding import Fill, StateEmbeddingTokenizer
 
 logger = logging.get_logger(__name__)
 
@@ -88,7 +88,7 @@ class CellEmbedder:
         model: In evaluation mode, on its device.
         tokenizer: With the model's vocabulary.
         batch_size: Cells that go through the model at once, or "auto". The result does not depend on it.
-        fill: How a sentence longer than a cell's expressed genes is filled (see `CellSentenceTokenizer.encode_cells`).
+        fill: How a sentence longer than a cell's expressed genes is filled (`StateEmbeddingTokenizer.encode_cells`).
             By default as the tokenizer says.
         seed: Of the random fill. The result for a cell depends on it and the cell's position in the data.
         workers: Threads that tokenize ahead of the model; 0 tokenizes in between. The result does not depend on it.
@@ -97,7 +97,7 @@ class CellEmbedder:
     def __init__(
         self,
         model: StateEmbeddingModel,
-        tokenizer: CellSentenceTokenizer,
+        tokenizer: StateEmbeddingTokenizer,
         *,
         batch_size: BatchSize = "auto",
         fill: Fill | None = None,

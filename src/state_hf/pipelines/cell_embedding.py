@@ -10,7 +10,7 @@ from transformers import Pipeline
 from state_hf.pipelines.cell_embedder import BatchSize, CellEmbedder
 from state_hf.pipelines.embedding_task import DeclaredInputType, embed_in_memory, inspect_source
 from state_hf.pipelines.loading import load_model, load_tokenizer
-from state_hf.tokenization.cell_sentence import Fill
+from state_hf.tokenization.state_embedding import Fill
 
 
 class CellEmbeddingPipeline(Pipeline):

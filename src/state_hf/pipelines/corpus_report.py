@@ -10,9 +10,9 @@ import pandas as pd
 
 from state_hf.data.corpus_files import open_corpus_file
 from state_hf.data.corpus_manifest import CorpusFile, read_manifest
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 from state_hf.tokenization.gene_names import resolve_genes
 from state_hf.tokenization.input_scale import check_input_type
+from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 _BLOCK_CELLS = 4096
 
@@ -49,7 +49,7 @@ class FileReport:
 
 
 def check_corpus(
-    files: str | Path | Sequence[CorpusFile], tokenizer: CellSentenceTokenizer, *, min_overlap: float = 0.3
+    files: str | Path | Sequence[CorpusFile], tokenizer: StateEmbeddingTokenizer, *, min_overlap: float = 0.3
 ) -> pd.DataFrame:
     """Read every file of a corpus once, in blocks.
 
@@ -68,7 +68,7 @@ def check_corpus(
     return pd.DataFrame([asdict(_check(file, tokenizer, min_overlap, seen)) for file in rows])
 
 
-def _check(file: CorpusFile, tokenizer: CellSentenceTokenizer, min_overlap: float, seen: set[bytes]) -> FileReport:
+def _check(file: CorpusFile, tokenizer: StateEmbeddingTokenizer, min_overlap: float, seen: set[bytes]) -> FileReport:
     try:
         with open_corpus_file(file) as cells:
             genes = resolve_genes(cells.var, tokenizer, gene_column=file.gene_column, min_overlap=min_overlap)

@@ -30,7 +30,7 @@ from state_hf.pipelines.embedding_task import (
 )
 from state_hf.pipelines.loading import load_model, load_tokenizer, model_digest
 from state_hf.pipelines.processes import Processes, join_processes
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer, Fill
+from state_hf.tokenization.state_embedding import Fill, StateEmbeddingTokenizer
 
 logger = logging.get_logger(__name__)
 
@@ -53,7 +53,7 @@ def embed(
     output: AnyPath | None = None,
     format: str | None = None,
     key: str = "X_state",
-    tokenizer: AnyPath | CellSentenceTokenizer | None = None,
+    tokenizer: AnyPath | StateEmbeddingTokenizer | None = None,
     layer: str | None = None,
     gene_column: str | None = None,
     input_type: DeclaredInputType = "counts",
@@ -88,7 +88,7 @@ def embed(
         input_type: "counts", "log1p", or "auto" to decide by a sample of the values and say so. A contradiction between
             this and the values is an error.
         fill: How sentences of cells with few expressed genes are filled: "seeded", "original" or "none" (see
-            `CellSentenceTokenizer.encode_cells`). Default: as the model was trained, which its tokenizer says.
+            `StateEmbeddingTokenizer.encode_cells`). Default: as the model was trained, which its tokenizer says.
         seed: Seed of the fill, from 0 on.
         batch_size: Cells that go through the model at once; "auto" chooses by the device's memory. Where a batch
             does not fit, it is halved, with a warning.

@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from state_hf.configuration.model_folders import loading_from
 from state_hf.modeling.state_embedding import StateEmbeddingModel
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
+from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -73,8 +73,8 @@ def refuse_missing_weights(name: str | Path, missing: Iterable[str], *, optional
 
 
 def load_tokenizer(
-    tokenizer: str | Path | CellSentenceTokenizer | None, model: StateEmbeddingModel
-) -> CellSentenceTokenizer:
+    tokenizer: str | Path | StateEmbeddingTokenizer | None, model: StateEmbeddingModel
+) -> StateEmbeddingTokenizer:
     """Load the tokenizer of a model.
 
     Args:
@@ -92,8 +92,8 @@ def load_tokenizer(
             loaded: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     else:
         loaded = tokenizer
-    if not isinstance(loaded, CellSentenceTokenizer):
-        raise ValueError(f"The tokenizer is a {type(loaded).__name__}, not a CellSentenceTokenizer.")
+    if not isinstance(loaded, StateEmbeddingTokenizer):
+        raise ValueError(f"The tokenizer is a {type(loaded).__name__}, not a StateEmbeddingTokenizer.")
     if loaded.vocab_size != model.config.num_genes:
         raise ValueError(
             f"The tokenizer knows {loaded.vocab_size:,} genes, but the model's gene table has "

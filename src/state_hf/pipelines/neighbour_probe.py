@@ -10,9 +10,9 @@ from state_hf.data.anndata_files import open_store
 from state_hf.data.cell_blocks import open_cells
 from state_hf.modeling.state_embedding import StateEmbeddingModel
 from state_hf.pipelines.cell_embedder import CellEmbedder
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
 from state_hf.tokenization.gene_names import resolve_genes
 from state_hf.tokenization.input_scale import check_input_type
+from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 # Distances of so many pairs are held at once.
 _PAIRS = 2**24
@@ -70,7 +70,7 @@ def read_labels(path: str | Path, key: str) -> np.ndarray:
 def embed_file(
     path: str | Path,
     model: StateEmbeddingModel,
-    tokenizer: CellSentenceTokenizer,
+    tokenizer: StateEmbeddingTokenizer,
     *,
     input_type: str = "auto",
     layer: str | None = None,
@@ -104,7 +104,7 @@ class NeighbourProbe:
     def __init__(
         self,
         path: str | Path,
-        tokenizer: CellSentenceTokenizer,
+        tokenizer: StateEmbeddingTokenizer,
         *,
         label_key: str = "cell_type",
         neighbours: int = 15,

@@ -18,7 +18,7 @@ from state_hf.data.corpus_manifest import CorpusFile, read_manifest
 from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
 from state_hf.pipelines.loading import refuse_missing_weights
 from state_hf.pipelines.neighbour_probe import NeighbourProbe
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
+from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.dataset_classes import extend_datasets
 from state_hf.training.state_embedding_arguments import StateEmbeddingTrainingArguments
@@ -40,7 +40,7 @@ class PretrainedModel:
     """
 
     model: StateEmbeddingForMaskedExpression
-    tokenizer: CellSentenceTokenizer
+    tokenizer: StateEmbeddingTokenizer
     metrics: dict[str, float]
     history: list[dict[str, float]]
     folder: Path
@@ -135,10 +135,10 @@ def pretrain(
 
 def _tokenizer(
     files: Sequence[CorpusFile], genes: str | Path | None, config: Mapping[str, Any]
-) -> CellSentenceTokenizer:
+) -> StateEmbeddingTokenizer:
     names: Any = str(genes) if genes is not None else corpus_genes(files)
     options = {"model_max_length": config.get("max_position_embeddings", 2048)}
-    return CellSentenceTokenizer(names, fill="none", cls_expression=config.get("cls_expression", "zero"), **options)
+    return StateEmbeddingTokenizer(names, fill="none", cls_expression=config.get("cls_expression", "zero"), **options)
 
 
 def corpus_genes(files: Sequence[CorpusFile]) -> list[str]:
@@ -153,7 +153,7 @@ def corpus_genes(files: Sequence[CorpusFile]) -> list[str]:
 
 
 def _new_model(
-    tokenizer: CellSentenceTokenizer,
+    tokenizer: StateEmbeddingTokenizer,
     files: Sequence[CorpusFile],
     gene_embeddings: str | Path | None,
     config: dict[str, Any],

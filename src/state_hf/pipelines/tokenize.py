@@ -14,13 +14,13 @@ from state_hf.data.cell_corpus import CellCorpus, CorpusCells, examples
 from state_hf.data.corpus_manifest import CorpusFile
 from state_hf.data.tokenised_cells import GROUP_CELLS, tokenised_schema
 from state_hf.data.whole_files import written_whole
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
+from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 
 def tokenize(
     files: str | Path | Sequence[CorpusFile],
     output: str | Path,
-    tokenizer: CellSentenceTokenizer,
+    tokenizer: StateEmbeddingTokenizer,
     *,
     min_overlap: float = 0.3,
 ) -> list[Path]:

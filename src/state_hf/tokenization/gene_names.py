@@ -207,7 +207,7 @@ def resolve_genes(
 
     Args:
         var: The dataset's gene annotation: `adata.var`.
-        vocabulary: A `CellSentenceTokenizer` (its alias table is used) or the ordered list of gene names.
+        vocabulary: A `StateEmbeddingTokenizer` (its alias table is used) or the ordered list of gene names.
         gene_column: The column of `var` that holds the names, or `"index"`. By default the index and every text column
             are tried, and the one with the most matches is taken, the index before others.
         aliases: An alias table, instead of the tokenizer's.

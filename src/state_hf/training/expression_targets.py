@@ -10,7 +10,7 @@ from scipy import sparse
 from state_hf.data.cell_corpus import CorpusCells
 from state_hf.modeling.losses.expression import NO_LABEL
 from state_hf.tokenization._kernels import _GOLDEN, _mix
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
+from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 from state_hf.training import _kernels
 
 # Separate the streams of targets, of views and of shared genes.
@@ -50,7 +50,7 @@ class ExpressionTargets:
 
     def __init__(
         self,
-        tokenizer: CellSentenceTokenizer,
+        tokenizer: StateEmbeddingTokenizer,
         *,
         expressed: int = 512,
         unexpressed: int = 512,

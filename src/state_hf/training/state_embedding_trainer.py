@@ -16,7 +16,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from state_hf.data.cell_corpus import CellCorpus, CorpusCells
 from state_hf.modeling.state_embedding import StateEmbeddingModel
 from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer
+from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 from state_hf.training.checkpoints import (
     has_gathered_optimizer,
     last_complete_checkpoint,
@@ -66,7 +66,7 @@ class StateEmbeddingTrainer(Trainer):
         model: StateEmbeddingForMaskedExpression,
         args: StateEmbeddingTrainingArguments,
         *,
-        tokenizer: CellSentenceTokenizer,
+        tokenizer: StateEmbeddingTokenizer,
         train_dataset: CellCorpus | None = None,
         eval_dataset: CellCorpus | None = None,
         compute_embedding_metrics: EmbeddingMetrics | None = None,
@@ -176,7 +176,7 @@ class StateEmbeddingTrainer(Trainer):
         if not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
             return
-        sharded, tokenizer = cast(torch.nn.Module, self.model), cast(CellSentenceTokenizer, self.processing_class)
+        sharded, tokenizer = cast(torch.nn.Module, self.model), cast(StateEmbeddingTokenizer, self.processing_class)
         whole = whole_weights(sharded)
         if self.args.should_save:
             folder = output_dir or str(self.args.output_dir)
@@ -217,7 +217,7 @@ class StateEmbeddingTrainer(Trainer):
 
 
 def _collator(
-    args: StateEmbeddingTrainingArguments, config: Any, tokenizer: CellSentenceTokenizer, *, cells_per_step: int
+    args: StateEmbeddingTrainingArguments, config: Any, tokenizer: StateEmbeddingTokenizer, *, cells_per_step: int
 ) -> ExpressionTargets:
     return ExpressionTargets(
         tokenizer,

@@ -28,7 +28,7 @@ _CELLS_AT_ONCE = 16
 _SCALE_SAMPLE = 1000
 
 
-class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):
+class StateEmbeddingTokenizer(PushWithCardMixin, PreTrainedTokenizer):
     """Turns cells into sentences of genes for a State Embedding model.
 
     Token i is gene i, the row of the model's gene table; `[CLS]` and `[PAD]` follow the genes. A sentence is `[CLS]`
@@ -67,7 +67,7 @@ class CellSentenceTokenizer(PushWithCardMixin, PreTrainedTokenizer):
             place = kwargs.get("name_or_path") or "The tokenizer's folder"
             raise ValueError(
                 f"{place} has no {self.vocab_files_names['vocab_file']}, which names the genes of a tokenizer: check "
-                "`subfolder`, or make it with CellSentenceTokenizer(genes).save_pretrained(folder)."
+                "`subfolder`, or make it with StateEmbeddingTokenizer(genes).save_pretrained(folder)."
             )
         self.genes = _read_genes(vocab_file)
         self.cls_expression, self.fill = cls_expression, fill

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 
 import state_hf
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
-from state_hf.tokenization.cell_sentence import CellSentenceTokenizer, expression_of
 from state_hf.tokenization.gene_names import GeneReport, resolve_genes
+from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer, expression_of
 
 GENES = ["TP53", "GAPDH", "ACTB", "CD3E", "MS4A1", "LYZ"]
 CLS, PAD = 6, 7
@@ -22,11 +22,11 @@ PEER = np.load(Path(__file__).parents[1] / "fixtures" / "cell_sentences.npz")
 
 @pytest.fixture
 def tokenizer():
-    return CellSentenceTokenizer(GENES, model_max_length=4)
+    return StateEmbeddingTokenizer(GENES, model_max_length=4)
 
 
-def numbered(genes: int, **options) -> CellSentenceTokenizer:
-    return CellSentenceTokenizer([f"G{row}" for row in range(genes)], **options)
+def numbered(genes: int, **options) -> StateEmbeddingTokenizer:
+    return StateEmbeddingTokenizer([f"G{row}" for row in range(genes)], **options)
 
 
 def encoded(tokenizer, cells, genes, **options):
@@ -92,7 +92,7 @@ def test_no_cells(tokenizer):
 
 
 def test_cls_carries_the_fourth_known_gene():
-    tokenizer = CellSentenceTokenizer(GENES, model_max_length=4, cls_expression="gene_3")
+    tokenizer = StateEmbeddingTokenizer(GENES, model_max_length=4, cls_expression="gene_3")
     counts = np.array([[7, 0, 0, 0, 1], [0, 0, 0, 0, 0]])
     _, expression, _ = encoded(tokenizer, counts, ["LYZ", "UNKNOWN", "GAPDH", "ACTB", "TP53"])
     np.testing.assert_allclose(expression[:, 0], [25, 100 / 4], rtol=1e-6)
@@ -101,7 +101,7 @@ def test_cls_carries_the_fourth_known_gene():
 
 
 def test_too_few_genes_are_filled_with_repeated_unexpressed_ones():
-    tokenizer = CellSentenceTokenizer(GENES, model_max_length=12)
+    tokenizer = StateEmbeddingTokenizer(GENES, model_max_length=12)
     ids, expression, mask = encoded(tokenizer, np.array([[5, 0, 9]]), ["TP53", "GAPDH", "ACTB"])
     assert ids.tolist() == [[CLS, 2, 0] + [1] * 9]
     assert expression[0, 3:].tolist() == [0] * 9
@@ -109,7 +109,7 @@ def test_too_few_genes_are_filled_with_repeated_unexpressed_ones():
 
 
 def test_nothing_to_fill_with_is_padded():
-    tokenizer = CellSentenceTokenizer(GENES, model_max_length=5)
+    tokenizer = StateEmbeddingTokenizer(GENES, model_max_length=5)
     ids, _, mask = encoded(tokenizer, np.array([[5, 1, 9]]), ["TP53", "GAPDH", "ACTB"])
     assert ids.tolist() == [[CLS, 2, 0, 1, PAD]]
     assert mask.tolist() == [[1, 1, 1, 1, 0]]
@@ -323,7 +323,7 @@ def test_unknown_genes_in_text_are_named(tokenizer):
 def test_text_knows_other_names(tmp_path):
     aliases = tmp_path / "gene_aliases.tsv"
     aliases.write_text("alias\tsymbol\nP53\tTP53\nENSG00000141510\tTP53\nBOTH\tTP53\nBOTH\tLYZ\n")
-    tokenizer = CellSentenceTokenizer(GENES, aliases)
+    tokenizer = StateEmbeddingTokenizer(GENES, aliases)
     assert tokenizer("P53 ENSG00000141510.17")["input_ids"] == [CLS, 0, 0]
     with pytest.raises(ValueError, match="'BOTH' is ambiguous: it may be TP53 or LYZ"):
         tokenizer("BOTH")
@@ -335,11 +335,11 @@ def test_text_knows_other_names(tmp_path):
 def test_saved_and_loaded_it_is_the_same(tmp_path):
     aliases = tmp_path / "other.tsv"
     aliases.write_text("alias\tsymbol\tkind\nP53\tTP53\talias\n")
-    tokenizer = CellSentenceTokenizer(GENES, aliases, cls_expression="gene_3", fill="none", model_max_length=5)
+    tokenizer = StateEmbeddingTokenizer(GENES, aliases, cls_expression="gene_3", fill="none", model_max_length=5)
     tokenizer.save_pretrained(tmp_path / "model")
     assert (tmp_path / "model" / "genes.txt").read_text() == "".join(f"{gene}\n" for gene in GENES)
     assert (tmp_path / "model" / "gene_aliases.tsv").read_text() == aliases.read_text()
-    loaded = CellSentenceTokenizer.from_pretrained(tmp_path / "model")
+    loaded = StateEmbeddingTokenizer.from_pretrained(tmp_path / "model")
     assert (loaded.genes, loaded.cls_expression, loaded.fill, loaded.model_max_length) == (GENES, "gene_3", "none", 5)
     counts = np.array([[0, 1, 0, 2, 0, 0]])
     assert loaded.encode_cells(counts, GENES)["input_ids"].shape == (1, 3)
@@ -352,14 +352,14 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
 def test_without_aliases_no_alias_file_is_written(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     assert not (tmp_path / "gene_aliases.tsv").exists()
-    assert CellSentenceTokenizer.from_pretrained(tmp_path)("LYZ")["input_ids"] == [CLS, 5]
+    assert StateEmbeddingTokenizer.from_pretrained(tmp_path)("LYZ")["input_ids"] == [CLS, 5]
 
 
 def test_auto_tokenizer_knows_it(tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     StateEmbeddingConfig().save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
-    assert type(loaded) is state_hf.CellSentenceTokenizer
+    assert type(loaded) is state_hf.StateEmbeddingTokenizer
     assert loaded.get_vocab() == tokenizer.get_vocab()
 
 
@@ -376,14 +376,14 @@ def test_auto_tokenizer_knows_it(tokenizer, tmp_path):
 def test_a_bad_vocabulary_is_refused(tmp_path, lines, message):
     (tmp_path / "genes.txt").write_text(lines)
     with pytest.raises(ValueError, match=message):
-        CellSentenceTokenizer(tmp_path / "genes.txt")
+        StateEmbeddingTokenizer(tmp_path / "genes.txt")
 
 
 def test_an_unknown_cls_expression_is_refused():
     with pytest.raises(ValueError, match="cls_expression is 'gene_4'"):
-        CellSentenceTokenizer(GENES, cls_expression="gene_4")
+        StateEmbeddingTokenizer(GENES, cls_expression="gene_4")
     with pytest.raises(ValueError, match="fill is 'zeros'"):
-        CellSentenceTokenizer(GENES, fill="zeros")
+        StateEmbeddingTokenizer(GENES, fill="zeros")
 
 
 # AnnData
@@ -475,3 +475,16 @@ def test_large_integers_do_not_overflow(tokenizer):
     ids, expression, _ = encoded(tokenizer, counts, GENES)
     assert ids.tolist() == [[CLS, 0, 1, 2]]
     np.testing.assert_allclose(expression[0, 1:], 100 * np.array([63, 62, 1]) / 126, rtol=1e-6)
+
+
+def test_a_tokenizer_saved_under_its_former_name_loads_and_is_saved_under_todays(tmp_path):
+    StateEmbeddingTokenizer(["A", "B"], fill="none").save_pretrained(tmp_path)
+    settings = tmp_path / "tokenizer_config.json"
+    text = settings.read_text(encoding="utf-8")
+    settings.write_text(text.replace("StateEmbeddingTokenizer", "CellSentenceTokenizer"), encoding="utf-8")
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert type(loaded) is StateEmbeddingTokenizer
+    assert loaded.genes == ["A", "B"]
+    assert loaded.fill == "none"
+    loaded.save_pretrained(tmp_path / "again")
+    assert "CellSentenceTokenizer" not in (tmp_path / "again" / "tokenizer_config.json").read_text(encoding="utf-8")

@@ -1,0 +1,104 @@
+"""The table of model families, and the only place that lists them: what a family is made of, and where.
+
+A row names the family's classes as `module:Class` below this package: what the Auto classes of transformers are to find
+(under the Auto class' own name), and under `more` what else it makes public. A family's files share one stem: its
+configuration, tokenizer, models, converter, card template and page of the documentation.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. What type checkers and editors see:
+    from typing import Any, TypeAlias
+
+    from state_hf.configuration.perturbation_baseline import PerturbationBaselineConfig as PerturbationBaselineConfig
+    from state_hf.configuration.state_embedding import StateEmbeddingConfig as StateEmbeddingConfig
+    from state_hf.configuration.state_transition import StateTransitionConfig as StateTransitionConfig
+    from state_hf.configuration.state_transition_vocabulary import (
+        StateTransitionVocabulary as StateTransitionVocabulary,
+    )
+    from state_hf.modeling.baselines import PerturbationBaseline as PerturbationBaseline
+    from state_hf.modeling.state_embedding import StateEmbeddingModel as StateEmbeddingModel
+    from state_hf.modeling.state_embedding_classification import (
+        StateEmbeddingForSequenceClassification as StateEmbeddingForSequenceClassification,
+    )
+    from state_hf.modeling.state_embedding_pretraining import (
+        StateEmbeddingForMaskedExpression as StateEmbeddingForMaskedExpression,
+    )
+    from state_hf.modeling.state_transition import StateTransitionForPerturbation as StateTransitionForPerturbation
+    from state_hf.modeling.state_transition import StateTransitionModel as StateTransitionModel
+    from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer as StateEmbeddingTokenizer
+    from state_hf.training.state_embedding_arguments import (
+        StateEmbeddingTrainingArguments as StateEmbeddingTrainingArguments,
+    )
+    from state_hf.training.state_embedding_trainer import StateEmbeddingTrainer as StateEmbeddingTrainer
+    from state_hf.training.state_transition_arguments import (
+        StateTransitionTrainingArguments as StateTransitionTrainingArguments,
+    )
+    from state_hf.training.state_transition_trainer import StateTransitionTrainer as StateTransitionTrainer
+
+    Row: TypeAlias = dict[str, str | tuple[str, ...]]
+
+FAMILIES: dict[str, Row] = {
+    "state_embedding": {
+        "AutoConfig": "configuration.state_embedding:StateEmbeddingConfig",
+        "AutoTokenizer": "tokenization.state_embedding:StateEmbeddingTokenizer",
+        "AutoModel": "modeling.state_embedding:StateEmbeddingModel",
+        "AutoModelForPreTraining": "modeling.state_embedding_pretraining:StateEmbeddingForMaskedExpression",
+        "AutoModelForSequenceClassification": (
+            "modeling.state_embedding_classification:StateEmbeddingForSequenceClassification"
+        ),
+        "more": (
+            "training.state_embedding_trainer:StateEmbeddingTrainer",
+            "training.state_embedding_arguments:StateEmbeddingTrainingArguments",
+        ),
+    },
+    "state_transition": {
+        "AutoConfig": "configuration.state_transition:StateTransitionConfig",
+        "AutoModel": "modeling.state_transition:StateTransitionModel",
+        "AutoModelForPreTraining": "modeling.state_transition:StateTransitionForPerturbation",
+        "more": (
+            "configuration.state_transition_vocabulary:StateTransitionVocabulary",
+            "training.state_transition_trainer:StateTransitionTrainer",
+            "training.state_transition_arguments:StateTransitionTrainingArguments",
+        ),
+    },
+    "perturbation_baseline": {
+        "AutoConfig": "configuration.perturbation_baseline:PerturbationBaselineConfig",
+        "AutoModel": "modeling.baselines:PerturbationBaseline",
+    },
+}
+
+# Names that files of earlier versions may hold.
+FORMER_NAMES = {"CellSentenceTokenizer": "StateEmbeddingTokenizer"}
+
+
+def auto_classes(model_type: str) -> dict[str, tuple[str, str]]:
+    """A family's classes for transformers: Auto class -> (module, class)."""
+    row = FAMILIES[model_type]
+    return {role: _place(place) for role, place in row.items() if isinstance(place, str)}
+
+
+def public_classes(model_type: str) -> dict[str, str]:
+    """All public classes of a family: class -> module."""
+    classes: dict[str, str] = {}
+    for places in FAMILIES[model_type].values():
+        for place in (places,) if isinstance(places, str) else places:
+            module, name = _place(place)
+            classes[name] = module
+    return classes
+
+
+def config_class(model_type: str) -> Any:
+    """A family's configuration class, or None for a model type that is no family's."""
+    if model_type not in FAMILIES:
+        return None
+    import importlib
+
+    module, name = auto_classes(model_type)["AutoConfig"]
+    return getattr(importlib.import_module(module), name)
+
+
+def _place(text: str) -> tuple[str, str]:
+    module, _, name = text.partition(":")
+    return f"state_hf.{module}", name
