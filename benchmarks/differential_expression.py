@@ -14,11 +14,11 @@ def state_hf(tiny: str, cells: str, threads: int):
 
     from state_hf import differential_expression
 
-    differential_expression(anndata.read_h5ad(tiny))
+    differential_expression(anndata.read_h5ad(tiny), perturbation_key="target_gene")
     screen = anndata.read_h5ad(cells)
 
     def call() -> None:
-        differential_expression(screen)
+        differential_expression(screen, perturbation_key="target_gene")
 
     return call
 

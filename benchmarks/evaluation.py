@@ -17,12 +17,12 @@ def state_hf(profile: str, tiny: list[str], cells: list[str], device: str, threa
 
     from state_hf import evaluate_predictions
 
-    on = None if device == "cpu" else device
-    evaluate_predictions(*map(anndata.read_h5ad, tiny), profile, on_error="nan", device=on)
+    names = {"perturbation_key": "target_gene", "device": None if device == "cpu" else device}
+    evaluate_predictions(*map(anndata.read_h5ad, tiny), profile, on_error="nan", **names)
     pair = [anndata.read_h5ad(path) for path in cells]
 
     def call() -> None:
-        evaluate_predictions(*pair, profile, device=on)
+        evaluate_predictions(*pair, profile, **names)
 
     return call
 

@@ -52,7 +52,7 @@ def evaluate_all(folder: Path, name: str):
     from state_hf import evaluate_predictions
 
     paths = [folder / f"{name}-{side}.h5ad" for side in ("prediction", "reference")]
-    evaluate_predictions(*paths, "vcc2025", on_error="nan")
+    evaluate_predictions(*paths, "vcc2025", perturbation_key="target_gene", on_error="nan")
 
 
 def read_all(folder: Path, name: str):

@@ -136,7 +136,7 @@ def score(folder: Path, screen: Path, columns: Columns, context: str, held_out: 
             predicted,
             real,
             "vcc2025",
-            pert_col=columns.perturbation,
+            perturbation_key=columns.perturbation,
             control=columns.control,
             baseline="mean",
             on_error="nan",

@@ -20,7 +20,7 @@ class ScoreArguments:
     predicted: str = field(metadata={"help": "An .h5ad file of predicted cells."})
     measured: str = field(metadata={"help": "An .h5ad file of measured cells."})
     profile: str = field(default="vcc2026", metadata={"help": "The rule: vcc2025, vcc2025-primer, vcc2026 or full."})
-    pert_col: str = field(default="target_gene", metadata={"help": "Column of obs with the perturbations."})
+    perturbation_key: str = field(default="perturbation", metadata={"help": "Column of obs with the perturbations."})
     control: str = field(default="non-targeting", metadata={"help": "Label of control cells."})
     baseline: str = field(default="mean", metadata={"help": "What 0 stands for: 'mean', 'control', or an .h5ad file."})
     output_dir: str = field(default="scores", metadata={"help": "Folder for the tables and the report."})
@@ -33,7 +33,7 @@ def main() -> None:
         arguments.predicted,
         arguments.measured,
         profile=arguments.profile,
-        pert_col=arguments.pert_col,
+        perturbation_key=arguments.perturbation_key,
         control=arguments.control,
         baseline=arguments.baseline,
     )

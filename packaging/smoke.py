@@ -50,14 +50,14 @@ RUNS = (
     f"train screen.h5ad --feature-key X_hvg --test-cell-types type_2 {SMALL} --set-size 8 --steps 2 --device cpu "
     "--config use_perturbation_offsets=false --output st",
     "predict screen.h5ad --model st --output predicted.h5ad",
-    "evaluate counts.h5ad counts.h5ad --pert-col perturbation --baseline mean --output scores --report report.html",
-    "evaluate counts.h5ad counts.h5ad --pert-col perturbation --profile vcc2026 --context-col cell_type",
+    "evaluate counts.h5ad counts.h5ad --baseline mean --output scores --report report.html",
+    "evaluate counts.h5ad counts.h5ad --profile vcc2026 --cell-type-key cell_type",
     "inspect st",
     "convert st run --to arc",
     "convert run st-again",
     "convert se se.ckpt --to arc",
     "convert se.ckpt se-again",
-    "prep counts.h5ad --genes genes.csv --pert-col perturbation --rules 2026",
+    "prep counts.h5ad --genes genes.csv --rules 2026",
 )
 
 IMPORTS_ONLY_WHAT_IS_THERE = """

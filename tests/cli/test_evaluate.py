@@ -20,7 +20,7 @@ def screen(seed, mean=20.0):
         means[labels == label, number] /= 10
         means[labels == label, 5 + 5 * number : 10 + 5 * number] *= 3
     obs = pd.DataFrame(
-        {"target_gene": labels, "line": np.tile(["K562", "T98G"], len(labels) // 2)},
+        {"perturbation": labels, "line": np.tile(["K562", "T98G"], len(labels) // 2)},
         index=[f"c{i}" for i in range(len(labels))],
     )
     return AnnData(generator.poisson(means).astype(np.float32), obs=obs, var=pd.DataFrame(index=GENES))
@@ -63,7 +63,7 @@ def test_prints_the_table_and_writes_what_was_asked_for(files, capsys):
 
 
 def test_contexts_are_listed(files, capsys):
-    assert main(["evaluate", "predicted.h5ad", "measured.h5ad", "--context-col", "line", "--report", "r.html"]) == 0
+    assert main(["evaluate", "predicted.h5ad", "measured.h5ad", "--cell-type-key", "line", "--report", "r.html"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "prediction in each context" in lines
     assert ["K562", "T98G"] in [line.split() for line in lines]
@@ -81,9 +81,9 @@ def test_contexts_are_listed(files, capsys):
             ["predicted.h5ad", "measured.h5ad", "--report", "report.pdf"],
             "--report names an .html file, not 'report.pdf'",
         ),
-        (["predicted.h5ad", "measured.h5ad", "--pert-col", "gene"], "the prediction has no obs column 'gene'"),
+        (["predicted.h5ad", "measured.h5ad", "--perturbation-key", "gene"], "the prediction has no obs column 'gene'"),
         (["predicted.h5ad", "measured.h5ad", "--control", "NT"], "the control 'NT' is no label of the reference"),
-        (["predicted.h5ad", "measured.h5ad", "--context-col", "cell"], "the reference has no obs column 'cell'"),
+        (["predicted.h5ad", "measured.h5ad", "--cell-type-key", "cell"], "the reference has no obs column 'cell'"),
     ],
 )
 def test_errors_are_clear_and_leave_nothing(files, capsys, arguments, message):

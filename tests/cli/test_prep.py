@@ -10,7 +10,7 @@ from state_hf.cli import main
 def files(tmp_path, monkeypatch):
     """Two counts of three genes, and the gene list, in the working folder."""
     monkeypatch.chdir(tmp_path)
-    obs = pd.DataFrame({"target_gene": ["non-targeting", "A"]}, index=["c0", "c1"])
+    obs = pd.DataFrame({"perturbation": ["non-targeting", "A"]}, index=["c0", "c1"])
     AnnData(np.array([[1, 0, 3], [2, 2, 0]], np.float32), obs=obs, var=pd.DataFrame(index=list("ABC"))).write_h5ad(
         "p.h5ad"
     )
@@ -45,7 +45,7 @@ def test_checks_the_submission_of_2026(files, capsys):
         (["missing.h5ad", "--genes", "genes.csv"], "state-hf prep: there is no file 'missing.h5ad'"),
         (["p.h5ad", "--genes", "missing.csv"], "missing.csv"),
         (["genes.csv", "--genes", "genes.csv"], "genes.csv is no .h5ad file"),
-        (["p.h5ad", "--genes", "genes.csv", "--pert-col", "x"], "no obs column 'x' (columns: 'target_gene')"),
+        (["p.h5ad", "--genes", "genes.csv", "--perturbation-key", "x"], "no obs column 'x' (columns: 'perturbation')"),
         (["p.h5ad", "--genes", "genes.csv", "--control", "NT"], "no cell has the control label 'NT'"),
         (["p.h5ad", "--genes", "genes.csv", "--output", "x.vcc"], "named *.prep.vcc, not 'x.vcc'"),
         (["p.h5ad", "--genes", "genes.csv", "--rules", "2026"], "another order"),

@@ -142,7 +142,7 @@ def predictions_and_scores(folder: Path) -> None:
     for profile in ("vcc2025", "full"):
         _job_is_the_same(
             lambda device, profile=profile: evaluate_predictions(
-                screen[odd].copy(), screen[~odd].copy(), profile, pert_col="perturbation", device=device, on_error="nan"
+                screen[odd].copy(), screen[~odd].copy(), profile, device=device, on_error="nan"
             ).aggregate["mean"].to_numpy()
         )  # fmt: skip
 

@@ -100,7 +100,7 @@ def test_score_submission(monkeypatch, tmp_path, capsys):
         predicted=tmp_path / "predicted.h5ad",
         measured=tmp_path / "measured.h5ad",
         profile="vcc2025",
-        pert_col="perturbation",
+        perturbation_key="perturbation",
         output_dir=tmp_path / "scores",
     )
     assert "overall" in capsys.readouterr().out

@@ -73,7 +73,7 @@ def test_a_screen_that_changes_while_it_is_read_gives_no_result(
     words = {
         "preprocess": ["--layer", "counts"],
         "predict": ["--model", str(model)],
-        "evaluate": [str(screen_path), "--pert-col", "perturbation", "--cache", str(cache)],
+        "evaluate": [str(screen_path), "--cache", str(cache)],
     }[command]
     steps = {
         "preprocess": (preprocess_module, "_select"),

@@ -51,13 +51,12 @@ def model(vocabulary, tmp_path_factory) -> Path:
 def commands(screen_path, model, tmp_path):
     """Command -> its words, but for the output; the option that names the output; and what reads it."""
     screen = str(screen_path)
-    columns = ["--pert-col", "perturbation"]
     cache = ["--cache", str(tmp_path / "cache")]
     return {
         "preprocess": ([screen, "--layer", "counts"], "--output", "out.h5ad", cells_of),
         "predict": ([screen, "--model", str(model)], "--output", "out.h5ad", cells_of),
         "convert": ([str(STATE_EMBEDDING / "small")], None, "out", weights_of),
-        "evaluate": ([screen, screen, *columns, *cache], "--output", "out", scores_of),
+        "evaluate": ([screen, screen, *cache], "--output", "out", scores_of),
     }
 
 

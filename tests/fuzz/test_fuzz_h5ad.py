@@ -104,7 +104,7 @@ def prepare(path):
 
 
 def evaluate_cells(path):
-    result = evaluate_predictions(path, cells(), "vcc2025", pert_col="perturbation")
+    result = evaluate_predictions(path, cells(), "vcc2025")
     assert np.isfinite(result.aggregate["mean"].to_numpy(dtype=float)).all()
 
 

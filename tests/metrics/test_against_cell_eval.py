@@ -42,7 +42,7 @@ def cells(screens, name, form):
         matrix = np.log1p(counts / (np.where(totals > 0, totals, 1.0) / np.median(totals[totals > 0]))[:, None])
     elif form == "dense":
         matrix = matrix.toarray()
-    obs = pd.DataFrame({"target_gene": pd.Categorical(labels)}, index=[f"cell{cell}" for cell in range(len(labels))])
+    obs = pd.DataFrame({"perturbation": pd.Categorical(labels)}, index=[f"cell{cell}" for cell in range(len(labels))])
     return anndata.AnnData(matrix, obs=obs, var=pd.DataFrame(index=[f"g{gene}" for gene in range(counts.shape[1])]))
 
 

@@ -16,12 +16,12 @@ COUNTS = np.array([[1, 0, 2], [0, 3, 1], [4, 0, 0], [1, 1, 1], [0, 0, 5]], dtype
 
 
 def screen(x=COUNTS, labels=LABELS, genes=GENES):
-    obs = pd.DataFrame({"target_gene": labels}, index=[f"cell{i}" for i in range(len(labels))])
+    obs = pd.DataFrame({"perturbation": labels}, index=[f"cell{i}" for i in range(len(labels))])
     return AnnData(x, obs=obs, var=pd.DataFrame(index=pd.Index(genes, dtype=str)))
 
 
 def check(prediction, reference=None, scale="counts", **kwargs):
-    options = {"pert_col": "target_gene", "control": "non-targeting"} | kwargs
+    options = {"perturbation_key": "perturbation", "control": "non-targeting"} | kwargs
     return check_inputs(prediction, screen() if reference is None else reference, scale, **options)
 
 
@@ -45,7 +45,7 @@ def test_all_problems_come_at_once():
     assert found == [
         "2 genes of the reference missing from the prediction: 'HBB', 'KLF1'; perhaps it has 'klf1' for 'KLF1'",
         "2 genes of the prediction not in the reference: 'MYC', 'klf1'",
-        "the control 'non-targeting' is no label of the prediction in obs['target_gene']; "
+        "the control 'non-targeting' is no label of the prediction in obs['perturbation']; "
         "its most frequent label is 'control'",
         "1 perturbation of the reference missing from the prediction: 'GATA1'; perhaps it has 'GATA1 ' for 'GATA1'",
         "3 perturbations of the prediction missing from the reference: 'control', 'gata1', 'GATA1 '",
@@ -65,13 +65,13 @@ def test_labels_are_compared_as_text_whatever_their_type():
     reference = screen(labels=["0", "0", "7", "7", "8"])
     check(screen(labels=np.array([0, 0, 7, 7, 8])), reference, control="0")
     found = problems(screen(labels=np.array([0.0, 0.0, 7.0, 7.0, 8.0])), reference, control="0")
-    assert found[0].endswith("in obs['target_gene']; perhaps it has '0.0' for '0'")
+    assert found[0].endswith("in obs['perturbation']; perhaps it has '0.0' for '0'")
     assert "'7', '8'; perhaps it has '7.0' for '7', '8.0' for '8'" in found[1]
 
 
 def test_declared_perturbation_without_cells():
     prediction = screen(labels=["non-targeting", "non-targeting", "GATA1", "GATA1", "GATA1"])
-    prediction.obs["target_gene"] = prediction.obs["target_gene"].astype("category").cat.add_categories("KLF1")
+    prediction.obs["perturbation"] = prediction.obs["perturbation"].astype("category").cat.add_categories("KLF1")
     (found,) = problems(prediction)
     assert found.endswith("'KLF1'; 'KLF1' declared there without a cell")
 
@@ -101,16 +101,16 @@ def test_cap_is_checked_on_both_sides():
 
 def test_missing_column_names_the_close_one():
     prediction = screen()
-    prediction.obs = prediction.obs.rename(columns={"target_gene": "Target_Gene"})
+    prediction.obs = prediction.obs.rename(columns={"perturbation": "Perturbation"})
     (found,) = problems(prediction)
-    assert (
-        found == "the prediction has no obs column 'target_gene' (columns: 'Target_Gene'); did you mean 'Target_Gene'?"
+    assert found == (
+        "the prediction has no obs column 'perturbation' (columns: 'Perturbation'); did you mean 'Perturbation'?"
     )
 
 
 def test_unlabelled_cells():
     prediction = screen(labels=["non-targeting", None, "GATA1", "GATA1", "KLF1"])
-    assert problems(prediction) == ["the prediction has 1 cell without a label in obs['target_gene']"]
+    assert problems(prediction) == ["the prediction has 1 cell without a label in obs['perturbation']"]
 
 
 def test_controls_of_the_prediction_may_be_absent_where_the_profile_does_not_read_them():
@@ -123,13 +123,13 @@ def test_contexts_are_compared_each_for_itself():
     reference, prediction = screen(), screen()
     reference.obs["cell_type"] = ["T", "B", "T", "B", "B"]
     prediction.obs["cell_type"] = ["T", "B", "T", "T", "B"]
-    found = problems(prediction, reference, context_col="cell_type")
+    found = problems(prediction, reference, cell_type_key="cell_type")
     assert found == [
         "1 perturbation of the reference missing from the prediction in their context (obs['cell_type']): 'GATA1 in B'"
     ]
     reference.obs["cell_type"] = ["T", "T", "T", "B", "B"]
     prediction.obs["cell_type"] = reference.obs["cell_type"].to_numpy()
-    assert problems(prediction, reference, context_col="cell_type") == [
+    assert problems(prediction, reference, cell_type_key="cell_type") == [
         "no control cells 'non-targeting' of the reference in context 'B'"
     ]
 

@@ -18,8 +18,8 @@ def counts(side: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def as_cells(matrix: np.ndarray | sp.csr_matrix, labels: np.ndarray, **obs: np.ndarray) -> anndata.AnnData:
-    """An AnnData with genes g0, g1, ... and labels in `target_gene`."""
-    table = pd.DataFrame({"target_gene": labels, **obs}, index=[f"cell{cell}" for cell in range(len(labels))])
+    """An AnnData with genes g0, g1, ... and labels in `perturbation`."""
+    table = pd.DataFrame({"perturbation": labels, **obs}, index=[f"cell{cell}" for cell in range(len(labels))])
     return anndata.AnnData(matrix, obs=table, var=pd.DataFrame(index=[f"g{gene}" for gene in range(matrix.shape[1])]))
 
 

@@ -17,12 +17,12 @@ GENES = ["A", "B", "C"]
 
 def block(x, label="p", genes=GENES):
     index = [str(i) for i in range(x.shape[0])]
-    obs = pd.DataFrame({"target_gene": label, "other": 1}, index=index)
+    obs = pd.DataFrame({"perturbation": label, "other": 1}, index=index)
     return AnnData(x, obs=obs, var=pd.DataFrame(index=genes))
 
 
 def gathered(*blocks):
-    collector = CellCollector(["target_gene"], "predictions")
+    collector = CellCollector(["perturbation"], "predictions")
     for part in blocks:
         collector.add(part)
     return anndata.read_h5ad(collector.finish())
@@ -54,13 +54,13 @@ def test_types_are_those_of_the_first_block():
 
 def test_labels_and_names():
     whole = gathered(block(np.zeros((2, 3)), "a"), block(np.zeros((1, 3)), 7))
-    assert list(whole.obs["target_gene"]) == ["a", "a", "7"]
-    assert list(whole.obs.columns) == ["target_gene"]
+    assert list(whole.obs["perturbation"]) == ["a", "a", "7"]
+    assert list(whole.obs.columns) == ["perturbation"]
     assert list(whole.var_names) == GENES
 
 
 def test_the_file_goes_with_the_collector():
-    collector = CellCollector(["target_gene"], "predictions")
+    collector = CellCollector(["perturbation"], "predictions")
     collector.add(block(np.ones((2, 3))))
     assert collector.n_cells == 2
     path = collector.finish()
@@ -70,9 +70,9 @@ def test_the_file_goes_with_the_collector():
 
 
 def test_unfit_blocks():
-    with pytest.raises(ValueError, match="no obs column 'target_gene'"):
+    with pytest.raises(ValueError, match="no obs column 'perturbation'"):
         gathered(AnnData(np.ones((1, 1))))
     with pytest.raises(ValueError, match="1 gene of the first block missing from the new block: 'C'"):
         gathered(block(np.ones((2, 3))), block(np.ones((1, 2)), genes=["A", "B"]))
     with pytest.raises(ValueError, match="has no X"):
-        gathered(AnnData(obs=pd.DataFrame({"target_gene": ["a"]}, index=["0"])))
+        gathered(AnnData(obs=pd.DataFrame({"perturbation": ["a"]}, index=["0"])))

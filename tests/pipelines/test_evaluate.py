@@ -27,13 +27,13 @@ def values(result):
 @pytest.mark.parametrize("profile", ["vcc2025", "vcc2025-primer", "vcc2026"])
 def test_forms_of_the_same_cells(pair, profile, tmp_path):
     expected = values(evaluate_predictions(*pair, profile, baseline="mean"))
-    dense = [as_cells(cells.X.toarray(), cells.obs["target_gene"].to_numpy()) for cells in pair]
+    dense = [as_cells(cells.X.toarray(), cells.obs["perturbation"].to_numpy()) for cells in pair]
     pd.testing.assert_series_equal(values(evaluate_predictions(*dense, profile, baseline="mean")), expected)
     for layout, change in {"csr": sp.csr_matrix, "csc": sp.csc_matrix, "dense": lambda m: m.toarray()}.items():
         paths = []
         for name, cells in zip(("prediction", "reference"), pair, strict=True):
             paths.append(tmp_path / f"{layout}-{name}.h5ad")
-            as_cells(change(cells.X), cells.obs["target_gene"].to_numpy()).write_h5ad(paths[-1])
+            as_cells(change(cells.X), cells.obs["perturbation"].to_numpy()).write_h5ad(paths[-1])
         from_files = evaluate_predictions(*paths, profile, baseline="mean")
         pd.testing.assert_series_equal(values(from_files), expected, obj=layout)
     result = from_files
@@ -55,14 +55,14 @@ def test_order_of_cells_and_labels_types(pair):
     expected = values(evaluate_predictions(*pair, "vcc2025"))
     rng = np.random.default_rng(0)
     shuffled = pair[0][rng.permutation(pair[0].n_obs)].copy()
-    shuffled.obs["target_gene"] = shuffled.obs["target_gene"].astype("category")
+    shuffled.obs["perturbation"] = shuffled.obs["perturbation"].astype("category")
     pd.testing.assert_series_equal(values(evaluate_predictions(shuffled, pair[1], "vcc2025")), expected)
 
 
 def test_labels_may_be_numbers(pair):
     numbered = []
     for cells in pair:
-        names, numbers = np.unique(cells.obs["target_gene"].to_numpy(), return_inverse=True)
+        names, numbers = np.unique(cells.obs["perturbation"].to_numpy(), return_inverse=True)
         numbered.append(as_cells(cells.X, numbers))
     control = list(names).index(CONTROL)
     found = evaluate_predictions(*numbered, "vcc2025-primer", control=str(control))
@@ -73,8 +73,8 @@ def test_labels_may_be_numbers(pair):
 
 def test_contexts_are_evaluated_apart(pair):
     names = np.array(["T cell", "B/cell"])
-    split = [as_cells(cells.X, cells.obs["target_gene"], line=names[np.arange(cells.n_obs) % 2]) for cells in pair]
-    found = evaluate_predictions(*split, "vcc2025", context_col="line", baseline="mean")
+    split = [as_cells(cells.X, cells.obs["perturbation"], line=names[np.arange(cells.n_obs) % 2]) for cells in pair]
+    found = evaluate_predictions(*split, "vcc2025", cell_type_key="line", baseline="mean")
     assert list(found.contexts) == ["B/cell", "T cell"]
     for name, result in found.contexts.items():
         alone = [cells[cells.obs["line"] == name].copy() for cells in split]
@@ -91,7 +91,7 @@ def test_target_genes_of_guides(pair):
     expected = values(evaluate_predictions(*pair, "vcc2026"))
     guides = []
     for cells in pair:
-        labels = cells.obs["target_gene"].map(lambda label: label if label == CONTROL else f"{label}-guide1")
+        labels = cells.obs["perturbation"].map(lambda label: label if label == CONTROL else f"{label}-guide1")
         guides.append(as_cells(cells.X, labels))
     with pytest.raises(ValueError, match="no perturbation's label is a gene name; give target_genes"):
         evaluate_predictions(*guides, "vcc2026")
@@ -124,7 +124,7 @@ def test_the_cache_knows_its_content(pair, tmp_path, change):
     if change == "value":
         reference.X.data[0] += 1
     elif change == "label":
-        reference.obs["target_gene"] = reference.obs["target_gene"].to_numpy()[::-1]
+        reference.obs["perturbation"] = reference.obs["perturbation"].to_numpy()[::-1]
     elif change == "seed":
         options["seed"] = 1
     else:
@@ -208,7 +208,7 @@ def test_a_baseline_may_be_given(pair):
 
 def test_log_normalised_input(pair):
     logs = [
-        as_cells(sp.csr_matrix(log_normalised(cells.X.toarray().astype(np.float64))), cells.obs["target_gene"])
+        as_cells(sp.csr_matrix(log_normalised(cells.X.toarray().astype(np.float64))), cells.obs["perturbation"])
         for cells in pair
     ]
     found, expected = evaluate_predictions(*logs, "vcc2025"), evaluate_predictions(*pair, "vcc2025")

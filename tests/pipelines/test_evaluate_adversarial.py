@@ -63,7 +63,7 @@ def test_control_copy(reference):
     cells = copies(REAL[LABELS == CONTROL])
     logs = log_normalised(REAL.astype(np.float64))
     bulks = pseudobulks(logs, LABELS)
-    in_logs = as_cells(np.vstack([logs[LABELS == CONTROL]] * (len(PERTURBATIONS) + 1)), cells.obs["target_gene"])
+    in_logs = as_cells(np.vstack([logs[LABELS == CONTROL]] * (len(PERTURBATIONS) + 1)), cells.obs["perturbation"])
     found = evaluate_predictions(in_logs, as_cells(logs, LABELS), "vcc2025", baseline="mean")
     effect = np.mean([np.abs(bulks[label] - bulks[CONTROL]).mean() for label in PERTURBATIONS])
     assert found.aggregate.loc["mae", "mean"] == pytest.approx(effect)
@@ -88,7 +88,7 @@ def test_mean_baseline_scores_nothing(reference):
 
 def test_mean_baseline_of_2026_scores_nothing(reference, monkeypatch):
     made = resampled_screen(
-        read_screens(reference, pert_col="target_gene", control=CONTROL, context_col=None)[""],
+        read_screens(reference, perturbation_key="perturbation", control=CONTROL, cell_type_key=None)[""],
         seed=0,
         target_genes=None,
         shift=True,
@@ -108,7 +108,7 @@ def test_mean_baseline_of_2026_scores_nothing(reference, monkeypatch):
 @pytest.mark.parametrize("factor", [3.0, 10.0])
 def test_bent_controls(prediction, reference, factor):
     bent = prediction.copy()
-    is_control = (bent.obs["target_gene"] == CONTROL).to_numpy()
+    is_control = (bent.obs["perturbation"] == CONTROL).to_numpy()
     rows = bent.X.toarray()
     rows[is_control, :40] *= factor
     bent.X = sp.csr_matrix(rows)

@@ -18,7 +18,7 @@ LABELS = ["non-targeting", "non-targeting", "A", "A", "B", "B"]
 
 def cells(seed, labels=LABELS):
     x = np.random.default_rng(seed).poisson(3, size=(len(labels), len(GENES))).astype(np.float32)
-    obs = pd.DataFrame({"target_gene": labels}, index=[f"{seed}-{i}" for i in range(len(labels))])
+    obs = pd.DataFrame({"perturbation": labels}, index=[f"{seed}-{i}" for i in range(len(labels))])
     return AnnData(x, obs=obs, var=pd.DataFrame(index=GENES))
 
 
@@ -89,15 +89,15 @@ def test_anndata_is_handed_over_as_it_is(received):
     (call,) = received
     assert call["prediction"] is prediction
     assert call["reference"] is reference
-    assert (call["baseline"], call["seed"], call["pert_col"]) == ("mean", 3, "target_gene")
+    assert (call["baseline"], call["seed"], call["perturbation_key"]) == ("mean", 3, "perturbation")
     assert call["profile"] is load_profile("vcc2025")
 
 
 def test_paths_are_handed_over_as_they_are(received):
-    load(pert_col="perturbation").compute(predictions="a.h5ad", references="b.h5ad", control="ctrl")
+    load(perturbation_key="perturbation").compute(predictions="a.h5ad", references="b.h5ad", control="ctrl")
     (call,) = received
     assert (call["prediction"], call["reference"]) == ("a.h5ad", "b.h5ad")
-    assert (call["pert_col"], call["control"]) == ("perturbation", "ctrl")
+    assert (call["perturbation_key"], call["control"]) == ("perturbation", "ctrl")
 
 
 @pytest.mark.parametrize("layout", [np.asarray, sparse.csr_matrix, lambda x: x.tolist()])
@@ -105,7 +105,7 @@ def test_matrices_come_with_labels(received, layout):
     labels = {"prediction_labels": LABELS, "reference_labels": LABELS, "genes": GENES}
     load().compute(predictions=layout(cells(0).X), references=layout(cells(1).X), **labels)
     (call,) = received
-    assert list(call["prediction"].obs["target_gene"]) == LABELS
+    assert list(call["prediction"].obs["perturbation"]) == LABELS
     assert list(call["reference"].var_names) == GENES
     x = call["reference"].X
     np.testing.assert_array_equal(x.toarray() if sparse.issparse(x) else x, cells(1).X)
@@ -147,7 +147,7 @@ def test_batches_are_gathered(received):
     assert len(module) == 0
     np.testing.assert_array_equal(received[0]["prediction"].X, prediction.X)
     np.testing.assert_array_equal(received[0]["reference"].X, reference.X)
-    assert list(received[0]["prediction"].obs["target_gene"]) == LABELS
+    assert list(received[0]["prediction"].obs["perturbation"]) == LABELS
 
 
 def test_single_cells_and_arrays_are_batches_too(received):
@@ -181,8 +181,8 @@ def test_cells_are_not_given_twice():
     module.add_batch(predictions=cells(0))
     with pytest.raises(ValueError, match="add_batch already got predictions"):
         module.compute(predictions=cells(0), references=cells(1))
-    with pytest.raises(ValueError, match="give pert_col and context_col to"):
-        module.compute(references=cells(1), context_col="cell_type")
+    with pytest.raises(ValueError, match="give perturbation_key and cell_type_key to"):
+        module.compute(references=cells(1), cell_type_key="cell_type")
 
 
 def test_profiles_without_the_family_are_named(monkeypatch):
@@ -221,7 +221,7 @@ def strong_cells(seed):
     adata = cells(seed, np.repeat(["non-targeting", "A", "B"], 20))
     adata.X = np.random.default_rng(seed).poisson(20, size=adata.shape).astype(np.float32)
     for gene, label in enumerate(["A", "B"]):
-        rows = np.flatnonzero(adata.obs["target_gene"] == label)
+        rows = np.flatnonzero(adata.obs["perturbation"] == label)
         adata.X[rows, gene] //= 8
         adata.X[rows, gene + 2] *= 3
     return adata

@@ -15,7 +15,7 @@ LABELS = ["non-targeting", "A", "A", "B"]
 
 
 def prediction(x=COUNTS, genes=GENES, labels=LABELS):
-    obs = pd.DataFrame({"target_gene": labels, "line": "H1", "other": 1}, index=[f"c{i}" for i in range(len(labels))])
+    obs = pd.DataFrame({"perturbation": labels, "line": "H1", "other": 1}, index=[f"c{i}" for i in range(len(labels))])
     return AnnData(x, obs=obs, var=pd.DataFrame({"extra": 1}, index=pd.Index(genes, dtype=str)))
 
 
@@ -47,7 +47,7 @@ def test_lognorm_values_are_kept_whatever_the_storage_and_block(layout, backed, 
     if backed:
         source.write_h5ad(tmp_path / "in.h5ad")
         source = read_h5ad(tmp_path / "in.h5ad", backed="r")
-    written = roundtrip(plan_submission(source, GENES, context_col="line"), tmp_path)
+    written = roundtrip(plan_submission(source, GENES, cell_type_key="line"), tmp_path)
     np.testing.assert_array_equal(written.X.toarray(), x)
     assert list(written.obs.columns) == ["target_gene", "celltype"]
 
@@ -83,7 +83,7 @@ def test_every_broken_rule_is_named_at_once():
     for part in (
         "2 genes of the gene list missing from the prediction: 'B', 'C'; perhaps it has 'b' for 'B'",
         "2 genes of the prediction not in the gene list: 'D', 'b'",
-        "1 cells without a label in obs['target_gene']",
+        "1 cells without a label in obs['perturbation']",
         "no cell has the control label 'non-targeting'",
         "4 cells, 3 are allowed",
         "1 negative value: first -1 in cell 'c0' (row 0), gene 'A'",

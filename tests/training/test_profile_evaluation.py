@@ -28,7 +28,7 @@ def test_it_is_what_the_evaluation_pipeline_gives(dataset, screen_path):
     controls = cells[(cells.obs["perturbation"] == dataset.screens.control).to_numpy()].to_memory()
     controls.X = np.asarray(controls.X.todense())
     prediction = anndata.concat([controls, *predicted], index_unique="-")
-    result = evaluate_predictions(prediction, cells.to_memory(), "vcc2025", pert_col="perturbation", baseline="mean")
+    result = evaluate_predictions(prediction, cells.to_memory(), "vcc2025", baseline="mean")
     for name, value in result.to_dict().items():
         if f"vcc2025_{name}" in own:
             assert own[f"vcc2025_{name}"] == pytest.approx(value, abs=1e-6), name

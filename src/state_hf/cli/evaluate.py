@@ -22,10 +22,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--replicate", action="store_true", help="also score halves of the real cells: what is reachable"
     )
     parser.add_argument(
-        "--pert-col", default="target_gene", help="obs column of the perturbations (default: target_gene)"
+        "--perturbation-key", default="perturbation", help="obs column of the perturbations (default: perturbation)"
     )
     parser.add_argument("--control", default="non-targeting", help="label of the controls (default: non-targeting)")
-    parser.add_argument("--context-col", help="obs column of the contexts (cell types) to score one by one")
+    parser.add_argument("--cell-type-key", help="obs column of the contexts (cell types) to score one by one")
     parser.add_argument("--cache-dir", type=Path, help="folder that keeps what depends on the measured cells alone")
     parser.add_argument(
         "--on-error",
@@ -53,9 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.prediction,
         arguments.reference,
         arguments.profile,
-        pert_col=arguments.pert_col,
+        perturbation_key=arguments.perturbation_key,
         control=arguments.control,
-        context_col=arguments.context_col,
+        cell_type_key=arguments.cell_type_key,
         baseline=arguments.baseline,
         replicate=arguments.replicate,
         on_error=arguments.on_error,

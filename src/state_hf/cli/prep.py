@@ -25,10 +25,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, help="file to write (default: the input's name with .prep.vcc)")
     parser.add_argument(
-        "--pert-col", default="target_gene", help="obs column of the perturbations (default: target_gene)"
+        "--perturbation-key", default="perturbation", help="obs column of the perturbations (default: perturbation)"
     )
     parser.add_argument("--control", default="non-targeting", help="label of the controls (default: non-targeting)")
-    parser.add_argument("--context-col", help="obs column of the cell types, if the file shall have one (2025)")
+    parser.add_argument("--cell-type-key", help="obs column of the cell types, if the file shall have one (2025)")
     parser.add_argument("--keep-scale", action="store_true", help="write integers as they are: no normalisation (2025)")
 
 
@@ -55,10 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(prediction: "AnnData", genes: list[str], arguments: argparse.Namespace) -> None:
     from state_hf.pipelines.submission import check_counts_submission
 
-    for option, given in {"--output": arguments.output, "--context-col": arguments.context_col}.items():
+    for option, given in {"--output": arguments.output, "--cell-type-key": arguments.cell_type_key}.items():
         if given is not None:
             raise ValueError(f"{option} belongs to the rules of 2025; those of 2026 only check the file")
-    summary = check_counts_submission(prediction, genes, pert_col=arguments.pert_col)
+    summary = check_counts_submission(prediction, genes, perturbation_key=arguments.perturbation_key)
     print(
         f"{arguments.prediction} keeps the rules of 2026: {prediction.n_obs:,} cells x {prediction.n_vars:,} genes, "
         f"raw counts, at most {summary.totals.max():,.0f} a cell"
@@ -71,9 +71,9 @@ def _write(prediction: "AnnData", genes: list[str], arguments: argparse.Namespac
     plan = plan_submission(
         prediction,
         genes,
-        pert_col=arguments.pert_col,
+        perturbation_key=arguments.perturbation_key,
         control=arguments.control,
-        context_col=arguments.context_col,
+        cell_type_key=arguments.cell_type_key,
         keep_scale=arguments.keep_scale,
     )
     print(f"{prediction.n_obs:,} cells x {len(genes):,} genes, {plan.labels['target_gene'].nunique():,} labels")

@@ -37,9 +37,9 @@ def check_inputs(
     reference: AnnData,
     scale: Scale,
     *,
-    pert_col: str,
+    perturbation_key: str,
     control: str,
-    context_col: str | None = None,
+    cell_type_key: str | None = None,
     control_in_prediction: bool = True,
     max_counts_per_cell: float | None = None,
 ) -> CheckedInputs:
@@ -48,13 +48,14 @@ def check_inputs(
     Both may be backed: values are read in blocks.
 
     Args:
-        prediction: Predicted cells, genes in `var_names`, labels in `obs[pert_col]`.
+        prediction: Predicted cells, genes in `var_names`, labels in `obs[perturbation_key]`.
         reference: Measured cells, likewise.
         scale: What the profile reads. `"counts"`: non-negative integers. `"lognorm"`: log1p-normalised values in
             [0, 15), or integer counts (which the profile normalises itself).
-        pert_col: Column of `obs` with the perturbation labels: strings, categories or numbers, compared as text.
+        perturbation_key: Column of `obs` with the perturbation labels: strings, categories or numbers, compared as
+            text.
         control: Label of the control cells.
-        context_col: Column of `obs` with the contexts (cell types) that are scored apart from each other.
+        cell_type_key: Column of `obs` with the contexts (cell types) that are scored apart from each other.
         control_in_prediction: Whether the profile takes the prediction's own control cells.
         max_counts_per_cell: Largest total of one cell, for `"counts"`.
 
@@ -66,11 +67,13 @@ def check_inputs(
     """
     sides = {"prediction": prediction, "reference": reference}
     problems = _gene_problems(prediction, reference)
-    columns = [pert_col] if context_col is None else [context_col, pert_col]
+    columns = [perturbation_key] if cell_type_key is None else [cell_type_key, perturbation_key]
     missing = _column_problems(sides, columns)
     problems += missing
     if not missing:
-        problems += _label_problems(sides, pert_col, control, context_col, control_in_prediction=control_in_prediction)
+        problems += _label_problems(
+            sides, perturbation_key, control, cell_type_key, control_in_prediction=control_in_prediction
+        )
     summaries: dict[str, ValueSummary] = {}
     for side, adata in sides.items():
         if adata.X is None:
@@ -187,26 +190,31 @@ def _column_problems(sides: dict[str, AnnData], columns: list[str]) -> list[str]
 
 
 def _label_problems(
-    sides: dict[str, AnnData], pert_col: str, control: str, context_col: str | None, *, control_in_prediction: bool
+    sides: dict[str, AnnData],
+    perturbation_key: str,
+    control: str,
+    cell_type_key: str | None,
+    *,
+    control_in_prediction: bool,
 ) -> list[str]:
     problems = []
-    labels = {side: _labels(adata.obs[pert_col]) for side, adata in sides.items()}
+    labels = {side: _labels(adata.obs[perturbation_key]) for side, adata in sides.items()}
     for side, adata in sides.items():
-        for column in [pert_col] if context_col is None else [context_col, pert_col]:
+        for column in [perturbation_key] if cell_type_key is None else [cell_type_key, perturbation_key]:
             unlabelled = int(adata.obs[column].isna().sum())
             if unlabelled:
                 problems.append(f"the {side} has {counted(unlabelled, 'cell')} without a label in obs[{column!r}]")
         if control not in labels[side] and (side == "reference" or control_in_prediction):
             hint = _hint(near_matches([control], labels[side]))
             if not hint and labels[side]:
-                hint = f"; its most frequent label is {str(adata.obs[pert_col].value_counts().index[0])!r}"
-            problems.append(f"the control {control!r} is no label of the {side} in obs[{pert_col!r}]{hint}")
+                hint = f"; its most frequent label is {str(adata.obs[perturbation_key].value_counts().index[0])!r}"
+            problems.append(f"the control {control!r} is no label of the {side} in obs[{perturbation_key!r}]{hint}")
     for side, other in (("prediction", "reference"), ("reference", "prediction")):
         absent = [label for label in labels[other] if label not in labels[side] and label != control]
         extra = [label for label in labels[side] if label not in labels[other] and label != control]
         if not absent:
             continue
-        declared = set(_categories(sides[side].obs[pert_col]))
+        declared = set(_categories(sides[side].obs[perturbation_key]))
         empty = [label for label in absent if label in declared]
         # The other direction would only repeat the pairs.
         hint = _hint(near_matches(absent, extra)) if side == "prediction" else ""
@@ -215,18 +223,18 @@ def _label_problems(
         problems.append(
             f"{counted(len(absent), 'perturbation')} of the {other} missing from the {side}: {listed(absent)}{hint}"
         )
-    if not problems and context_col is not None:
+    if not problems and cell_type_key is not None:
         problems += _context_problems(
-            sides, pert_col, control, context_col, control_in_prediction=control_in_prediction
+            sides, perturbation_key, control, cell_type_key, control_in_prediction=control_in_prediction
         )
     return problems
 
 
 def _context_problems(
-    sides: dict[str, AnnData], pert_col: str, control: str, context_col: str, *, control_in_prediction: bool
+    sides: dict[str, AnnData], perturbation_key: str, control: str, cell_type_key: str, *, control_in_prediction: bool
 ) -> list[str]:
     pairs = {
-        side: set(zip(adata.obs[context_col].astype(str), adata.obs[pert_col].astype(str), strict=True))
+        side: set(zip(adata.obs[cell_type_key].astype(str), adata.obs[perturbation_key].astype(str), strict=True))
         for side, adata in sides.items()
     }
     reference_pairs = pairs["reference"]
@@ -239,7 +247,7 @@ def _context_problems(
             names = [f"{label} in {context}" for context, label in absent]
             problems.append(
                 f"{counted(len(names), 'perturbation')} of the {other} missing from the {side} in their context "
-                f"(obs[{context_col!r}]): {listed(names)}"
+                f"(obs[{cell_type_key!r}]): {listed(names)}"
             )
     contexts = sorted({context for context, _ in pairs["reference"]})
     without = [context for context in contexts if (context, control) not in reference_pairs]

@@ -14,7 +14,7 @@ def differential_expression(
     cells: AnnData | str | Path,
     profile: str | Profile = "vcc2025",
     *,
-    pert_col: str = "target_gene",
+    perturbation_key: str = "perturbation",
     control: str = "non-targeting",
     device: str | None = None,
 ) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def differential_expression(
         cells: The screen: raw counts, or log1p-normalised values where the profile takes them.
         profile: Whose rules apply: `vcc2025` (log-normalised values, geometric means, continuity correction) or
             `vcc2026` (counts per million, arithmetic means, genes above 5 CPM in the control).
-        pert_col: The obs column of perturbation labels.
+        perturbation_key: The obs column of perturbation labels.
         control: The label of the control cells.
         device: Torch device for the rank test, such as `cuda`; None for the CPU.
 
@@ -39,5 +39,5 @@ def differential_expression(
         ValueError: If the labels or values do not fit.
     """
     rule = load_profile(profile) if isinstance(profile, str) else profile
-    screen = read_screens(open_cells(cells), pert_col=pert_col, control=control, context_col=None)[""]
+    screen = read_screens(open_cells(cells), perturbation_key=perturbation_key, control=control, cell_type_key=None)[""]
     return de_table(screen, rule, device=device).to_frame()

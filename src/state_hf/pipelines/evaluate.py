@@ -28,9 +28,9 @@ def evaluate_predictions(
     reference: AnnData | str | Path,
     profile: str | Profile = "vcc2025",
     *,
-    pert_col: str = "target_gene",
+    perturbation_key: str = "perturbation",
     control: str = "non-targeting",
-    context_col: str | None = None,
+    cell_type_key: str | None = None,
     baseline: Literal["mean", "control"] | AnnData | str | Path | None = None,
     replicate: bool = False,
     target_genes: Mapping[str, str | None] | None = None,
@@ -49,9 +49,9 @@ def evaluate_predictions(
         prediction: Predicted cells: raw counts, or log1p-normalised values where the profile takes them.
         reference: Real cells.
         profile: `vcc2025`, `vcc2025-primer`, `vcc2026` or `full`.
-        pert_col: The obs column of perturbation labels.
+        perturbation_key: The obs column of perturbation labels.
         control: The label of the control cells.
-        context_col: An obs column (cell type, line) by which to evaluate separately.
+        cell_type_key: An obs column (cell type, line) by which to evaluate separately.
         baseline: What a score of 0 stands for: `mean` (the mean perturbed profile, in the profile's form), `control`
             (control cells drawn again), or predicted cells. None gives no scores.
         replicate: Whether to compute what real cells score against real cells: the replicate of 2026, or the ceiling.
@@ -70,7 +70,7 @@ def evaluate_predictions(
     """
     rule = load_profile(profile) if isinstance(profile, str) else profile
     options = EvaluationOptions(rule, control, replicate, target_genes, on_error, seed, device)
-    columns = _Columns(pert_col, control, context_col)
+    columns = _Columns(perturbation_key, control, cell_type_key)
     made = baseline is None or (isinstance(baseline, str) and baseline in ("mean", "control"))
     real, predicted = open_cells(reference), open_cells(prediction)
     stamps = FileStamps(reference, prediction, None if made else baseline)
@@ -97,29 +97,29 @@ def evaluate_predictions(
         if cache is not None:
             shutil.rmtree(cache, ignore_errors=True)
         raise
-    return results[""] if context_col is None else _merge(results, rule)
+    return results[""] if cell_type_key is None else _merge(results, rule)
 
 
 @dataclass(frozen=True)
 class _Columns:
     """Where the labels of the cells are."""
 
-    pert_col: str
+    perturbation_key: str
     control: str
-    context_col: str | None
+    cell_type_key: str | None
 
     def check(self, prediction: AnnData, reference: AnnData, profile: Profile) -> None:
         check_pair(
             prediction,
             reference,
-            pert_col=self.pert_col,
+            perturbation_key=self.perturbation_key,
             control=self.control,
-            context_col=self.context_col,
+            cell_type_key=self.cell_type_key,
             profile=profile,
         )
 
     def contexts(self, cells: AnnData) -> list[str]:
-        return [""] if self.context_col is None else sorted(set(labels_of(cells, self.context_col)))
+        return [""] if self.cell_type_key is None else sorted(set(labels_of(cells, self.cell_type_key)))
 
     def reader(self, cells: AnnData) -> Callable[[str], Screen]:
         """What reads the cells of one context; all contexts are read at once, and each is handed out once."""
@@ -128,7 +128,12 @@ class _Columns:
         def read_context(context: str) -> Screen:
             if context not in read:
                 read.update(
-                    read_screens(cells, pert_col=self.pert_col, control=self.control, context_col=self.context_col)
+                    read_screens(
+                        cells,
+                        perturbation_key=self.perturbation_key,
+                        control=self.control,
+                        cell_type_key=self.cell_type_key,
+                    )
                 )
             return read.pop(context)
 
@@ -139,9 +144,9 @@ def check_pair(
     prediction: AnnData,
     reference: AnnData,
     *,
-    pert_col: str,
+    perturbation_key: str,
     control: str,
-    context_col: str | None,
+    cell_type_key: str | None,
     profile: Profile,
 ) -> None:
     """Refuse a prediction that cannot be scored against the reference, with all reasons at once.
@@ -154,9 +159,9 @@ def check_pair(
         prediction,
         reference,
         "counts" if expression["space"] == "bulk_lognorm" else "lognorm",
-        pert_col=pert_col,
+        perturbation_key=perturbation_key,
         control=control,
-        context_col=context_col,
+        cell_type_key=cell_type_key,
         control_in_prediction=profile.settings["control_source"] == "own",
         max_counts_per_cell=expression["max_counts_per_cell"],
     )
@@ -199,7 +204,7 @@ def _key(cells: AnnData, source: AnnData | str | Path, options: EvaluationOption
     targets = None if options.target_genes is None else sorted(map(list, options.target_genes.items()))
     parts = {
         "profile": options.profile.digest,
-        "columns": [column for column in (columns.pert_col, columns.context_col) if column is not None],
+        "columns": [column for column in (columns.perturbation_key, columns.cell_type_key) if column is not None],
         "control": options.control,
         "target_genes": targets,
     }

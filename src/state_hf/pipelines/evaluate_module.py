@@ -41,9 +41,9 @@ Args:
         `prediction_labels` and `genes`. Not needed where `add_batch` was called.
     references: Measured cells, likewise (`reference_labels`).
     profile: Name of the evaluation profile; the configuration that the module was loaded with if not given.
-    pert_col: Column of `obs` with the perturbation labels.
+    perturbation_key: Column of `obs` with the perturbation labels.
     control: Label of the control cells.
-    context_col: Column of `obs` with contexts (cell types) that are scored apart from each other.
+    cell_type_key: Column of `obs` with contexts (cell types) that are scored apart from each other.
     baseline: "mean", "control", an AnnData or a path: what the scores are measured from. None for no scores.
     replicate: Whether the scores are measured against the replicate of the real cells.
     genes: Gene names, where matrices are given.
@@ -65,9 +65,9 @@ class ScreenMetric(evaluate.Metric, ABC):
 
     Args:
         config_name: Name of the evaluation profile, `vcc2025` if not given.
-        pert_col: Column of `obs` with the perturbation labels.
+        perturbation_key: Column of `obs` with the perturbation labels.
         control: Label of the control cells.
-        context_col: Column of `obs` with contexts (cell types) that are scored apart from each other.
+        cell_type_key: Column of `obs` with contexts (cell types) that are scored apart from each other.
         **options: Those of `evaluate.EvaluationModule`.
     """
 
@@ -78,15 +78,15 @@ class ScreenMetric(evaluate.Metric, ABC):
         self,
         config_name: str | None = None,
         *,
-        pert_col: str = "target_gene",
+        perturbation_key: str = "perturbation",
         control: str = "non-targeting",
-        context_col: str | None = None,
+        cell_type_key: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(config_name=config_name or "vcc2025", **options)
         if self.num_process != 1:
             raise ValueError("this metric gathers all cells in one process: load it with num_process=1")
-        self.pert_col, self.control, self.context_col = pert_col, control, context_col
+        self.perturbation_key, self.control, self.cell_type_key = perturbation_key, control, cell_type_key
         self.result: EvaluationResult | None = None
         self._added: dict[str, CellCollector] = {}
 
@@ -113,9 +113,9 @@ class ScreenMetric(evaluate.Metric, ABC):
         predictions: Cells | None = None,
         references: Cells | None = None,
         profile: str | None = None,
-        pert_col: str | None = None,
+        perturbation_key: str | None = None,
         control: str | None = None,
-        context_col: str | None = None,
+        cell_type_key: str | None = None,
         baseline: str | Path | AnnData | None = None,
         replicate: bool = False,
         genes: Sequence[str] | None = None,
@@ -126,14 +126,14 @@ class ScreenMetric(evaluate.Metric, ABC):
         seed: int = 0,
     ) -> dict[str, float]:
         """Score predicted against measured cells."""
-        pert_col, context_col = pert_col or self.pert_col, context_col or self.context_col
-        if self._added and (pert_col, context_col) != (self.pert_col, self.context_col):
+        perturbation_key, cell_type_key = perturbation_key or self.perturbation_key, cell_type_key or self.cell_type_key
+        if self._added and (perturbation_key, cell_type_key) != (self.perturbation_key, self.cell_type_key):
             raise ValueError(
-                "cells were added with the columns of load: give pert_col and context_col to evaluate.load"
+                "cells were added with the columns of load: give perturbation_key and cell_type_key to evaluate.load"
             )
         sides: dict[str, Any] = {
-            "predictions": _cells(predictions, prediction_labels, genes, pert_col),
-            "references": _cells(references, reference_labels, genes, pert_col),
+            "predictions": _cells(predictions, prediction_labels, genes, perturbation_key),
+            "references": _cells(references, reference_labels, genes, perturbation_key),
         }
         for side, cells in sides.items():
             if (cells is None) == (side not in self._added):
@@ -145,9 +145,9 @@ class ScreenMetric(evaluate.Metric, ABC):
             sides["predictions"],
             sides["references"],
             self._profile(profile or self.config_name),
-            pert_col=pert_col,
+            perturbation_key=perturbation_key,
             control=control or self.control,
-            context_col=context_col,
+            cell_type_key=cell_type_key,
             baseline=baseline,
             replicate=replicate,
             on_error=on_error,
@@ -170,9 +170,13 @@ class ScreenMetric(evaluate.Metric, ABC):
             ("predictions", predictions, prediction_labels),
             ("references", references, reference_labels),
         ):
-            block = _cells(cells, labels, genes, self.pert_col)
+            block = _cells(cells, labels, genes, self.perturbation_key)
             if block is not None:
-                columns = [self.pert_col] if self.context_col is None else [self.pert_col, self.context_col]
+                columns = (
+                    [self.perturbation_key]
+                    if self.cell_type_key is None
+                    else [self.perturbation_key, self.cell_type_key]
+                )
                 collector = self._added.setdefault(side, CellCollector(columns, side))
                 collector.add(block if isinstance(block, AnnData) else anndata.read_h5ad(block))
 
@@ -195,7 +199,7 @@ class ScreenMetric(evaluate.Metric, ABC):
 
 
 def _cells(
-    cells: Cells | None, labels: Sequence[str] | None, genes: Sequence[str] | None, pert_col: str
+    cells: Cells | None, labels: Sequence[str] | None, genes: Sequence[str] | None, perturbation_key: str
 ) -> AnnData | str | Path | None:
     """What `evaluate_predictions` takes; a matrix with its labels becomes an AnnData that shares its values."""
     if cells is None or isinstance(cells, AnnData | str | Path):
@@ -208,4 +212,6 @@ def _cells(
             f"a matrix of shape {matrix.shape} does not fit {len(labels)} labels (cells) and {len(genes)} genes"
         )
     index = pd.RangeIndex(len(labels)).astype(str)
-    return AnnData(matrix, obs=pd.DataFrame({pert_col: list(labels)}, index=index), var=pd.DataFrame(index=list(genes)))
+    return AnnData(
+        matrix, obs=pd.DataFrame({perturbation_key: list(labels)}, index=index), var=pd.DataFrame(index=list(genes))
+    )

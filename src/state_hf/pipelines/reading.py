@@ -75,13 +75,15 @@ def _check_sparse(place: str, stored: Any, form: str, shape: tuple[int, int]) ->
             check_indices(place, indices[start : start + _CHECKED_INDICES], shape[0])
 
 
-def read_screens(cells: AnnData, *, pert_col: str, control: str, context_col: str | None) -> dict[str, Screen]:
+def read_screens(
+    cells: AnnData, *, perturbation_key: str, control: str, cell_type_key: str | None
+) -> dict[str, Screen]:
     """All cells as screens, by context; without a context column, one screen under the empty name.
 
     A matrix in memory is used in place. One on disk is read in blocks of rows into the smallest dtypes that hold it.
     """
-    labels = labels_of(cells, pert_col)
-    contexts = np.full(len(labels), "", dtype=object) if context_col is None else labels_of(cells, context_col)
+    labels = labels_of(cells, perturbation_key)
+    contexts = np.full(len(labels), "", dtype=object) if cell_type_key is None else labels_of(cells, cell_type_key)
     names = sorted(set(contexts))
     on_disk = cells.isbacked
     builders = {name: ScreenBuilder(cells.var_names, control, compact=on_disk) for name in names}

@@ -74,9 +74,9 @@ def plan_submission(
     prediction: AnnData,
     genes: Sequence[str],
     *,
-    pert_col: str = "target_gene",
+    perturbation_key: str = "perturbation",
     control: str = "non-targeting",
-    context_col: str | None = None,
+    cell_type_key: str | None = None,
     keep_scale: bool = False,
     max_cells: int = MAX_CELLS_2025,
 ) -> SubmissionPlan:
@@ -85,9 +85,9 @@ def plan_submission(
     Args:
         prediction: Predicted cells and controls: counts, or log1p-normalised values. May be backed.
         genes: The expected genes, in order (18,080 in the challenge).
-        pert_col: Column of `obs` with the perturbation labels; the file calls it `target_gene`.
+        perturbation_key: Column of `obs` with the perturbation labels; the file calls it `target_gene`.
         control: Label of the control cells.
-        context_col: Column of `obs` with the cell types, if the file shall have one; it is called `celltype` there.
+        cell_type_key: Column of `obs` with the cell types, if the file shall have one; it is called `celltype` there.
         keep_scale: Write integers as they are. Otherwise counts are normalised to the median library size and log1p'd.
         max_cells: Largest number of cells.
 
@@ -98,11 +98,11 @@ def plan_submission(
         ValueError: With the numbered list of all rules that the prediction breaks.
         ImportError: If `zstandard` is not installed.
     """
-    problems = _layout_problems(prediction, genes, pert_col, context_col)
-    if pert_col in prediction.obs and control not in set(prediction.obs[pert_col]):
-        near = near_matches([control], prediction.obs[pert_col].dropna().unique()).get(control)
+    problems = _layout_problems(prediction, genes, perturbation_key, cell_type_key)
+    if perturbation_key in prediction.obs and control not in set(prediction.obs[perturbation_key]):
+        near = near_matches([control], prediction.obs[perturbation_key].dropna().unique()).get(control)
         hint = "" if near is None else f"; did you mean {near!r}?"
-        problems.append(f"no cell has the control label {control!r} in obs[{pert_col!r}]{hint}")
+        problems.append(f"no cell has the control label {control!r} in obs[{perturbation_key!r}]{hint}")
     if prediction.n_obs > max_cells:
         problems.append(f"{prediction.n_obs:,} cells, {max_cells:,} are allowed")
     summary = summarize_values(prediction.X, integer_tolerance=INTEGER_TOLERANCE["lognorm"])
@@ -113,7 +113,7 @@ def plan_submission(
         )
     if problems:
         raise ValueError(problem_list("The prediction breaks the rules of the 2025 submission", problems))
-    columns = {"target_gene": pert_col} | ({"celltype": context_col} if context_col else {})
+    columns = {"target_gene": perturbation_key} | ({"celltype": cell_type_key} if cell_type_key else {})
     plan = SubmissionPlan(
         prediction=prediction,
         genes=list(genes),
@@ -166,7 +166,7 @@ def check_counts_submission(
     prediction: AnnData,
     genes: Sequence[str],
     *,
-    pert_col: str = "target_gene",
+    perturbation_key: str = "perturbation",
     max_counts_per_cell: float = MAX_COUNTS_PER_CELL_2026,
 ) -> ValueSummary:
     """Check a prediction against the rules of 2026: raw counts on the challenge's gene axis, in its order.
@@ -174,7 +174,7 @@ def check_counts_submission(
     Args:
         prediction: Predicted cells, any number for each perturbation. May be backed.
         genes: The expected genes, in order (18,533 in the challenge).
-        pert_col: Column of `obs` with the perturbation labels.
+        perturbation_key: Column of `obs` with the perturbation labels.
         max_counts_per_cell: Largest total of one cell.
 
     Returns:
@@ -183,7 +183,7 @@ def check_counts_submission(
     Raises:
         ValueError: With the numbered list of all rules that the prediction breaks.
     """
-    problems = _layout_problems(prediction, genes, pert_col, None)
+    problems = _layout_problems(prediction, genes, perturbation_key, None)
     if not problems and list(prediction.var_names) != list(genes):
         problems.append("the genes are the expected ones but in another order: reorder with prediction[:, genes]")
     summary = summarize_values(prediction.X, integer_tolerance=INTEGER_TOLERANCE["counts"])
@@ -193,14 +193,16 @@ def check_counts_submission(
     return summary
 
 
-def _layout_problems(prediction: AnnData, genes: Sequence[str], pert_col: str, context_col: str | None) -> list[str]:
+def _layout_problems(
+    prediction: AnnData, genes: Sequence[str], perturbation_key: str, cell_type_key: str | None
+) -> list[str]:
     if prediction.X is None:
         raise ValueError("the prediction has no X")
     problems = gene_differences(prediction.var_names, genes, "prediction", "the gene list")
     if not prediction.var_names.is_unique:
         repeated = prediction.var_names[prediction.var_names.duplicated()].unique()
         problems.append(f"genes named more than once: {listed(list(repeated))}")
-    for column in (pert_col, context_col):
+    for column in (perturbation_key, cell_type_key):
         if column is None:
             continue
         if column not in prediction.obs:

@@ -33,7 +33,7 @@ def build_space(script: str | Path) -> Any:
             reference = gradio.File(label="Measured cells (.h5ad)", file_types=[".h5ad"])
         with gradio.Row():
             profile = gradio.Dropdown(profile_names(), value="vcc2025", label="Profile")
-            pert_col = gradio.Textbox("target_gene", label="obs column of the perturbations")
+            perturbation_key = gradio.Textbox("perturbation", label="obs column of the perturbations")
             control = gradio.Textbox("non-targeting", label="Label of the control cells")
             baseline = gradio.Checkbox(True, label="Score against the mean baseline")
         start = gradio.Button("Evaluate", variant="primary")
@@ -48,7 +48,7 @@ def build_space(script: str | Path) -> Any:
             except ValueError as error:
                 raise gradio.Error(str(error)) from error
 
-        start.click(score, [prediction, reference, profile, pert_col, control, baseline], [values, report])
+        start.click(score, [prediction, reference, profile, perturbation_key, control, baseline], [values, report])
         gradio.Markdown(card)
     return page
 
@@ -58,7 +58,7 @@ def score_files(
     prediction: str | None,
     reference: str | None,
     profile: str,
-    pert_col: str,
+    perturbation_key: str,
     control: str,
     *,
     baseline: str | None,
@@ -73,7 +73,7 @@ def score_files(
     """
     if not prediction or not reference:
         raise ValueError("Give both files: the predicted and the measured cells.")
-    module = evaluate.load(str(script), profile, pert_col=pert_col, control=control)
+    module = evaluate.load(str(script), profile, perturbation_key=perturbation_key, control=control)
     values = module.compute(predictions=prediction, references=reference, baseline=baseline)
     report = write_evaluation_report(module.result, Path(tempfile.mkdtemp(), "report.html"))
     return values, str(report)
