@@ -70,6 +70,14 @@ def test_the_best_column_is_found():
     report = resolve_genes(var.set_axis(["a", "b", "c"]), GENES)
     assert report.column == "feature_name"
     assert report.columns.tolist() == [0, 3, -1]
+    # A column that is called like the index does not hide it: each is tried, and each can be asked for.
+    hidden = frame("TP53", "LYZ", "X", index=["LYZ", "Y", "Z"])
+    assert resolve_genes(hidden, GENES).columns.tolist() == [0, 3, -1]
+    assert resolve_genes(hidden, GENES, gene_column="index").columns.tolist() == [0, 3, -1]
+    assert resolve_genes(hidden, GENES, gene_column="var['index']").columns.tolist() == [3, -1, -1]
+    other = resolve_genes(frame("a", "b", index=["LYZ", "TP53"]), GENES)
+    assert (other.column, other.columns.tolist()) == ("var['index']", [3, 0])
+    assert "looked up by var['index']:" in str(other)
     # The index wins where others match as often.
     assert resolve_genes(frame("TP53", gene_name=["TP53"]), GENES).column == "index"
     assert resolve_genes(frame("TP53", gene_name=["TP53"]), GENES, gene_column="gene_name").column == "gene_name"

@@ -16,6 +16,8 @@ from state_hf.tokenization.gene_names import GeneReport, resolve_genes
 from state_hf.tokenization.input_scale import check_input_type
 from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
+# Changes with how genes are looked up, so that what was kept before is found out anew.
+_CACHE_VERSION = 2
 # Cells of a file whose values are held against its scale.
 _SCALE_SAMPLE = 1000
 
@@ -84,7 +86,14 @@ def _index(
         kept = None
         if cache is not None:
             aliases = tokenizer.gene_index.aliases
-            state = (file, min_overlap, cells.fingerprint(), vocabulary, "" if aliases is None else aliases.text)
+            state = (
+                _CACHE_VERSION,
+                file,
+                min_overlap,
+                cells.fingerprint(),
+                vocabulary,
+                "" if aliases is None else aliases.text,
+            )
             kept = cache / f"{hashlib.sha256(repr(state).encode()).hexdigest()}.npz"
             if kept.exists():
                 return _from_cache(file, kept, len(tokenizer.genes))

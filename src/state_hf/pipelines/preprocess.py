@@ -100,7 +100,8 @@ def preprocess(
             and keeps only control cells and perturbations that are named after a gene.
         perturbation_key: Column of obs with the perturbations, for the filter.
         control: Label of control cells in that column, for the filter.
-        gene_column: Column of var with the gene names that perturbations and `genes` use; `None` for the index.
+        gene_column: Column of var with the gene names that perturbations and `genes` use; `None` or "index" for its
+            index.
         keep_counts: Whether the counts are written too, as `layers["counts"]`.
         overwrite: Whether an output that exists is replaced.
 
@@ -160,6 +161,7 @@ def _check(source: Path, output: Path, target_sum: float | str, *, overwrite: bo
 
 
 def _gene_names(cells: CellBlocks, column: str | None) -> np.ndarray:
+    column = None if column == "index" else column
     if column is not None and column not in cells.var:
         raise ValueError(f"var of {cells.name} has no column {column!r}; {nearest(column, list(map(str, cells.var)))}")
     names = (cells.var.index if column is None else cells.var[column]).astype(str)

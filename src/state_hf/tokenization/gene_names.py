@@ -11,6 +11,9 @@ import pandas as pd
 
 from state_hf.tokenization.gene_aliases import AliasTable, is_ensembl_id, without_version
 
+# What a column of this name is called, since "index" is the index.
+_COLUMN_INDEX = "var['index']"
+
 
 def _shortened(names: Sequence[str], limit: int = 5) -> str:
     shown = ", ".join(names[:limit])
@@ -25,7 +28,7 @@ class GeneReport:
         columns: (dataset genes,) int64, for every column of the dataset its row in the vocabulary, or -1. No row
             occurs twice.
         names: The name of every column of the dataset, as it was looked up.
-        column: The column of `var` that the names come from, or `"index"`.
+        column: The column of `var` that the names come from, or `"index"` (a column of that name: `"var['index']"`).
         vocabulary_size: Number of genes in the vocabulary.
         by_symbol: Number of columns matched by a symbol of the vocabulary.
         by_id: Number of columns matched by an Ensembl id, its version set aside, itself or through the alias table.
@@ -68,7 +71,7 @@ class GeneReport:
         return len(self.genes) / max(1, min(len(self.columns), self.vocabulary_size))
 
     def __str__(self) -> str:
-        source = "the index of var" if self.column == "index" else f"var[{self.column!r}]"
+        source = {"index": "the index of var", _COLUMN_INDEX: _COLUMN_INDEX}.get(self.column, f"var[{self.column!r}]")
         lines = [
             f"{len(self.genes):,} of {len(self.columns):,} genes are in the vocabulary of {self.vocabulary_size:,}, "
             f"looked up by {source}: {self.by_symbol:,} by symbol, {self.by_id:,} by id, "
@@ -181,9 +184,9 @@ class GeneIndex:
         )
 
 
-def _text_columns(var: pd.DataFrame) -> list[str]:
+def _text_columns(var: pd.DataFrame) -> list[Any]:
     return [
-        str(column)
+        column
         for column, dtype in var.dtypes.items()
         if pd.api.types.is_object_dtype(dtype)
         or pd.api.types.is_string_dtype(dtype)
@@ -208,8 +211,9 @@ def resolve_genes(
     Args:
         var: The dataset's gene annotation: `adata.var`.
         vocabulary: A `StateEmbeddingTokenizer` (its alias table is used) or the ordered list of gene names.
-        gene_column: The column of `var` that holds the names, or `"index"`. By default the index and every text column
-            are tried, and the one with the most matches is taken, the index before others.
+        gene_column: The column of `var` that holds the names, or `"index"` for its index. By default the index and
+            every text column are tried, and the one with the most matches is taken, the index before others. A column
+            that is itself called "index" is `"var['index']"`.
         aliases: An alias table, instead of the tokenizer's.
         min_overlap: The smallest share of genes that has to match, in [0, 1], of the dataset's or the vocabulary's
             genes, whichever are fewer: a panel of 500 genes and a file of 60,000 are both held to what they can have.
@@ -221,13 +225,15 @@ def resolve_genes(
         ValueError: If there is no such column, or fewer genes than `min_overlap` match.
     """
     index = _index_of(vocabulary, aliases)
+    places = {_COLUMN_INDEX if column == "index" else str(column): column for column in var.columns}
     if gene_column is None:
-        choices = ["index", *_text_columns(var)]
-    elif gene_column in var.columns or gene_column == "index":
+        text = _text_columns(var)
+        choices = ["index", *(name for name, column in places.items() if column in text)]
+    elif gene_column in places or gene_column == "index":
         choices = [gene_column]
     else:
-        raise ValueError(f"var has no column {gene_column!r}; it has the index and {', '.join(map(str, var.columns))}.")
-    named = {column: _names(var[column] if column in var.columns else var.index) for column in choices}
+        raise ValueError(f"var has no column {gene_column!r}; it has the index and {', '.join(places)}.")
+    named = {name: _names(var.index if name == "index" else var[places[name]]) for name in choices}
     reports = [index.report(names, column=column) for column, names in named.items()]
     best = max(reports, key=lambda report: len(report.genes))
     if not len(best.genes) or best.overlap < min_overlap:
