@@ -17,6 +17,7 @@ import zarr
 from anndata.io import read_elem
 from scipy import sparse
 
+from state_hf.data.cells.frames import row_names
 from state_hf.data.damaged_files import check_indices, check_starts, damage_named, names_in, open_hdf5
 from state_hf.data.file_stamps import file_stamp
 from state_hf.data.remote_files import is_url, open_url, url_fingerprint
@@ -190,12 +191,7 @@ class CellBlocks:
         """Names of the cells `start` to `stop` (`obs_names`), as a string array."""
         if isinstance(self._source, anndata.AnnData):
             return np.asarray(self._source.obs_names[start:stop], dtype=str)
-        names = self._source["obs"][self._source["obs"].attrs["_index"]]
-        if isinstance(names, h5py.Group | zarr.Group):  # a nullable string array
-            names = names["values"]
-        if isinstance(names, h5py.Dataset) and h5py.check_string_dtype(names.dtype):
-            names = names.asstr()
-        return np.array([str(name) for name in names[start:stop]])
+        return row_names(self._source["obs"], start, stop)
 
     def slot_names(self) -> set[str]:
         """The names that are taken in `obsm` and `uns`."""

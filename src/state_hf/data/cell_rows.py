@@ -11,6 +11,7 @@ import numpy as np
 from anndata.io import read_elem
 from scipy import sparse
 
+from state_hf.data.cells.frames import row_names
 from state_hf.data.damaged_files import check_indices, check_starts, damage_named, names_in, open_hdf5
 from state_hf.data.hdf5_items import HDF5Items, join_ranges
 from state_hf.tokenization._kernels import kernel
@@ -217,7 +218,7 @@ class CellRows:
             entry = f"uns/{name}/var_names"
             return _names(read_elem(file[entry])) if entry in file else None
         var = file["raw/var" if group == "raw" else "var"]
-        return _names(read_elem(var[var.attrs["_index"]]))
+        return row_names(var).tolist()
 
     def read(self, rows: np.ndarray) -> RowBlock:
         """Read cells.

@@ -10,8 +10,8 @@ import anndata
 import h5py
 import numpy as np
 import pandas as pd
-from anndata.io import read_elem
 
+from state_hf.data.cells.frames import column_names, num_rows, read_column, row_names
 from state_hf.data.damaged_files import damage_named, open_hdf5
 
 Source: TypeAlias = Path | anndata.AnnData
@@ -67,21 +67,18 @@ def _open_file(path: Path) -> h5py.File:
 
 def _columns(obs: Any, keys: Mapping[str, str | None], name: str) -> tuple[dict[str, Labels], int]:
     """The asked columns of obs (a frame, or its group in a file) and the number of cells; no other column is read."""
-    known = (
-        [str(key) for key in obs] if isinstance(obs, pd.DataFrame) else [str(key) for key in obs.attrs["column-order"]]
-    )
+    known = [str(key) for key in obs] if isinstance(obs, pd.DataFrame) else column_names(obs)
     read: dict[str, Labels] = {}
     for kind, key in keys.items():
         if key is None:
             continue
         if key not in known:
             raise ValueError(f"obs of {name} has no column {key!r} (for the {kind}); {nearest(key, known)}")
-        values = obs[key] if isinstance(obs, pd.DataFrame) else pd.Series(read_elem(obs[key]))
+        values = obs[key] if isinstance(obs, pd.DataFrame) else read_column(obs, key)
         read[kind] = _label_texts(values, f"obs[{key!r}] of {name}")
     if isinstance(obs, pd.DataFrame):
         return read, len(obs)
-    index = obs[obs.attrs["_index"]]
-    num_cells = (index["values"] if isinstance(index, h5py.Group) else index).shape[0]
+    num_cells = num_rows(obs)
     for kind, (codes, _) in read.items():
         if len(codes) != num_cells:
             raise ValueError(
@@ -106,7 +103,7 @@ def cell_names(source: Source) -> list[str]:
     if isinstance(source, anndata.AnnData):
         return [str(name) for name in source.obs_names]
     with damage_named(f"obs of {source}"), _open_file(source) as file:
-        return [str(name) for name in read_elem(file["obs"][file["obs"].attrs["_index"]])]
+        return row_names(file["obs"]).tolist()
 
 
 @dataclass(frozen=True, eq=False)

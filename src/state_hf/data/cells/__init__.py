@@ -1,0 +1,1 @@
+"""Cells as they lie in files and objects: one reader for every command."""
