@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from state_hf.data.perturbation_screens import cell_names, nearest, open_screens
+from state_hf.data.perturbation_screens import cell_names, open_screens
 
 
 def adata_of(**columns):
@@ -122,11 +122,3 @@ def test_files_that_are_not_there_or_not_anndata(tmp_path):
         open_screens(tmp_path / "text.h5ad")
     with pytest.raises(ValueError, match="'empty' has no files"):
         open_screens({"empty": []})
-
-
-def test_nearest():
-    assert nearest("AARS1", ["AARS", "NUP107"]) == "did you mean 'AARS'?"
-    assert nearest("aars", ["AARS", "NUP107"]) == "did you mean 'AARS'?"
-    assert nearest("x", ["AARS"]) == "known: 'AARS'"
-    assert nearest("x", [str(number) for number in range(100, 120)]).endswith("... (20 in all)")
-    assert nearest("x", []) == "known: none"

@@ -7,7 +7,6 @@ from anndata import AnnData, read_h5ad
 from scipy import sparse
 
 from state_hf.metrics.input_check import check_inputs
-from state_hf.metrics.near_names import near_matches
 from state_hf.metrics.value_check import summarize_values
 
 LABELS = ["non-targeting", "non-targeting", "GATA1", "GATA1", "KLF1"]
@@ -162,13 +161,3 @@ def test_values_are_summarised_alike_whatever_the_storage(layout, backed, tmp_pa
 def test_values_that_are_no_numbers():
     with pytest.raises(ValueError, match="real numbers, not complex64"):
         summarize_values(np.ones((2, 2), dtype=np.complex64))
-
-
-def test_near_matches():
-    assert near_matches(
-        ["gata1", "ENSG00000102145.12", "HLA_DRA ", "XYZ"], ["GATA1", "ENSG00000102145", "HLA-DRA"]
-    ) == {
-        "gata1": "GATA1",
-        "ENSG00000102145.12": "ENSG00000102145",
-        "HLA_DRA ": "HLA-DRA",
-    }

@@ -106,7 +106,7 @@ def test_a_combination_is_the_sum_of_its_members(screen, vocabulary):
 
 
 def test_what_is_unknown_is_named(screen, model, caplog):
-    with pytest.raises(ValueError, match=r"and not 'GENE00001'\. Nearest"):
+    with pytest.raises(ValueError, match=r"and not 'GENE00001'; did you mean"):
         predict(screen, model, ["GENE00001"], cells=3)
     with pytest.raises(ValueError, match="no cell type 'type_9'; did you mean"):
         predict(screen, model, "all", cells=3, cell_types=["type_9"])

@@ -191,8 +191,8 @@ def _training(arguments: argparse.Namespace, *, validates: bool) -> Any:
 def _config_fields(words: Sequence[str]) -> dict[str, Any]:
     from dataclasses import fields
 
+    from state_hf.configuration.near_names import nearest
     from state_hf.configuration.state_transition import StateTransitionConfig
-    from state_hf.data.perturbation_screens import nearest
 
     known = {field.name: field.type for field in fields(StateTransitionConfig)}
     chosen = {}

@@ -1,6 +1,5 @@
 """The names behind a State Transition model's numbers."""
 
-import difflib
 import json
 import os
 from collections import Counter
@@ -8,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
+
+from state_hf.configuration.near_names import listed, nearest
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class StateTransitionVocabulary:
             object.__setattr__(self, name, values)
             twice = [value for value, count in Counter(values).items() if count > 1]
             if twice:
-                raise ValueError(f"The vocabulary's {name} repeat {_listed(twice)}.")
+                raise ValueError(f"The vocabulary's {name} repeat {listed(twice, limit=5)}.")
         if self.control_perturbation is not None and self.control_perturbation not in self.perturbations:
             raise ValueError(
                 f"The control {self.control_perturbation!r} is not one of the vocabulary's "
@@ -109,17 +110,13 @@ def _ids(known: dict[str, int], names: Iterable[str], kind: str) -> list[int]:
     names = list(names)
     unknown = [name for name in dict.fromkeys(names) if name not in known]
     if unknown:
-        nearest = difflib.get_close_matches(str(unknown[0]), known, n=3, cutoff=0.0)
+        which = f"for {unknown[0]!r}, " if len(unknown) > 1 else ""
+        kinds = "batches" if kind == "batch" else f"{kind}s"
         raise ValueError(
-            f"The model knows {len(known)} {'batches' if kind == 'batch' else f'{kind}s'}, and not {_listed(unknown)}. "
-            f"Nearest to {unknown[0]!r}: {_listed(nearest) or 'none'}."
+            f"The model knows {len(known)} {kinds}, and not {listed(unknown, limit=5)}; "
+            f"{which}{nearest(str(unknown[0]), list(known))}"
         )
     return [known[name] for name in names]
-
-
-def _listed(names: Sequence[str], *, most: int = 5) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 __all__ = ["StateTransitionVocabulary"]

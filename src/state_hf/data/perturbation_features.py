@@ -9,8 +9,8 @@ import pandas as pd
 from safetensors import safe_open
 
 from state_hf.configuration.model_folders import loading_from
+from state_hf.configuration.near_names import nearest
 from state_hf.data.damaged_files import open_hdf5
-from state_hf.data.perturbation_screens import nearest
 
 # What joins the perturbations of a combination in a label.
 _COMBINATION_SEPARATOR = "+"

@@ -1,6 +1,5 @@
 """The labels of perturbation screens: every cell's perturbation, cell type and batch, in shared vocabularies."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from state_hf.configuration.near_names import nearest
 from state_hf.data.cells.frames import column_names, num_rows, read_column, row_names
 from state_hf.data.damaged_files import damage_named, open_hdf5
 
@@ -18,18 +18,6 @@ Source: TypeAlias = Path | anndata.AnnData
 Sources: TypeAlias = str | Path | anndata.AnnData | Sequence[str | Path | anndata.AnnData]
 # The code of every cell, and the texts that the codes stand for.
 Labels: TypeAlias = tuple[np.ndarray, list[str]]
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """A hint for a message: the known names most like an unknown one, or some of the known ones."""
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    if not close:
-        lower = {other.lower(): other for other in known}
-        close = [lower[name.lower()]] if name.lower() in lower else []
-    if close:
-        return f"did you mean {' or '.join(repr(other) for other in close)}?"
-    shown = ", ".join(repr(other) for other in known[:8])
-    return f"known: {shown}, ... ({len(known)} in all)" if len(known) > 8 else f"known: {shown or 'none'}"
 
 
 def _label_texts(column: pd.Series, place: str) -> Labels:

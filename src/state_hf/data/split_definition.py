@@ -7,7 +7,8 @@ from typing import Literal, get_args
 import anndata
 import numpy as np
 
-from state_hf.data.perturbation_screens import PerturbationScreens, nearest
+from state_hf.configuration.near_names import nearest
+from state_hf.data.perturbation_screens import PerturbationScreens
 
 SplitPart = Literal["train", "val", "test"]
 PARTS: tuple[SplitPart, ...] = get_args(SplitPart)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from state_hf.data.perturbation_screens import nearest
+from state_hf.configuration.near_names import nearest
 from state_hf.data.split_definition import Context, SplitDefinition, SplitPart
 from state_hf.data.whole_files import written_whole
 from state_hf.tokenization.text_files import read_text

@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from state_hf.data.perturbation_screens import PerturbationScreens, Screen, cell_names, nearest
+from state_hf.configuration.near_names import nearest
+from state_hf.data.perturbation_screens import PerturbationScreens, Screen, cell_names
 from state_hf.data.split_definition import PARTS, Context, SplitDefinition, SplitPart, contexts_of, dataset_places
 from state_hf.data.whole_files import written_whole
 

@@ -10,7 +10,7 @@ import pandas as pd
 from anndata import AnnData
 from transformers.utils import logging
 
-from state_hf.metrics.near_names import listed, near_matches
+from state_hf.configuration.near_names import listed, near_matches
 from state_hf.metrics.value_check import ValueSummary, summarize_values
 
 logger = logging.get_logger(__name__)

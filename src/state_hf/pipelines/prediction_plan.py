@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
+from state_hf.configuration.near_names import nearest
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
-from state_hf.data.perturbation_screens import PerturbationScreens, nearest
+from state_hf.data.perturbation_screens import PerturbationScreens
 
 logger = logging.get_logger(__name__)
 

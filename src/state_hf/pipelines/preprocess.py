@@ -15,12 +15,13 @@ from scipy import sparse
 from transformers.utils import logging
 
 from state_hf._version import __version__
+from state_hf.configuration.near_names import nearest
 from state_hf.data.cell_blocks import CellBlocks, open_cells
 from state_hf.data.damaged_files import damage_named, names_in, open_hdf5
 from state_hf.data.file_stamps import FileStamps
 from state_hf.data.highly_variable import GeneMoments, rank_variable_genes
 from state_hf.data.knockdown_filter import KnockdownFilter, filter_knockdown
-from state_hf.data.perturbation_screens import nearest, open_screens
+from state_hf.data.perturbation_screens import open_screens
 from state_hf.data.whole_files import written_whole
 
 HVG_SLOT = "X_hvg"

@@ -16,6 +16,7 @@ from anndata import AnnData
 from scipy import sparse
 from transformers.utils.logging import tqdm
 
+from state_hf.configuration.near_names import listed, near_matches
 from state_hf.metrics.input_check import (
     INTEGER_TOLERANCE,
     LOGNORM_LIMIT,
@@ -23,7 +24,6 @@ from state_hf.metrics.input_check import (
     problem_list,
     value_problems,
 )
-from state_hf.metrics.near_names import listed, near_matches
 from state_hf.metrics.value_check import ValueSummary, summarize_values
 from state_hf.pipelines.vcc_archive import compressed_size, pack
 

@@ -1,6 +1,5 @@
 """Which gene of the vocabulary each column of a dataset is."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from state_hf.configuration.near_names import near_names
 from state_hf.tokenization.gene_aliases import AliasTable, is_ensembl_id, without_version
 
 # What a column of this name is called, since "index" is the index.
@@ -144,7 +144,7 @@ class GeneIndex:
     def near(self, name: str) -> list[str]:
         """Up to three genes of the vocabulary that are spelt like this name."""
         same = self.differs_in_case(name)
-        return [same] if same else difflib.get_close_matches(name, self.genes, n=3)
+        return [same] if same else near_names(name, self.genes)
 
     def report(self, names: Sequence[str], *, column: str) -> GeneReport:
         """Look a dataset's names up."""
