@@ -16,11 +16,15 @@ import pandas as pd
 import zarr
 from anndata.io import read_elem
 from scipy import sparse
+from transformers.utils import logging
 
 from state_hf.data.cells.frames import row_names
 from state_hf.data.damaged_files import check_indices, check_starts, damage_named, names_in, open_hdf5
 from state_hf.data.file_stamps import file_stamp
 from state_hf.data.remote_files import is_url, open_url, url_fingerprint
+from state_hf.tokenization.feature_types import expression_features
+
+logger = logging.get_logger(__name__)
 
 # A CSC matrix is read in windows of cells, each of which costs one pass over the whole matrix: 2**23 values are some
 # 400 MB while a window is built, and some 40 passes over a matrix of 200,000 cells.
@@ -129,6 +133,17 @@ class _ViewRows(CellRows):
         return sparse.csr_matrix(block.X if self.layer is None else block.layers[self.layer])
 
 
+class _ChosenColumns(CellRows):
+    """Some columns of a matrix."""
+
+    def __init__(self, rows: CellRows, columns: np.ndarray) -> None:
+        self.rows, self.columns = rows, columns
+        self.shape, self.bytes_per_row = (rows.shape[0], len(columns)), rows.bytes_per_row
+
+    def read(self, start: int, stop: int) -> sparse.csr_matrix:
+        return self.rows.read(start, stop)[:, self.columns]
+
+
 def _rows_of(matrix: Any, name: str) -> CellRows:
     """The reader for a matrix in memory (NumPy, SciPy), a backed one of anndata, or its element in a file."""
     matrix = getattr(matrix, "group", matrix)
@@ -148,31 +163,33 @@ def _rows_of(matrix: Any, name: str) -> CellRows:
 
 
 class CellBlocks:
-    """The cells of one data set, read block by block.
+    """The cells of one data set, read block by block: their gene expression, and nothing else that was measured.
 
     Attributes:
         name: What messages call the data: a file's path, or "the AnnData object".
         matrix_name: The slot that is read: "X", "raw/X" or "layers/NAME".
-        var: The genes of that matrix, one row a gene.
+        var: The genes of that matrix, one row a gene. Features of another type (see `feature_types`) are left out.
         num_cells: Number of cells.
         num_genes: Number of genes.
         bytes_per_cell: Mean size of one cell while it is read.
+        reads_blocks: Whether any block of cells is read without going through the rest.
     """
 
     def __init__(self, name: str, matrix_name: str, rows: CellRows, var: pd.DataFrame, source: Any) -> None:
+        if rows.shape[0] == 0:
+            raise ValueError(f"{name} has no cells")
+        if len(var) != rows.shape[1]:
+            raise ValueError(f"{matrix_name} of {name} has {rows.shape[1]} columns, but var names {len(var)} genes")
+        # Not so in a CSC matrix, where any block costs a pass over all cells.
+        self.reads_blocks = not isinstance(rows, _CscRows)
+        found = expression_features(var, f"{matrix_name} of {name}")
+        if found.others:
+            logger.warning_once(f"{matrix_name} of {name}: {found.note}")
+            rows, var = _ChosenColumns(rows, np.flatnonzero(found.is_expression)), var[found.is_expression]
         self.name, self.matrix_name, self.var = name, matrix_name, var
         self.num_cells, self.num_genes = rows.shape
         self.bytes_per_cell = rows.bytes_per_row
         self._rows, self._source = rows, source
-        if self.num_cells == 0:
-            raise ValueError(f"{name} has no cells")
-        if len(var) != self.num_genes:
-            raise ValueError(f"{matrix_name} of {name} has {self.num_genes} columns, but var names {len(var)} genes")
-
-    @property
-    def reads_blocks(self) -> bool:
-        """Whether any block of cells is read without going through the rest, which a CSC matrix does not allow."""
-        return not isinstance(self._rows, _CscRows)
 
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
         """Cells `start` to `stop` (exclusive) as a CSR matrix (cells, genes)."""
@@ -181,7 +198,7 @@ class CellBlocks:
 
     def sample(self, num_cells: int) -> sparse.csr_matrix:
         """About `num_cells` cells, (cells, genes), in eight runs spread over the data; the first of a CSC matrix."""
-        if num_cells >= self.num_cells or isinstance(self._rows, _CscRows):
+        if num_cells >= self.num_cells or not self.reads_blocks:
             return self.read(0, num_cells)
         length = -(-num_cells // 8)
         starts = np.linspace(0, self.num_cells - length, 8).astype(int)

@@ -1,20 +1,25 @@
 """Cells of a data set by their row numbers, from an .h5ad file or from memory."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import anndata
 import h5py
 import numpy as np
+import pandas as pd
 from anndata.io import read_elem
 from scipy import sparse
+from transformers.utils import logging
 
-from state_hf.data.cells.frames import row_names
+from state_hf.data.cells.frames import column_names, num_rows, read_column, row_names
 from state_hf.data.damaged_files import check_indices, check_starts, damage_named, names_in, open_hdf5
 from state_hf.data.hdf5_items import HDF5Items, join_ranges
 from state_hf.tokenization._kernels import kernel
+from state_hf.tokenization.feature_types import expression_features, type_columns
+
+logger = logging.get_logger(__name__)
 
 # A chunk of one column group of a compressed matrix is needed by many rows in turn.
 _CHUNK_CACHE_BYTES = 2**25
@@ -26,6 +31,15 @@ def _scatter(values, columns, starts, stops, out):
     for row in range(len(starts)):
         for place in range(starts[row], stops[row]):
             out[row, columns[place]] = values[place]
+
+
+@kernel
+def _scatter_some(values, columns, starts, stops, places, out):
+    """The same for some columns: each goes where `places` says, and is left out where that is -1."""
+    for row in range(len(starts)):
+        for at in range(starts[row], stops[row]):
+            if places[columns[at]] >= 0:
+                out[row, places[columns[at]]] = values[at]
 
 
 def _compilable(values: np.ndarray) -> np.ndarray:
@@ -47,6 +61,8 @@ class RowBlock:
         starts: (rows,) index of a cell in `values`, or of its first stored value.
         stops: (rows,) end of its stored values; unused where dense.
         num_features: Number of features.
+        feature_places: (columns of the matrix,) which feature a column is, -1 where it is left out; `None` where all
+            columns are features.
     """
 
     place: str
@@ -56,6 +72,7 @@ class RowBlock:
     starts: np.ndarray
     stops: np.ndarray
     num_features: int
+    feature_places: np.ndarray | None = None
 
     def dense(self, rows: np.ndarray, num_rows: int) -> np.ndarray:
         """Cells of the block in the given order, then rows of zeros: (num_rows, features) float32.
@@ -65,10 +82,14 @@ class RowBlock:
         """
         places = np.searchsorted(self.rows, rows)
         out = np.zeros((num_rows, self.num_features), dtype=np.float32)
+        starts, stops, features = self.starts[places], self.stops[places], self.feature_places
         if self.columns is None:
-            out[: len(rows)] = self.values[self.starts[places]]
+            cells = self.values[starts]
+            out[: len(rows)] = cells if features is None else cells[:, features >= 0]
+        elif features is None:
+            _scatter(self.values, self.columns, starts, stops, out)
         else:
-            _scatter(self.values, self.columns, self.starts[places], self.stops[places], out)
+            _scatter_some(self.values, self.columns, starts, stops, features, out)
         # A sum costs a tenth of looking at every value, and is finite where all of them are.
         if not np.isfinite(out.sum(dtype=np.float64)):
             bad = np.flatnonzero(~np.isfinite(out).all(axis=1))
@@ -152,6 +173,9 @@ def _names(values: Any) -> list[str]:
 class CellRows:
     """Cells of one slot of a data set, by row number.
 
+    Of a slot with a column for each feature of `var`, those that are not gene expression (see `feature_types`) are left
+    out.
+
     Args:
         source: The path of an .h5ad file, or an AnnData object in memory.
         slot: "X", "raw/X", "layers/NAME" or "obsm/NAME".
@@ -163,7 +187,8 @@ class CellRows:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: There is no such slot (the message lists what there is), or it is a CSC matrix.
+        ValueError: There is no such slot (the message lists what there is), it is a CSC matrix, or none of its features
+            is gene expression.
     """
 
     def __init__(self, source: Path | anndata.AnnData, slot: str) -> None:
@@ -180,6 +205,19 @@ class CellRows:
             raise ValueError(
                 f"{self.place} has {self.shape[1]:,} columns, and the data name {len(self.feature_names):,} features"
             )
+        self._feature_places: np.ndarray | None = None
+        if not slot.startswith("obsm/"):
+            self._choose_expression()
+
+    def _choose_expression(self) -> None:
+        with damage_named(self.place):
+            found = expression_features(self._var(), self.place)
+        if found.others and self.feature_names is not None:
+            logger.warning_once(f"{self.place}: {found.note}")
+            kept = found.is_expression
+            self._feature_places = np.where(kept, np.cumsum(kept) - 1, -1)
+            self.feature_names = [name for name, keep in zip(self.feature_names, kept, strict=True) if keep]
+            self.shape = (self.shape[0], len(self.feature_names))
 
     def _open(self) -> Any:
         if isinstance(self.source, anndata.AnnData):
@@ -206,6 +244,14 @@ class CellRows:
             raise ValueError(f"there is no {self.place}; it has {', '.join(['X', *slots])}")
         return matrix
 
+    def _var(self) -> pd.DataFrame:
+        is_raw = self.slot.startswith("raw/")
+        if isinstance(self.source, anndata.AnnData):
+            return self.source.raw.var if is_raw else self.source.var
+        frame = self._file["raw/var" if is_raw else "var"]
+        types = {name: read_column(frame, name).array for name in type_columns(column_names(frame))}
+        return pd.DataFrame(types, index=range(num_rows(frame)))
+
     def _feature_names(self) -> list[str] | None:
         group, _, name = self.slot.partition("/")
         if isinstance(self.source, anndata.AnnData):
@@ -229,7 +275,10 @@ class CellRows:
         if self._pid != os.getpid():  # a forked worker: HDF5 handles must not be shared
             self._rows, self._pid = self._open(), os.getpid()
         with damage_named(self.place):
-            return self._rows.read(np.asarray(rows, dtype=np.int64))
+            block = self._rows.read(np.asarray(rows, dtype=np.int64))
+        if self._feature_places is None:
+            return block
+        return replace(block, num_features=self.shape[1], feature_places=self._feature_places)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_rows": None, "_file": None, "_pid": -1}

@@ -91,6 +91,7 @@ def _index(
                 file,
                 min_overlap,
                 cells.fingerprint(),
+                cells.num_genes,
                 vocabulary,
                 "" if aliases is None else aliases.text,
             )

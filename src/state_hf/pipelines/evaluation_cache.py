@@ -24,7 +24,7 @@ from state_hf.metrics.summary import ScreenSummary
 
 logger = logging.get_logger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 _CHUNK = 1 << 24
 # What NumPy, zipfile and json raise over a file that is cut off or changed.
 _DAMAGED = (

@@ -11,9 +11,13 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 from anndata.io import sparse_dataset
+from transformers.utils import logging
 
 from state_hf.data.damaged_files import check_indices, check_starts, damage_named, open_hdf5
 from state_hf.metrics.screen import Screen, ScreenBuilder
+from state_hf.tokenization.feature_types import expression_features
+
+logger = logging.get_logger(__name__)
 
 _BLOCK_ROWS = 4096
 _CHECKED_INDICES = 2**22
@@ -22,14 +26,16 @@ _CHECKED_INDICES = 2**22
 def open_cells(cells: AnnData | str | Path) -> AnnData:
     """Open a file without reading its matrix; an AnnData is returned as it is.
 
+    Where features are not gene expression, the cells are returned without them, in memory.
+
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is no .h5ad file, or a damaged one.
+        ValueError: If it is no .h5ad file, or a damaged one, or has no gene expression.
     """
     if isinstance(cells, AnnData):
         if cells.isbacked:
             _check_matrix(cells)
-        return cells
+        return _expression_of(cells, "the AnnData object")
     if not Path(cells).is_file():
         raise FileNotFoundError(f"there is no file {str(cells)!r}")
     if not h5py.is_hdf5(cells):
@@ -38,7 +44,22 @@ def open_cells(cells: AnnData | str | Path) -> AnnData:
     with damage_named(str(cells)):
         opened = anndata.read_h5ad(cells, backed="r")
     _check_matrix(opened)
-    return opened
+    return _expression_of(opened, str(cells))
+
+
+def _expression_of(cells: AnnData, name: str) -> AnnData:
+    found = expression_features(cells.var, name)
+    if not found.others:
+        return cells
+    logger.warning_once(f"{name}: {found.note}")
+    if not cells.isbacked:
+        return cells[:, found.is_expression].copy()
+    # Every block of a backed view would be a pass over the whole file.
+    columns, blocks = np.flatnonzero(found.is_expression), []
+    for _, block in _blocks(cells):
+        values = block if sp.issparse(block) else block.astype(np.promote_types(block.dtype, np.float32))
+        blocks.append(sp.csr_matrix(values)[:, columns])
+    return AnnData(sp.vstack(blocks, format="csr"), obs=cells.obs, var=cells.var[found.is_expression], uns=cells.uns)
 
 
 def _check_matrix(cells: AnnData) -> None:

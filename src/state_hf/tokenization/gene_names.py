@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from state_hf.configuration.near_names import near_names
+from state_hf.tokenization.feature_types import FeatureTypes, expression_features
 from state_hf.tokenization.gene_aliases import AliasTable, is_ensembl_id, without_version
 
 # What a column of this name is called, since "index" is the index.
@@ -38,6 +39,7 @@ class GeneReport:
             A column with the vocabulary's own name wins over one with an alias, then the first one wins.
         missing: Names that the vocabulary does not have.
         near: Missing names that differ from one of the vocabulary in upper and lower case only -> that one.
+        other_features: Not looked up, because `var` says that they are not gene expression: type -> number of columns.
     """
 
     columns: np.ndarray
@@ -51,6 +53,7 @@ class GeneReport:
     duplicates: dict[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     near: dict[str, str] = field(default_factory=dict)
+    other_features: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # The kernels index by these rows without a check of their own.
@@ -68,12 +71,17 @@ class GeneReport:
     @property
     def overlap(self) -> float:
         """Matched genes over those that could match: the smaller of the dataset and the vocabulary. In [0, 1]."""
-        return len(self.genes) / max(1, min(len(self.columns), self.vocabulary_size))
+        return len(self.genes) / max(1, min(self.dataset_genes, self.vocabulary_size))
+
+    @property
+    def dataset_genes(self) -> int:
+        """Number of columns that are genes."""
+        return len(self.columns) - sum(self.other_features.values())
 
     def __str__(self) -> str:
         source = {"index": "the index of var", _COLUMN_INDEX: _COLUMN_INDEX}.get(self.column, f"var[{self.column!r}]")
         lines = [
-            f"{len(self.genes):,} of {len(self.columns):,} genes are in the vocabulary of {self.vocabulary_size:,}, "
+            f"{len(self.genes):,} of {self.dataset_genes:,} genes are in the vocabulary of {self.vocabulary_size:,}, "
             f"looked up by {source}: {self.by_symbol:,} by symbol, {self.by_id:,} by id, "
             f"{len(self.by_alias):,} by alias"
         ]
@@ -87,6 +95,9 @@ class GeneReport:
             lines.append("  second column of a gene, left out: " + _shortened(cases))
         if self.missing:
             lines.append("  missing from the vocabulary: " + _shortened(self.missing))
+        if self.other_features:
+            kinds = [f"{name} {number:,}" for name, number in self.other_features.items()]
+            lines.append("  not gene expression, left out: " + _shortened(kinds))
         if self.near:
             cases = [f"{name} ({gene})" for name, gene in self.near.items()]
             lines.append("  of these, different in case only: " + _shortened(cases))
@@ -96,7 +107,7 @@ class GeneReport:
         """The report as plain numbers, strings and lists, to be stored in `uns` or as JSON."""
         return {
             "column": self.column,
-            "dataset_genes": len(self.columns),
+            "dataset_genes": self.dataset_genes,
             "vocabulary_genes": self.vocabulary_size,
             "matched": len(self.genes),
             "by_symbol": self.by_symbol,
@@ -106,6 +117,7 @@ class GeneReport:
             "ambiguous": [f"{name} = {' or '.join(genes)}" for name, genes in self.ambiguous.items()],
             "duplicates": [f"{name} = {gene}" for name, gene in self.duplicates.items()],
             "missing": list(self.missing),
+            "other_features": [f"{name} {number}" for name, number in self.other_features.items()],
         }
 
 
@@ -146,9 +158,10 @@ class GeneIndex:
         same = self.differs_in_case(name)
         return [same] if same else near_names(name, self.genes)
 
-    def report(self, names: Sequence[str], *, column: str) -> GeneReport:
-        """Look a dataset's names up."""
-        found = [self.candidates(name) for name in names]
+    def report(self, names: Sequence[str], *, column: str, types: FeatureTypes | None = None) -> GeneReport:
+        """Look a dataset's names up, of the features that are gene expression."""
+        is_gene = [True] * len(names) if types is None else types.is_expression.tolist()
+        found = [self.candidates(name) if gene else [] for name, gene in zip(names, is_gene, strict=True)]
         own = [without_version(name) in self.rows for name in names]
         columns = np.full(len(names), -1, np.int64)
         taken: set[int] = set()
@@ -163,7 +176,7 @@ class GeneIndex:
                 columns[at] = row
         matched = np.flatnonzero(columns >= 0).tolist()
         ids = {at for at in matched if is_ensembl_id(names[at].strip())}
-        missing = tuple(name for name, rows in zip(names, found, strict=True) if not rows)
+        missing = tuple(name for name, rows, gene in zip(names, found, is_gene, strict=True) if gene and not rows)
         cases = {name: self.differs_in_case(name) for name in missing}
         return GeneReport(
             columns=columns,
@@ -181,6 +194,7 @@ class GeneIndex:
             duplicates=duplicates,
             missing=missing,
             near={name: gene for name, gene in cases.items() if gene is not None},
+            other_features={} if types is None else types.others,
         )
 
 
@@ -222,7 +236,7 @@ def resolve_genes(
         The mapping, with an account of what matched and what did not.
 
     Raises:
-        ValueError: If there is no such column, or fewer genes than `min_overlap` match.
+        ValueError: If there is no such column, no feature is gene expression, or fewer genes than `min_overlap` match.
     """
     index = _index_of(vocabulary, aliases)
     places = {_COLUMN_INDEX if column == "index" else str(column): column for column in var.columns}
@@ -234,7 +248,8 @@ def resolve_genes(
     else:
         raise ValueError(f"var has no column {gene_column!r}; it has the index and {', '.join(places)}.")
     named = {name: _names(var.index if name == "index" else var[places[name]]) for name in choices}
-    reports = [index.report(names, column=column) for column, names in named.items()]
+    types = expression_features(var, "var")
+    reports = [index.report(names, column=column, types=types) for column, names in named.items()]
     best = max(reports, key=lambda report: len(report.genes))
     if not len(best.genes) or best.overlap < min_overlap:
         raise ValueError(_refusal(best, index, choices, min_overlap))
@@ -253,7 +268,7 @@ def _refusal(report: GeneReport, index: GeneIndex, choices: Sequence[str], min_o
     others = [gene for row, gene in enumerate(index.genes) if row not in known]
     source = f"looked at {', '.join(choices)}; best: {report.column}" if len(choices) > 1 else f"looked at {choices[0]}"
     lines = [
-        f"Only {len(report.genes):,} of the dataset's {len(report.columns):,} genes are among the vocabulary's "
+        f"Only {len(report.genes):,} of the dataset's {report.dataset_genes:,} genes are among the vocabulary's "
         f"{report.vocabulary_size:,} ({source}). "
         f"That is an overlap of {report.overlap:.1%}, and min_overlap is {min_overlap:.0%}.",
         f"  the dataset has, for instance:    {_shortened(report.missing)}",

@@ -11,14 +11,18 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizer
+from transformers.utils import logging
 
 from state_hf.model_cards.card import write_model_card
 from state_hf.model_cards.hub import PushWithCardMixin
 from state_hf.tokenization import _kernels
+from state_hf.tokenization.feature_types import expression_features
 from state_hf.tokenization.gene_aliases import AliasTable
 from state_hf.tokenization.gene_names import GeneIndex, GeneReport, resolve_genes
 from state_hf.tokenization.input_scale import check_input_type
 from state_hf.tokenization.text_files import read_text
+
+logger = logging.get_logger(__name__)
 
 Fill: TypeAlias = Literal["seeded", "original", "none"]
 _FILLS = {"none": _kernels.PAD_FILL, "seeded": _kernels.SEEDED_FILL, "original": _kernels.ORIGINAL_FILL}
@@ -305,10 +309,10 @@ def expression_of(adata: Any, *, layer: str | None = None) -> tuple[Any, Any]:
         layer: Name of a layer; `"raw"` is `adata.raw`, if no layer is called so. By default `X`.
 
     Returns:
-        The (cells, genes) matrix, and the matching `var`.
+        The (cells, genes) matrix, and the matching `var`, without features that are not gene expression.
 
     Raises:
-        ValueError: If there is no such layer, or no `X`.
+        ValueError: If there is no such layer, no `X`, or no gene expression in it.
     """
     if layer is None:
         matrix, var = adata.X, adata.var
@@ -322,7 +326,12 @@ def expression_of(adata: Any, *, layer: str | None = None) -> tuple[Any, Any]:
     if matrix is None:
         raise ValueError("The AnnData has no X: choose a layer.")
     # What a backed AnnData hands out knows how to read itself.
-    return (matrix.to_memory() if hasattr(matrix, "to_memory") else matrix[:]), var
+    matrix = matrix.to_memory() if hasattr(matrix, "to_memory") else matrix[:]
+    found = expression_features(var, "the AnnData")
+    if not found.others:
+        return matrix, var
+    logger.warning_once(f"the AnnData: {found.note}")
+    return matrix[:, np.flatnonzero(found.is_expression)], var[found.is_expression]
 
 
 def _read_genes(vocab_file: str | Path | Sequence[str]) -> list[str]:
