@@ -87,7 +87,7 @@ def forward_passes(cells: str, model: str, device: str, how: str):
     import torch
 
     from state_hf import resolve_genes
-    from state_hf.pipelines.cell_embedder import BatchLimit
+    from state_hf.inference.cell_encoder import BatchLimit
 
     se, tokenizer = loaded(model, device)
     adata = anndata.read_h5ad(cells)

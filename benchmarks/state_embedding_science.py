@@ -26,10 +26,12 @@ import torch
 from sklearn.metrics import silhouette_score
 from transformers import AutoTokenizer
 
+from state_hf.analysis.nearest_cells import nearest_neighbours, vote
 from state_hf.data.cell_corpus import CellCorpus
 from state_hf.data.corpus_manifest import CorpusFile
+from state_hf.inference.cell_encoder import CellEncoder
+from state_hf.inference.embedding_task import embed_whole
 from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
-from state_hf.pipelines.neighbour_probe import embed_file, nearest_neighbours, vote
 from state_hf.pipelines.pretrain import PretrainedModel, pretrain
 from state_hf.tokenization.gene_names import GeneReport
 from state_hf.training.decoded_expression import (
@@ -182,11 +184,10 @@ def embeddings(trained, untrained, file: str, path: Path) -> pd.DataFrame:
     sc.pp.normalize_total(log1p, target_sum=1e4)
     sc.pp.log1p(log1p)
     sc.pp.pca(log1p, n_comps=50)
-    dimensions = trained.model.config.output_dim
     tables = {"PCA (50)": log1p.obsm["X_pca"]}
     for name, model in (("untrained", untrained), ("trained", trained.model)):
-        embedded = embed_file(path, model.state_embedding, trained.tokenizer, input_type="counts")
-        tables[f"State Embedding, {name}"] = embedded[:, :dimensions]
+        encoder = CellEncoder(model.state_embedding, trained.tokenizer)
+        tables[f"State Embedding, {name}"] = embed_whole(path, encoder, input_type="counts", part="cell")
     labels = cells.obs[label_key].astype(str).to_numpy()
     batches = None if batch_key is None else cells.obs[batch_key].astype(str).to_numpy()
     return pd.DataFrame({name: quality(values, labels, batches) for name, values in tables.items()}).T

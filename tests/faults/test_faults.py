@@ -21,7 +21,7 @@ __all__ = ["adata", "h5ad", "tiny_model"]
 
 @pytest.fixture
 def arguments(tiny_model, h5ad, tmp_path, monkeypatch):
-    monkeypatch.setattr("state_hf.pipelines.embedding_task._BLOCK_BYTES", 2**13)
+    monkeypatch.setattr("state_hf.inference.embedding_task._BLOCK_BYTES", 2**13)
     return ["embed", str(h5ad), "--model", str(tiny_model), "--output", str(tmp_path / "out.npy"), "--device", "cpu"]
 
 

@@ -60,4 +60,4 @@ def h5ad(adata: anndata.AnnData, tmp_path: Path) -> Path:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few cells, so that a small file has many."""
-    monkeypatch.setattr("state_hf.pipelines.embedding_task._BLOCK_BYTES", 2**13)
+    monkeypatch.setattr("state_hf.inference.embedding_task._BLOCK_BYTES", 2**13)

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from state_hf import StateEmbeddingForSequenceClassification
+from state_hf.analysis.nearest_cells import nearest_neighbours, vote
+from state_hf.analysis.neighbour_probe import NeighbourProbe
 from state_hf.cli import main
 from state_hf.modeling.state_embedding_classification import predict_classes
 from state_hf.pipelines.annotate import annotate
-from state_hf.pipelines.neighbour_probe import NeighbourProbe, nearest_neighbours, vote
 from tests.corpus_files import GENES, cells, small_embedding_model, tokenizer
 from tests.screen_models import lose_a_weight
 

@@ -31,7 +31,7 @@ def test_killed_run_goes_on_to_the_same_result(tiny_model, h5ad, tmp_path):
         import numpy
         from state_hf import embed
         from state_hf.data import partial_results
-        from state_hf.pipelines import embedding_task
+        from state_hf.inference import embedding_task
 
         embedding_task._BLOCK_BYTES = 2**13
         save, saved = numpy.save, []

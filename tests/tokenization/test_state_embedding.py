@@ -12,8 +12,9 @@ from transformers import AutoTokenizer
 
 import state_hf
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
+from state_hf.tokenization.cell_matrix import expression_of
 from state_hf.tokenization.gene_names import GeneReport, resolve_genes
-from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer, expression_of
+from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 GENES = ["TP53", "GAPDH", "ACTB", "CD3E", "MS4A1", "LYZ"]
 CLS, PAD = 6, 7

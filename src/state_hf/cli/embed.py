@@ -59,7 +59,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="counts",
         help="what the values are; 'auto' decides by a sample and says so (default: counts)",
     )
-    cells.add_argument("--key", default="X_state", help="name of the new slot in obsm and uns (default: X_state)")
+    cells.add_argument("--key", help="name of the new slot in obsm and uns (default: the family's, as X_state)")
 
     sentence = parser.add_argument_group("how cells become sentences")
     sentence.add_argument(

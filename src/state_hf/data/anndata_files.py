@@ -128,3 +128,16 @@ def add_embedding(
         for start, rows in blocks:
             embedding[start : start + len(rows)] = rows
         write_elem(store["uns"], key, record)
+
+
+def read_labels(path: str | Path, key: str) -> np.ndarray:
+    """A column of obs as text; "" where a cell has no label.
+
+    Raises:
+        ValueError: There is no such column (the message lists what there is).
+    """
+    with open_store(Path(path), "r") as store:
+        obs = read_elem(store["obs"])
+    if key not in obs:
+        raise ValueError(f"{path} has no column {key!r} in obs; it has {', '.join(map(str, obs.columns))}")
+    return obs[key].astype(object).where(obs[key].notna(), "").astype(str).to_numpy(dtype=object)

@@ -22,6 +22,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.model_cards.hub import CardedMixin
+from state_hf.modeling.cell_features import CellFeatures
 from state_hf.modeling.fitting_weights import FittingWeightsMixin
 
 logger = logging.get_logger(__name__)
@@ -400,6 +401,28 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
             dataset_embedding=None if self.dataset_embedder is None else self.dataset_embedder(dataset_hidden),
             gene_output=decoded if output_genes else None,
             dataset_hidden=dataset_hidden,
+        )
+
+    def get_cell_features(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        expression: torch.Tensor | None = None,
+        output_genes: bool = False,  # noqa: FBT001, FBT002 - transformers' style
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CellFeatures:
+        """The cells and, as their context, their datasets. See `forward` for the arguments.
+
+        Returns:
+            `CellFeatures`: `pooler_output` is the cell embedding, `context` the dataset embedding, and
+            `last_hidden_state` the output of every token of the sentence, the dataset token left out.
+        """
+        output = self(input_ids, attention_mask, expression, output_genes=output_genes, return_dict=True, **kwargs)
+        genes = output.gene_output
+        if genes is not None and self.config.use_dataset_token:
+            genes = genes[:, :-1]
+        return CellFeatures(
+            pooler_output=output.cell_embedding, context=output.dataset_embedding, last_hidden_state=genes
         )
 
     def _add_expression(self, hidden_states: torch.Tensor, expression: torch.Tensor) -> torch.Tensor:

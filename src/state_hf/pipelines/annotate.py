@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from anndata.io import read_elem, write_elem
 from transformers import AutoConfig
 
+from state_hf.analysis.nearest_cells import nearest_neighbours, vote
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
-from state_hf.data.anndata_files import copy_store, open_store
+from state_hf.data.anndata_files import copy_store, open_store, read_labels
 from state_hf.data.cell_blocks import open_cells
 from state_hf.data.whole_files import written_whole
-from state_hf.modeling.state_embedding import StateEmbeddingModel
+from state_hf.inference.cell_encoder import CellEncoder
+from state_hf.inference.embedding_task import embed_whole
+from state_hf.inference.loading import load_model, load_tokenizer, refuse_missing_weights
 from state_hf.modeling.state_embedding_classification import StateEmbeddingForSequenceClassification, predict_classes
-from state_hf.pipelines.loading import load_model, load_tokenizer, refuse_missing_weights
-from state_hf.pipelines.neighbour_probe import embed_file, nearest_neighbours, read_labels, vote
-from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 InputScale = Literal["counts", "log1p", "auto"]
 UNKNOWN = "unknown"
@@ -31,14 +31,13 @@ _HEAD_STEPS, _HEAD_RATE = 500, 0.05
 class _Encoder:
     """A model that embeds files, always in the same way."""
 
-    model: StateEmbeddingModel
-    tokenizer: StateEmbeddingTokenizer
+    model: Any
+    tokenizer: Any
     input_type: InputScale
 
     def embed(self, path: str | Path) -> np.ndarray:
         """(cells, output_dim) cell embeddings, without what names the dataset."""
-        whole = embed_file(path, self.model, self.tokenizer, input_type=self.input_type)
-        return whole[:, : self.model.config.output_dim]
+        return embed_whole(path, CellEncoder(self.model, self.tokenizer), input_type=self.input_type, part="cell")
 
 
 def annotate(

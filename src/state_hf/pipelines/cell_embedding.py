@@ -7,10 +7,8 @@ import anndata
 import numpy as np
 from transformers import Pipeline
 
-from state_hf.pipelines.cell_embedder import BatchSize, CellEmbedder
-from state_hf.pipelines.embedding_task import DeclaredInputType, embed_in_memory, inspect_source
-from state_hf.pipelines.loading import load_model, load_tokenizer
-from state_hf.tokenization.state_embedding import Fill
+from state_hf.inference.cell_encoder import BatchSize, CellEncoder
+from state_hf.inference.embedding_task import DeclaredInputType, embed_in_memory, inspect_source
 
 
 class CellEmbeddingPipeline(Pipeline):
@@ -22,7 +20,7 @@ class CellEmbeddingPipeline(Pipeline):
     Args (of the call, or of `pipeline(...)` as defaults for all calls):
         inputs: An AnnData object, the path of an .h5ad file or .zarr store, or a list of such.
         batch_size: Cells that go through the model at once. Default: chosen by the device's memory.
-        layer, gene_column, input_type, fill, seed, workers: As in `state_hf.embed`.
+        layer, gene_column, input_type, seed, workers, and the tokenizer's own options: As in `state_hf.embed`.
 
     Example:
         >>> embedder = pipeline("cell-embedding", model=folder)
@@ -51,35 +49,29 @@ class CellEmbeddingPipeline(Pipeline):
         layer: str | None = None,
         gene_column: str | None = None,
         input_type: DeclaredInputType = "counts",
-        fill: Fill | None = None,
         seed: int = 0,
         workers: int = 1,
+        **encoding: Any,
     ) -> dict[str, Any]:
         """Look up the genes and check the scale of the values; cells are read while they are embedded."""
-        model = load_model(self.model)
-        embedder = CellEmbedder(
-            model,
-            load_tokenizer(self.tokenizer, model),  # type: ignore[arg-type]
-            batch_size=cells_at_once,
-            fill=fill,
-            seed=seed,
-            workers=workers,
+        encoder = CellEncoder.from_pretrained(
+            self.model, tokenizer=self.tokenizer, batch_size=cells_at_once, seed=seed, workers=workers, **encoding
         )
         task = inspect_source(
             input_ if isinstance(input_, anndata.AnnData) else Path(input_),
-            embedder,
+            encoder,
             layer=layer,
             gene_column=gene_column,
             input_type=input_type,
-            model={"name": model.config.name_or_path, "sha256": ""},
+            model={"name": self.model.config.name_or_path, "sha256": ""},
             for_file=False,
         )
-        return {"task": task, "embedder": embedder}
+        return {"task": task, "encoder": encoder}
 
     def _forward(  # type: ignore[override]
         self, input_tensors: dict[str, Any], **forward_parameters: Any
     ) -> dict[str, np.ndarray]:
-        return {"embedding": embed_in_memory(input_tensors["task"], input_tensors["embedder"])}
+        return {"embedding": embed_in_memory(input_tensors["task"], input_tensors["encoder"])}
 
     def postprocess(self, model_outputs: dict[str, np.ndarray], **postprocess_parameters: Any) -> np.ndarray:
         """The embedding (cells, embedding_dim)."""

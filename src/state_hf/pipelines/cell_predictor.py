@@ -15,10 +15,10 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.data.perturbation_screens import PerturbationScreens
+from state_hf.inference.loading import refuse_missing_weights
 from state_hf.modeling.baselines import PerturbationBaseline
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
 from state_hf.pipelines.control_cells import ControlCells, draw_windows, seeded_stream
-from state_hf.pipelines.loading import refuse_missing_weights
 from state_hf.pipelines.prediction_plan import PredictedGroup
 
 # Predicted log1p expression is kept within these, as the original does: no gene of any cell has e^14 counts.

@@ -1,4 +1,4 @@
-"""Embeds the cells of AnnData objects and files with a State Embedding model."""
+"""Embeds the cells of AnnData objects and files with a model of any family."""
 
 import errno
 import shutil
@@ -17,8 +17,8 @@ from transformers.utils import logging
 from state_hf.data.cell_blocks import CellBlocks, open_cells
 from state_hf.data.embedding_files import output_format, read_record, write_embedding
 from state_hf.data.partial_results import PartialResults, different_settings
-from state_hf.pipelines.cell_embedder import BatchSize, CellEmbedder
-from state_hf.pipelines.embedding_task import (
+from state_hf.inference.cell_encoder import BatchSize, CellEncoder
+from state_hf.inference.embedding_task import (
     AnyPath,
     DeclaredInputType,
     EmbeddingTask,
@@ -28,9 +28,9 @@ from state_hf.pipelines.embedding_task import (
     list_sources,
     name_outputs,
 )
-from state_hf.pipelines.loading import load_model, load_tokenizer, model_digest
-from state_hf.pipelines.processes import Processes, join_processes
-from state_hf.tokenization.state_embedding import Fill, StateEmbeddingTokenizer
+from state_hf.inference.loading import model_digest
+from state_hf.inference.processes import Processes, join_processes
+from state_hf.tokenization.cell_tokenizer import CellTokenizer
 
 logger = logging.get_logger(__name__)
 
@@ -39,7 +39,7 @@ logger = logging.get_logger(__name__)
 class _Run:
     """What all data sets of one call share."""
 
-    embedder: CellEmbedder
+    encoder: CellEncoder
     processes: Processes
     key: str
     resume: bool
@@ -52,12 +52,11 @@ def embed(
     *,
     output: AnyPath | None = None,
     format: str | None = None,
-    key: str = "X_state",
-    tokenizer: AnyPath | StateEmbeddingTokenizer | None = None,
+    key: str | None = None,
+    tokenizer: AnyPath | CellTokenizer | None = None,
     layer: str | None = None,
     gene_column: str | None = None,
     input_type: DeclaredInputType = "counts",
-    fill: Fill | None = None,
     seed: int = 0,
     batch_size: BatchSize = "auto",
     dtype: str | None = None,
@@ -65,6 +64,7 @@ def embed(
     workers: int = 1,
     resume: bool = False,
     overwrite: bool = False,
+    **encoding: Any,
 ) -> anndata.AnnData | Path | list[Path]:
     """Embed cells: an AnnData object gets a new slot in `obsm`, a file becomes a new file.
 
@@ -81,15 +81,13 @@ def embed(
             cell, named in the index). For several inputs, a folder, with one file for each. An AnnData object needs
             none: then it is itself what the embedding is added to.
         format: Of the files in an output folder: "h5ad", "zarr", "npy" or "parquet". Default: "h5ad".
-        key: Name of the new slot.
+        key: Name of the new slot. Default: that of the model's family, as "X_state".
         tokenizer: A folder, a hub id or a loaded tokenizer. Default: the model's.
         layer: Layer to read, or "raw" for `raw.X`. Default: `X`.
         gene_column: Column of `var` with the gene names, or "index". Default: the one that matches best.
         input_type: "counts", "log1p", or "auto" to decide by a sample of the values and say so. A contradiction between
             this and the values is an error.
-        fill: How sentences of cells with few expressed genes are filled: "seeded", "original" or "none" (see
-            `StateEmbeddingTokenizer.encode_cells`). Default: as the model was trained, which its tokenizer says.
-        seed: Seed of the fill, from 0 on.
+        seed: Seed of the tokenizer's random choices, from 0 on.
         batch_size: Cells that go through the model at once; "auto" chooses by the device's memory. Where a batch
             does not fit, it is halved, with a warning.
         dtype: "float32", "bfloat16" or "float16". Default: the checkpoint's; on the CPU, float32.
@@ -99,6 +97,8 @@ def embed(
             that are already complete are kept.
         overwrite: Replace outputs (or a slot `key`) that already exist, and throw away an unfinished run. An old
             output stays until the new one is complete.
+        **encoding: The tokenizer's own options, as `fill="none"` for a State Embedding model (see its class). Default:
+            as the model was trained, which its tokenizer says.
 
     Returns:
         The AnnData object, or the path of the output, or for several inputs the paths of their outputs.
@@ -116,17 +116,24 @@ def embed(
     processes = join_processes(device)
     if processes.is_main and not resume and not overwrite:
         _refuse_existing(outputs)
-    loaded = load_model(model, dtype=dtype, device=processes.device)
-    embedder = CellEmbedder(
-        loaded, load_tokenizer(tokenizer, loaded), batch_size=batch_size, fill=fill, seed=seed, workers=workers
+    encoder = CellEncoder.from_pretrained(
+        model,
+        tokenizer=tokenizer,
+        dtype=dtype,
+        device=processes.device,
+        batch_size=batch_size,
+        seed=seed,
+        workers=workers,
+        **encoding,
     )
-    run = _Run(embedder, processes, key=key, resume=resume, overwrite=overwrite)
-    identity = {"name": loaded.config.name_or_path, "sha256": model_digest(loaded)}
+    key = encoder.tokenizer.embedding_key if key is None else key
+    run = _Run(encoder, processes, key=key, resume=resume, overwrite=overwrite)
+    identity = {"name": encoder.model.config.name_or_path, "sha256": model_digest(encoder.model)}
     tasks = []
     for source in sources:
         task = inspect_source(
             source,
-            embedder,
+            encoder,
             layer=layer,
             gene_column=gene_column,
             input_type=input_type,
@@ -138,7 +145,7 @@ def embed(
         if processes.is_main:
             logger.info(f"{task.name}: {task.num_cells:,} cells; {task.genes}")
         _check_key(run, task, output)
-    with _evaluation_mode(loaded):
+    with encoder.evaluating():
         if isinstance(data, anndata.AnnData) and output is None:
             return _embed_object(run, tasks[0], data)
         if processes.is_main:
@@ -150,9 +157,9 @@ def embed(
 
 
 def _check_arguments(
-    data: Any, model: Any, *, output: AnyPath | None, key: str, device: Any, resume: bool, overwrite: bool
+    data: Any, model: Any, *, output: AnyPath | None, key: str | None, device: Any, resume: bool, overwrite: bool
 ) -> None:
-    if not key or "/" in key:
+    if key is not None and (not key or "/" in key):
         raise ValueError(f"key must be a name without '/', but is {key!r}.")
     if isinstance(model, PreTrainedModel) and device is not None:
         raise ValueError("A loaded model stays where it is: move it with model.to(device), and leave device out.")
@@ -162,16 +169,6 @@ def _check_arguments(
         raise ValueError("Files need an output: name the file (for several inputs, the folder) to write.")
     if output is None and resume:
         raise ValueError("An AnnData object without an output is embedded in one go: there is nothing to resume.")
-
-
-@contextmanager
-def _evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _progress(run: _Run, task: EmbeddingTask, *, done: int, total: int) -> Any:
@@ -193,7 +190,7 @@ def _embed_object(run: _Run, task: EmbeddingTask, adata: anndata.AnnData) -> ann
         raise ValueError("Several processes cannot add to one AnnData object: pass an output.")
     began = time.perf_counter()
     with _progress(run, task, done=0, total=task.num_cells) as bar:
-        embedding = embed_in_memory(task, run.embedder, bar.update)
+        embedding = embed_in_memory(task, run.encoder, bar.update)
     adata.obsm[run.key] = embedding
     adata.uns[run.key] = task.record
     _log_end(task, f"obsm[{run.key!r}]", embedded=task.num_cells, seconds=time.perf_counter() - began)
@@ -286,7 +283,7 @@ def _embed_share(
     left = sum(stop - start for start, stop in ranges)
     done = (task.num_cells - left) if run.processes.count == 1 else 0
     with _progress(run, task, done=done, total=done + left) as bar:
-        blocks = run.embedder.embed(cells, task.genes, input_type=task.input_type, ranges=ranges, progress=bar.update)
+        blocks = run.encoder.embed(cells, task.genes, input_type=task.input_type, ranges=ranges, progress=bar.update)
         for start, rows in blocks:
             partial.write(start // partial.block_rows, rows)
 

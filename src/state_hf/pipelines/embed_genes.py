@@ -13,8 +13,8 @@ from state_hf.gene_embeddings.gene_table import GeneTable, load_gene_table
 from state_hf.gene_embeddings.protein_embedder import ProteinEmbedder
 from state_hf.gene_embeddings.protein_fasta import GeneNames, Proteins, read_proteins
 from state_hf.gene_embeddings.protein_models import ProteinModel, load_protein_model
-from state_hf.pipelines.loading import DTYPES, model_digest
-from state_hf.pipelines.processes import Processes, join_processes
+from state_hf.inference.loading import DTYPES, model_digest
+from state_hf.inference.processes import Processes, join_processes
 
 logger = logging.get_logger(__name__)
 

@@ -10,14 +10,14 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, set_seed
 from transformers.utils import logging
 
+from state_hf.analysis.neighbour_probe import NeighbourProbe
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.data.cell_corpus import CellCorpus
 from state_hf.data.corpus_files import open_corpus_file
 from state_hf.data.corpus_manifest import CorpusFile, read_manifest
+from state_hf.inference.loading import refuse_missing_weights
 from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
-from state_hf.pipelines.loading import refuse_missing_weights
-from state_hf.pipelines.neighbour_probe import NeighbourProbe
 from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.dataset_classes import extend_datasets

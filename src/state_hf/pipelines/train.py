@@ -22,10 +22,10 @@ from state_hf.data.split_definition import SplitDefinition, SplitPart
 from state_hf.data.split_toml import dataset_files, read_split_toml
 from state_hf.data.splits import PerturbationSplit, SplitControls
 from state_hf.data.whole_files import written_whole
+from state_hf.inference.loading import refuse_missing_weights
 from state_hf.model_cards.card import write_model_card
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
 from state_hf.pipelines.cell_predictor import feature_slot
-from state_hf.pipelines.loading import refuse_missing_weights
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.effect_scale import fit_effect_scale

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from state_hf import StateEmbeddingModel, resolve_genes
 from state_hf.data.cell_blocks import open_cells
-from state_hf.pipelines.cell_embedder import BatchLimit, CellEmbedder
+from state_hf.inference.cell_encoder import BatchLimit, CellEncoder
 from tests.pipelines.conftest import make_cells
 
 
@@ -41,9 +41,9 @@ def test_batch_size_is_checked(tiny_model, batch_size):
 
 
 def embed_all(model, tokenizer, cells, **options) -> np.ndarray:
-    embedder = CellEmbedder(model, tokenizer, **options)
+    encoder = CellEncoder(model, tokenizer, **options)
     genes = resolve_genes(cells.var, tokenizer)
-    blocks = dict(embedder.embed(cells, genes, input_type="counts", ranges=[(0, 20), (20, 30)]))
+    blocks = dict(encoder.embed(cells, genes, input_type="counts", ranges=[(0, 20), (20, 30)]))
     return np.concatenate([blocks[0], blocks[20]])
 
 
@@ -56,11 +56,11 @@ class SmallMemory:
     def __getattr__(self, name):
         return getattr(self.model, name)
 
-    def __call__(self, **inputs):
+    def get_cell_features(self, **inputs):
         self.tried.append(len(inputs["input_ids"]))
         if self.tried[-1] > self.cells:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return self.model(**inputs)
+        return self.model.get_cell_features(**inputs)
 
 
 @pytest.mark.parametrize(("batch_size", "fill"), [("auto", "seeded"), (16, "none")])

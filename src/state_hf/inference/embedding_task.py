@@ -13,7 +13,7 @@ import numpy as np
 from state_hf._version import __version__
 from state_hf.data.cell_blocks import CellBlocks, open_cells
 from state_hf.data.embedding_files import FORMATS, output_format
-from state_hf.pipelines.cell_embedder import CellEmbedder
+from state_hf.inference.cell_encoder import CellEncoder
 from state_hf.tokenization.gene_names import GeneReport, resolve_genes
 from state_hf.tokenization.input_scale import InputType, check_input_type
 
@@ -62,7 +62,7 @@ class EmbeddingTask:
 
 def inspect_source(
     source: Source,
-    embedder: CellEmbedder,
+    encoder: CellEncoder,
     *,
     layer: str | None,
     gene_column: str | None,
@@ -75,7 +75,7 @@ def inspect_source(
 
     Args:
         source: The AnnData object or the path.
-        embedder: What will embed it.
+        encoder: What will embed it.
         layer: Layer to read, or "raw". None for `X`.
         gene_column: Column of `var` with the gene names, or "index". None for the one that matches best.
         input_type: "counts", "log1p" or "auto".
@@ -88,7 +88,7 @@ def inspect_source(
     """
     with open_cells(source, layer=layer) as cells:
         try:
-            genes = resolve_genes(cells.var, embedder.tokenizer, gene_column=gene_column)
+            genes = resolve_genes(cells.var, encoder.tokenizer, gene_column=gene_column)
             found_type = check_input_type(cells.sample(_SCALE_SAMPLE_CELLS), input_type)
         except ValueError as error:
             raise ValueError(f"{cells.matrix_name} of {cells.name}: {error}") from error
@@ -98,9 +98,9 @@ def inspect_source(
             "matrix": cells.matrix_name,
             "genes_sha256": hashlib.sha256(genes.columns.tobytes()).hexdigest(),
             "input_type": found_type,
-            "fill": embedder.fill,
-            "seed": embedder.seed,
-            "dtype": str(embedder.model.dtype).removeprefix("torch."),
+            **encoder.encoding,
+            "seed": encoder.seed,
+            "dtype": str(encoder.model.dtype).removeprefix("torch."),
         }
         if for_file:
             settings["input"] = cells.fingerprint()
@@ -109,7 +109,7 @@ def inspect_source(
             name=cells.name,
             layer=layer,
             num_cells=cells.num_cells,
-            block_cells=_block_cells(cells, embedder, processes),
+            block_cells=_block_cells(cells, encoder, processes),
             genes=genes,
             input_type=found_type,
             settings=settings,
@@ -118,37 +118,86 @@ def inspect_source(
                 "model": model["name"],
                 "source": Path(cells.name).name,
                 "cells": cells.num_cells,
-                "dimensions": embedder.model.config.embedding_dim,
+                "dimensions": encoder.embedding_dim,
                 "genes": genes.to_dict(),
             },
             slot_names=cells.slot_names(),
         )
 
 
-def _block_cells(cells: CellBlocks, embedder: CellEmbedder, processes: int) -> int:
-    length = embedder.model.config.max_position_embeddings
-    flops_per_cell = 2 * length * sum(weight.numel() for weight in embedder.model.encoder.parameters())
-    on_cpu = embedder.model.device.type == "cpu"
+def _block_cells(cells: CellBlocks, encoder: CellEncoder, processes: int) -> int:
+    length = encoder.length
+    flops_per_cell = 2 * length * encoder.model.num_parameters(exclude_embeddings=True)
+    on_cpu = encoder.model.device.type == "cpu"
     by_work = (_CPU_BLOCK_FLOPS if on_cpu else _ACCELERATOR_BLOCK_FLOPS) / flops_per_cell
     # A token is an id and a mask of eight bytes each, and a scalar of four.
-    by_memory = _BLOCK_BYTES / (cells.bytes_per_cell + 20 * length + 4 * embedder.model.config.embedding_dim)
+    by_memory = _BLOCK_BYTES / (cells.bytes_per_cell + 20 * length + 4 * encoder.embedding_dim)
     by_number = max(cells.num_cells / (_BLOCKS_PER_PROCESS * processes), _MIN_BLOCK_CELLS)
     return math.ceil(min(by_work, by_memory, by_number, cells.num_cells / processes))
 
 
 def embed_in_memory(
-    task: EmbeddingTask, embedder: CellEmbedder, progress: Callable[[int], Any] = lambda cells: None
+    task: EmbeddingTask,
+    encoder: CellEncoder,
+    progress: Callable[[int], Any] = lambda cells: None,
+    *,
+    part: Literal["embedding", "cell"] = "embedding",
 ) -> np.ndarray:
-    """The embedding of all cells of a data set as one array, (cells, embedding_dim) float32."""
-    embedding = np.empty((task.num_cells, task.record["dimensions"]), dtype=np.float32)
+    """The embedding of all cells of a data set as one array, (cells, dimensions) float32.
+
+    Args:
+        task: The data set.
+        encoder: What embeds it.
+        progress: Called with a number of cells when they have gone through the model.
+        part: "embedding" for what users keep, "cell" for what cells are compared by.
+    """
+    embedding = np.empty((0, 0), dtype=np.float32)
     starts = range(0, task.num_cells, task.block_cells)
     ranges = [(start, min(start + task.block_cells, task.num_cells)) for start in starts]
-    with open_cells(task.source, layer=task.layer) as cells:
-        for start, rows in embedder.embed(
-            cells, task.genes, input_type=task.input_type, ranges=ranges, progress=progress
+    with open_cells(task.source, layer=task.layer) as cells, encoder.evaluating():
+        for start, rows in encoder.embed(
+            cells, task.genes, input_type=task.input_type, ranges=ranges, part=part, progress=progress
         ):
+            if not embedding.size:
+                embedding = np.empty((task.num_cells, rows.shape[1]), dtype=np.float32)
             embedding[start : start + len(rows)] = rows
     return embedding
+
+
+def embed_whole(
+    source: Source | str,
+    encoder: CellEncoder,
+    *,
+    layer: str | None = None,
+    gene_column: str | None = None,
+    input_type: DeclaredInputType = "auto",
+    part: Literal["embedding", "cell"] = "embedding",
+    progress: Callable[[int], Any] = lambda cells: None,
+) -> np.ndarray:
+    """The embedding of all cells of a data set as one array, (cells, dimensions) float32.
+
+    Args:
+        source: The AnnData object or the path.
+        encoder: What embeds it.
+        layer: Layer to read, or "raw". None for `X`.
+        gene_column: Column of `var` with the gene names, or "index". None for the one that matches best.
+        input_type: "counts", "log1p" or "auto".
+        part: "embedding" for what users keep, "cell" for what cells are compared by.
+        progress: Called with a number of cells when they have gone through the model.
+
+    Raises:
+        ValueError: See `inspect_source`.
+    """
+    task = inspect_source(
+        source if isinstance(source, anndata.AnnData) else Path(source),
+        encoder,
+        layer=layer,
+        gene_column=gene_column,
+        input_type=input_type,
+        model={"name": encoder.model.config.name_or_path, "sha256": ""},
+        for_file=False,
+    )
+    return embed_in_memory(task, encoder, progress, part=part)
 
 
 def is_several(data: anndata.AnnData | AnyPath | Sequence[AnyPath]) -> bool:

@@ -1,4 +1,4 @@
-"""Loads a State Embedding model and its tokenizer for inference, checked against each other."""
+"""Loads a model that embeds cells, and its tokenizer, for inference, checked against each other."""
 
 import hashlib
 import json
@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from state_hf.configuration.model_folders import loading_from
-from state_hf.modeling.state_embedding import StateEmbeddingModel
-from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
+from state_hf.families import FAMILIES
+from state_hf.tokenization.cell_tokenizer import CellTokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load_model(
     model: str | Path | PreTrainedModel, *, dtype: str | None = None, device: torch.device | None = None
-) -> StateEmbeddingModel:
-    """Load a model for inference.
+) -> PreTrainedModel:
+    """Load a model that embeds cells, without the heads that it may have.
 
     Args:
         model: A folder, a hub id, or a loaded model (with or without heads), which stays as and where it is.
@@ -27,54 +27,59 @@ def load_model(
         device: Where the model goes. Default: it stays on the CPU.
 
     Raises:
-        ValueError: Not a State Embedding model, one without a gene table, or a dtype that does not fit.
+        ValueError: A model that does not embed cells, one that is incomplete, or a dtype that does not fit.
     """
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}")
     if isinstance(model, PreTrainedModel):
-        loaded = model.base_model
+        loaded: Any = model.base_model
         name = model.config.name_or_path or type(model).__name__
+        _refuse_other_models(name, loaded.config.model_type)
         if dtype is not None and loaded.dtype != getattr(torch, dtype):
             raise ValueError(f"the model {name} is loaded as {loaded.dtype}: convert it with model.to(torch.{dtype})")
-    else:
-        name = str(model)
-        on_cpu = device is None or device.type == "cpu"
-        with loading_from(name):
-            loaded, info = AutoModel.from_pretrained(
-                name,
-                dtype=dtype or ("float32" if on_cpu else "auto"),
-                output_loading_info=True,
-                trust_remote_code=False,
-            )
-        refuse_missing_weights(name, info["missing_keys"], optional="gene_table.weight")
-        loaded = loaded.to(device or "cpu").eval()
-    if not isinstance(loaded, StateEmbeddingModel):
-        raise ValueError(f"{name} is a {type(loaded).__name__}, not a State Embedding model")
-    if not loaded.has_gene_table:
-        raise ValueError(f"{name} has no gene table, so it cannot embed cells: add `gene_table.weight` to it")
-    return loaded
+        return loaded
+    name = str(model)
+    on_cpu = device is None or device.type == "cpu"
+    with loading_from(name):
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    _refuse_other_models(name, config.model_type)
+    with loading_from(name):
+        loaded, info = AutoModel.from_pretrained(
+            name,
+            config=config,
+            dtype=dtype or ("float32" if on_cpu else "auto"),
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    # A stock model's own pooler, which its checkpoint may lack, is not what makes a cell of its states.
+    pooled = hasattr(loaded, "get_cell_features")
+    refuse_missing_weights(name, [key for key in info["missing_keys"] if pooled or ".pooler." not in f".{key}"])
+    return loaded.to(device or "cpu").eval()
 
 
-def refuse_missing_weights(name: str | Path, missing: Iterable[str], *, optional: str = "") -> None:
+def _refuse_other_models(name: str, model_type: str) -> None:
+    """Refuse a family of this package that has no tokenizer of cells."""
+    if model_type in FAMILIES and "AutoTokenizer" not in FAMILIES[model_type]:
+        raise ValueError(f"{name} is a {model_type.replace('_', ' ')} model, which does not embed cells")
+
+
+def refuse_missing_weights(name: str | Path, missing: Iterable[str]) -> None:
     """Refuse a model whose weights are not all there: transformers would fill the gaps with random numbers.
 
     Args:
         name: The model's folder or hub id.
         missing: Names of the weights that were not found.
-        optional: What may be missing.
 
     Raises:
         ValueError: A weight is missing.
     """
-    gaps = sorted(key for key in missing if not optional or not key.endswith(optional))
+    gaps = sorted(missing)
     if gaps:
         named = ", ".join(gaps[:3]) + (", ..." if len(gaps) > 3 else "")
         raise ValueError(f"{name} is incomplete: {len(gaps)} of its model's weights are missing ({named})")
 
 
-def load_tokenizer(
-    tokenizer: str | Path | StateEmbeddingTokenizer | None, model: StateEmbeddingModel
-) -> StateEmbeddingTokenizer:
+def load_tokenizer(tokenizer: str | Path | CellTokenizer | None, model: PreTrainedModel) -> CellTokenizer:
     """Load the tokenizer of a model.
 
     Args:
@@ -82,7 +87,7 @@ def load_tokenizer(
         model: The model that it has to fit.
 
     Raises:
-        ValueError: There is none, or its vocabulary is not the model's gene table.
+        ValueError: There is none, it is none of cells, or its vocabulary is not the model's.
     """
     if isinstance(tokenizer, str | Path | None):
         name = str(tokenizer or model.config.name_or_path)
@@ -92,13 +97,9 @@ def load_tokenizer(
             loaded: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     else:
         loaded = tokenizer
-    if not isinstance(loaded, StateEmbeddingTokenizer):
-        raise ValueError(f"The tokenizer is a {type(loaded).__name__}, not a StateEmbeddingTokenizer.")
-    if loaded.vocab_size != model.config.num_genes:
-        raise ValueError(
-            f"The tokenizer knows {loaded.vocab_size:,} genes, but the model's gene table has "
-            f"{model.config.num_genes:,}: they do not belong together."
-        )
+    if not isinstance(loaded, CellTokenizer):
+        raise ValueError(f"The tokenizer is a {type(loaded).__name__}, which does not read cells.")
+    loaded.check_model(model.config)
     return loaded
 
 

@@ -1,19 +1,22 @@
-"""Runs a State Embedding model over blocks of cells, tokenized in the background, in batches that fit into memory."""
+"""Runs a model of any family over blocks of cells, tokenized in the background, in batches that fit into memory."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from state_hf.data.cell_blocks import CellBlocks
 from state_hf.data.read_ahead import read_ahead
-from state_hf.modeling.state_embedding import StateEmbeddingModel
+from state_hf.inference.loading import load_model, load_tokenizer
+from state_hf.tokenization.cell_tokenizer import CellTokenizer
 from state_hf.tokenization.gene_names import GeneReport
 from state_hf.tokenization.input_scale import InputType
-from state_hf.tokenization.state_embedding import Fill, StateEmbeddingTokenizer
 
 logger = logging.get_logger(__name__)
 
@@ -41,14 +44,14 @@ class BatchLimit:
         self.cells, self.tokens = cells, tokens
 
     @classmethod
-    def of(cls, batch_size: BatchSize, model: StateEmbeddingModel) -> "BatchLimit":
+    def of(cls, batch_size: BatchSize, model: PreTrainedModel) -> "BatchLimit":
         """The limit that a user's `batch_size` stands for; "auto" fits the activations into the device's memory."""
         if batch_size != "auto":
             if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
                 raise ValueError(f"batch_size must be 'auto' or a whole number from 1 on, but is {batch_size!r}")
             return cls(batch_size, float("inf"))
         config = model.config
-        width = max(config.hidden_size, config.intermediate_size, config.count_encoder_dim // 4)
+        width = max(config.hidden_size, config.intermediate_size)
         token_bytes = _LIVE_ACTIVATIONS * width * model.dtype.itemsize
         available, most = _ACCELERATOR_ACTIVATION_BYTES, _ACCELERATOR_TOKENS
         if model.device.type == "cuda":
@@ -81,34 +84,138 @@ class BatchLimit:
             start += size
 
 
-class CellEmbedder:
-    """Embeds blocks of cells with a loaded model.
+@dataclass(frozen=True)
+class CellStates:
+    """What a model says of a batch of cells.
+
+    Attributes:
+        cell: (cells, width). What cells are compared by.
+        context: (cells, context width), or None. What the model says of where the cells come from.
+        genes: (cells, tokens, width), or None. The state of every token.
+        gene_rows: (cells, tokens). The vocabulary row of every token, -1 where it is no gene.
+    """
+
+    cell: torch.Tensor
+    context: torch.Tensor | None
+    genes: torch.Tensor | None
+    gene_rows: torch.Tensor
+
+    @property
+    def embedding(self) -> torch.Tensor:
+        """(cells, width + context width). What users keep of the cells."""
+        return self.cell if self.context is None else torch.cat([self.cell, self.context], dim=-1)
+
+
+class CellEncoder:
+    """Embeds cells with a loaded model and its tokenizer, whatever their family.
+
+    The cell is `model.get_cell_features(...)` where the model has it, else its hidden states, pooled as the tokenizer
+    says.
 
     Args:
-        model: In evaluation mode, on its device.
+        model: On its device.
         tokenizer: With the model's vocabulary.
         batch_size: Cells that go through the model at once, or "auto". The result does not depend on it.
-        fill: How a sentence longer than a cell's expressed genes is filled (`StateEmbeddingTokenizer.encode_cells`).
-            By default as the tokenizer says.
-        seed: Of the random fill. The result for a cell depends on it and the cell's position in the data.
+        seed: Of the tokenizer's random choices. The result for a cell depends on it and the cell's position in the
+            data.
         workers: Threads that tokenize ahead of the model; 0 tokenizes in between. The result does not depend on it.
+        **encoding: The tokenizer's own options (see its class). By default as it was saved.
+
+    Raises:
+        ValueError: An option has no such value, or the tokenizer no such option.
+
+    Example:
+        >>> encoder = CellEncoder.from_pretrained(folder)
+        >>> encoder.states(encoder.tokenizer.encode_cells(adata)).cell.shape
+        torch.Size([2638, 2048])
     """
 
     def __init__(
         self,
-        model: StateEmbeddingModel,
-        tokenizer: StateEmbeddingTokenizer,
+        model: PreTrainedModel,
+        tokenizer: CellTokenizer,
         *,
         batch_size: BatchSize = "auto",
-        fill: Fill | None = None,
         seed: int = 0,
         workers: int = 1,
+        **encoding: Any,
     ) -> None:
         if not isinstance(workers, int) or workers < 0:
             raise ValueError(f"workers must be a whole number from 0 on, but is {workers!r}")
         self.model, self.tokenizer = model, tokenizer
-        self.fill, self.seed, self.workers = tokenizer.fill if fill is None else fill, seed, workers
+        self.encoding, self.seed, self.workers = tokenizer.encoding_options(**encoding), seed, workers
         self.limit = BatchLimit.of(batch_size, model)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: Any,
+        *,
+        tokenizer: Any = None,
+        dtype: str | None = None,
+        device: torch.device | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load a model and its tokenizer.
+
+        Args:
+            model: A folder, a hub id, or a loaded model, which stays as and where it is.
+            tokenizer: Likewise. Default: the model's.
+            dtype: "float32", "bfloat16" or "float16". Default: the checkpoint's; on the CPU, float32.
+            device: Where the model goes. Default: the CPU.
+            **options: Of `CellEncoder`.
+        """
+        loaded = load_model(model, dtype=dtype, device=device)
+        return cls(loaded, load_tokenizer(tokenizer, loaded), **options)
+
+    @property
+    def length(self) -> int:
+        """Most tokens of a cell."""
+        return getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of an embedding: of the cell, and of its context."""
+        return getattr(self.model.config, "embedding_dim", None) or self.model.config.hidden_size
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Hold the model in evaluation mode."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(was_training)
+
+    def states(self, encoding: Mapping[str, torch.Tensor], *, output_genes: bool = False) -> CellStates:
+        """What the model says of a batch of cells.
+
+        Args:
+            encoding: Of `tokenizer.encode_cells`, on any device.
+            output_genes: Whether to give the state of every token, too.
+        """
+        inputs = {name: encoding[name].to(self.model.device) for name in encoding}
+        rows = self.tokenizer.gene_rows({"input_ids": encoding["input_ids"].cpu()})
+        model: Any = self.model
+        if hasattr(model, "get_cell_features"):
+            features = model.get_cell_features(**inputs, output_genes=output_genes)
+            return CellStates(features.pooler_output, features.context, features.last_hidden_state, rows)
+        hidden = model(**inputs).last_hidden_state
+        return CellStates(self._pooled(hidden, encoding, rows), None, hidden if output_genes else None, rows)
+
+    def _pooled(
+        self, hidden: torch.Tensor, encoding: Mapping[str, torch.Tensor], gene_rows: torch.Tensor
+    ) -> torch.Tensor:
+        if self.tokenizer.cell_pooling == "first":
+            return hidden[:, 0]
+        if self.tokenizer.cell_pooling == "last":
+            mask = encoding.get("attention_mask")
+            last = torch.full((len(hidden),), hidden.shape[1] - 1) if mask is None else mask.sum(dim=1).cpu() - 1
+            return hidden[torch.arange(len(hidden)), last.to(hidden.device)]
+        genes = (gene_rows >= 0).to(hidden.device)
+        weights = genes / genes.sum(dim=1, keepdim=True).clamp(min=1)
+        return (hidden * weights.to(hidden.dtype)[..., None]).sum(dim=1)
 
     def embed(
         self,
@@ -117,19 +224,21 @@ class CellEmbedder:
         *,
         input_type: InputType,
         ranges: Iterable[tuple[int, int]],
+        part: Literal["embedding", "cell"] = "embedding",
         progress: Callable[[int], Any] = lambda cells: None,
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Embed ranges of cells.
+        """Embed ranges of cells. The model has to be in evaluation mode.
 
         Args:
             cells: The data.
             genes: How its genes map to the vocabulary.
             input_type: "counts" or "log1p".
             ranges: First cell and end of every block.
+            part: "embedding" for what users keep, "cell" for what cells are compared by.
             progress: Called with a number of cells when they have gone through the model.
 
         Yields:
-            First cell and embedding (cells, embedding_dim), float32, of every block; blocks may change places.
+            First cell and embedding (cells, dimensions), float32, of every block; blocks may change places.
 
         Raises:
             ValueError: A block cannot be tokenized, or the model's output is not finite (the message names the cells).
@@ -145,50 +254,50 @@ class CellEmbedder:
                     counts,
                     genes,
                     input_type=input_type,
-                    fill=self.fill,
                     seed=self.seed,
                     first_cell=start,
-                    max_length=self.model.config.max_position_embeddings,
+                    max_length=self.length,
+                    **self.encoding,
                 )
             except ValueError as error:
                 raise ValueError(f"Cells {start} to {start + counts.shape[0] - 1} of {cells.name}: {error}") from error
             return start, dict(encoding)
 
         for start, encoding in read_ahead(ranges, read, encode, workers=self.workers):
-            embedding = self._embed_block(encoding, progress)
+            embedding = self._embed_block(encoding, part, progress)
             self._check_finite(embedding, cells, start)
             yield start, embedding
 
-    def _embed_block(self, encoding: dict[str, torch.Tensor], progress: Callable[[int], Any]) -> np.ndarray:
+    def _embed_block(self, encoding: dict[str, torch.Tensor], part: str, progress: Callable[[int], Any]) -> np.ndarray:
         lengths = encoding["attention_mask"].sum(dim=1).numpy()
         waiting = list(self.limit.batches(lengths))[::-1]
         finished: list[tuple[np.ndarray, torch.Tensor]] = []
         while waiting:
             batch = waiting.pop()
-            embedding = self._forward(encoding, batch, lengths[batch])
+            embedding = self._forward(encoding, batch, lengths[batch], part)
             if embedding is None:
                 left = np.concatenate([batch, *waiting[::-1]])
-                waiting = [left[part] for part in self.limit.batches(lengths[left])][::-1]
+                waiting = [left[rows] for rows in self.limit.batches(lengths[left])][::-1]
             else:
-                finished.append((batch, embedding))
+                finished.append((batch, embedding.float().cpu()))
                 progress(len(batch))
-        result = torch.empty(len(lengths), self.model.config.embedding_dim)
+        result = torch.empty(len(lengths), finished[0][1].shape[1])
         for batch, embedding in finished:
-            result[torch.from_numpy(batch)] = embedding.float().cpu()
+            result[torch.from_numpy(batch)] = embedding
         return result.numpy()
 
     def _forward(
-        self, encoding: dict[str, torch.Tensor], batch: np.ndarray, lengths: np.ndarray
+        self, encoding: dict[str, torch.Tensor], batch: np.ndarray, lengths: np.ndarray, part: str
     ) -> torch.Tensor | None:
         """The embedding of a batch, or None, with a lower limit, if it does not fit into the device's memory."""
         rows, longest = torch.from_numpy(batch), int(lengths.max())
-        inputs = {name: tensor[rows, :longest].to(self.model.device) for name, tensor in encoding.items()}
-        # A mask costs the attention its fastest kernels, and sentences of one length need none.
+        inputs = {name: tensor[rows, :longest] for name, tensor in encoding.items()}
+        # A mask costs the attention its fastest kernels, and cells of one length need none.
         if lengths.min() == longest:
             del inputs["attention_mask"]
         try:
             with torch.inference_mode():
-                return self.model(**inputs, output_genes=False).embedding
+                return getattr(self.states(inputs), part)
         except RuntimeError as error:
             if len(batch) == 1 or not should_reduce_batch_size(error):
                 raise
@@ -208,3 +317,6 @@ class CellEmbedder:
                 f"{start + len(embedding) - 1} of {cells.name}, among them {', '.join(map(repr, map(str, names)))}: "
                 "check the weights for NaN, and try dtype='float32' if they run in float16."
             )
+
+
+__all__ = ["BatchLimit", "BatchSize", "CellEncoder", "CellStates"]
