@@ -117,7 +117,7 @@ def test_offline_the_cache_serves(hub, transition_model, embedding_model, tokeni
 def test_what_is_missing_or_gated_is_explained(hub, embedding_model, tokenizer, monkeypatch, tmp_path, capsys):
     with pytest.raises(OSError, match="someone/nothing is not a local folder and is not a valid model identifier"):
         AutoModel.from_pretrained("someone/nothing")
-    with pytest.raises(OSError, match="someone/nothing is not a local folder"):
+    with pytest.raises(OSError, match="there is no folder someone/nothing, and no model of that name on the Hub"):
         load_gene_table("someone/nothing")
     embedding_model.push_to_hub("someone/se")
     with pytest.raises(OSError, match="v9 is not a valid git identifier"):
@@ -140,7 +140,7 @@ def test_what_is_missing_or_gated_is_explained(hub, embedding_model, tokenizer, 
     hub.repositories["models", "someone/se"].private = True
     command = ["genes", "extend", "someone/se", "someone/genes", "--output", str(tmp_path / "new")]
     assert main(command) == 2
-    assert "someone/genes is not a local folder" in capsys.readouterr().err
+    assert "there is no folder someone/genes, and no model of that name on the Hub" in capsys.readouterr().err
     with pytest.raises(HfHubHTTPError):
         embedding_model.push_to_hub("someone/se")
 

@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _extend(arguments: argparse.Namespace) -> None:
     from transformers import AutoModelForPreTraining
 
+    from state_hf.configuration.model_folders import loading_from
     from state_hf.gene_embeddings.gene_table import load_gene_table
     from state_hf.gene_embeddings.model_tables import extend_gene_table
     from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
@@ -51,13 +52,14 @@ def _extend(arguments: argparse.Namespace) -> None:
     if arguments.output.exists():
         raise ValueError(f"{arguments.output} already exists: choose another folder.")
     table = load_gene_table(arguments.table)
-    model, loading = AutoModelForPreTraining.from_pretrained(
-        arguments.model, output_loading_info=True, trust_remote_code=False
-    )
+    with loading_from(arguments.model):
+        model, loading = AutoModelForPreTraining.from_pretrained(
+            arguments.model, output_loading_info=True, trust_remote_code=False
+        )
+        tokenizer = StateEmbeddingTokenizer.from_pretrained(arguments.model)
     # A checkpoint without the heads is to stay one.
     if any(key.startswith("expression_decoder.") for key in loading["missing_keys"]):
         model = model.base_model
-    tokenizer = StateEmbeddingTokenizer.from_pretrained(arguments.model)
     extended = extend_gene_table(model, tokenizer, table, replace=arguments.replace)
     model.save_pretrained(arguments.output)
     extended.save_pretrained(arguments.output)

@@ -5,8 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassError
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    StrictDataclassClassValidationError,
+    StrictDataclassError,
+)
+from huggingface_hub.utils import HfHubHTTPError, httpx
 from safetensors import SafetensorError
+
+from state_hf.configuration.near_names import near_names
 
 # What the libraries raise over a configuration of wrong types, weights of wrong sizes, and files that are cut off.
 _SYMPTOMS = (
@@ -24,16 +35,19 @@ _SYMPTOMS = (
 
 
 @contextmanager
-def loading_from(folder: str | os.PathLike[str]) -> Iterator[None]:
+def loading_from(folder: str | os.PathLike[str], *, look: bool = True) -> Iterator[None]:
     """Turns the errors of loading a model, configuration or tokenizer into one that names where it lies.
 
     Args:
         folder: The folder or hub id.
+        look: Whether it is looked for first, see `require_found`.
 
     Raises:
         ValueError: What lies there is damaged, or does not belong together.
         OSError: There is no such folder, and the Hub does not give one of that name.
     """
+    if look:
+        require_found(folder)
     try:
         yield
     except OSError as error:
@@ -51,4 +65,52 @@ def loading_from(folder: str | os.PathLike[str]) -> Iterator[None]:
         raise ValueError(f"{folder} cannot be loaded: {reason}") from error
 
 
-__all__ = ["loading_from"]
+def require_found(name: str | os.PathLike[str], file: str = "config.json", *, revision: str | None = None) -> None:
+    """Refuse a name that is neither here nor on the Hub, before the libraries try the network again and again.
+
+    Args:
+        name: A folder or file, or a hub id. What is in the cache is found without the network; else the Hub is asked,
+            once.
+        file: A file that such a repository has.
+        revision: Branch, tag or commit.
+
+    Raises:
+        OSError: It is not here, and can be no id, or the Hub has no such model, does not give it, or is out of reach.
+    """
+    if Path(name).exists():
+        return
+    missing = f"there is no folder {name}{_like(Path(name))}"
+    try:
+        url = hf_hub_url(str(name), file, revision=revision)
+        if try_to_load_from_cache(str(name), file, revision=revision) is not None:
+            return
+        if constants.HF_HUB_OFFLINE:
+            raise OSError(f"{missing}, and no model of that name in the cache; HF_HUB_OFFLINE keeps off the Hub")
+        get_hf_file_metadata(url)
+    except HFValidationError as error:
+        raise FileNotFoundError(f"{missing}, and it can be no id of a model on the Hub, as owner/name") from error
+    except GatedRepoError:
+        # The library's own message says where to accept the conditions.
+        return
+    except RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"{missing}, and no model of that name on the Hub, or it is private and this login may not see it "
+            "(hf auth login, or HF_TOKEN)"
+        ) from error
+    except (OfflineModeIsEnabled, httpx.TransportError) as error:
+        raise OSError(f"{missing}, and the Hub cannot be reached to look for it there ({error})") from error
+    except HfHubHTTPError:
+        # A model without this file, or a server that is busy for the moment: loading says more.
+        return
+
+
+def _like(path: Path) -> str:
+    """A hint at folders beside it with such a name."""
+    beside = path.parent
+    if not beside.is_dir():
+        return ""
+    close = near_names(path.name, sorted(entry.name for entry in beside.iterdir() if entry.is_dir()))
+    return f" (did you mean {' or '.join(str(beside / name) for name in close)}?)" if close else ""
+
+
+__all__ = ["loading_from", "require_found"]

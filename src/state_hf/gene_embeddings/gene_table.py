@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from state_hf.configuration.model_folders import loading_from
+from state_hf.configuration.model_folders import loading_from, require_found
 from state_hf.data.whole_files import written_whole
 from state_hf.gene_embeddings.tensor_file import load_tensors
 from state_hf.model_cards.facts import gene_list_digest
@@ -116,8 +116,10 @@ def load_gene_table(source: str | Path, **hub: Any) -> GeneTable:
     """
     if Path(source).suffix in (".pt", ".pth", ".torch"):
         return _load_original(Path(source))
+    if not hub:
+        require_found(source, _TENSORS)
     paths = {name: _fetch(source, name, **hub) for name in (_TENSORS, _GENES, _RECORD)}
-    with loading_from(source):
+    with loading_from(source, look=False):
         genes = read_text(paths[_GENES]).splitlines()
         record = json.loads(read_text(paths[_RECORD]))
         rows = load_file(paths[_TENSORS])

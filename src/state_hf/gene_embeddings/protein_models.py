@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers.models.esm.modeling_esm import EsmModel
 
+from state_hf.configuration.model_folders import require_found
 from state_hf.gene_embeddings.protein_fasta import RESIDUES
 from state_hf.gene_embeddings.tensor_file import load_tensors
 
@@ -100,6 +101,7 @@ def load_protein_model(
 
 
 def _load_transformers(name: str, revision: str) -> ProteinModel:
+    require_found(name, revision=revision)
     try:
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except ValueError as error:

@@ -73,7 +73,9 @@ class CardedMixin(PushWithCardMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a model. See `PreTrainedModel.from_pretrained`."""
         hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
-        with loading_from(str(pretrained_model_name_or_path)):
+        # With a cache, token or revision of its own, where to look is for the library to say.
+        look = pretrained_model_name_or_path is not None and not hub
+        with loading_from(str(pretrained_model_name_or_path), look=look):
             loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)  # type: ignore[misc]
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if pretrained_model_name_or_path is not None and getattr(model.config, "converted_from", None) is None:
