@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse as sp
 from transformers.utils import logging as transformers_logging
 
-from state_hf.tokenization.input_scale import check_input_type
+from state_hf.tokenization.input_scale import check_input_type, check_scale, look_at_values
 
 COUNTS = np.array([[0, 3, 1, 40], [2, 0, 0, 1]])
 LOG1P = np.log1p(COUNTS / COUNTS.sum(axis=1, keepdims=True) * 1e4)
@@ -52,11 +52,64 @@ def test_the_choice_is_told(caplog):
     assert "taken for log1p (not all values are whole numbers, and the largest is 9.1" in caplog.text
 
 
-@pytest.mark.parametrize("value", [-0.5, np.nan, np.inf])
+@pytest.mark.parametrize(("value", "seen"), [(-0.5, "negative.*-0.5"), (np.nan, "NaN or inf"), (np.inf, "NaN or inf")])
 @pytest.mark.parametrize("input_type", ["counts", "log1p", "auto"])
-def test_scaled_or_broken_values_are_refused(value, input_type):
-    with pytest.raises(ValueError, match="NaN, infinite or negative"):
+def test_scaled_or_broken_values_are_refused(value, seen, input_type):
+    with pytest.raises(ValueError, match=f"neither counts nor log1p .*: some are {seen}"):
         check_input_type(np.array([[1.0, value]]), input_type)
+
+
+def cells(target: float | None, dtype="float32", genes=300, num_cells=60) -> np.ndarray:
+    """Counts of cells of different depths, or log1p of them normalised to a target."""
+    rng = np.random.default_rng(1)
+    depth = rng.lognormal(7.5, 0.4, (num_cells, 1))
+    counts = rng.poisson(rng.dirichlet(np.ones(genes)) * depth).astype(np.float64)
+    if target is None:
+        return counts
+    return np.log1p(counts / counts.sum(axis=1, keepdims=True) * target).astype(dtype)
+
+
+@pytest.mark.parametrize("target", [1998.0, 8079.0, 1e4, 1e6])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(
+    "form", [np.asarray, lambda values: sp.csr_array(values.astype("float32")), lambda x: iter([x[:20], x[20:]])]
+)
+def test_normalised_cells_show_what_they_were_normalised_to(target, dtype, form):
+    seen = look_at_values(form(cells(target, dtype)))
+    assert seen.scale == "log1p"
+    assert seen.total == pytest.approx(target, rel=2e-3)
+
+
+def test_what_shows_no_total():
+    assert look_at_values(cells(None)).total is None
+    assert look_at_values(cells(1e4)[:, :100]).total is None  # a part of the genes
+    assert look_at_values(cells(1e4)[:3]).total is None  # three cells prove nothing
+    assert look_at_values(np.concatenate([cells(1e4), cells(2e3)])).total is None
+    empty = np.concatenate([cells(1e4), np.zeros((30, 300))])
+    assert look_at_values(empty).total == pytest.approx(1e4)
+
+
+def test_counts_below_logs_in_one_matrix_are_of_no_scale():
+    values = np.minimum(cells(None), 9)
+    mixed = np.concatenate([values, cells(1e4)])
+    for rows in (mixed, mixed[::-1]):
+        seen = look_at_values(rows)
+        assert seen.scale is None
+        assert "60 of the 120 cells looked at hold fractions, and the others whole numbers only" in seen.reason
+    # A cell or two may hold whole numbers by chance.
+    assert look_at_values(np.concatenate([values[:2], cells(1e4)])).scale == "log1p"
+
+
+def test_a_slot_of_another_scale_is_refused_with_what_it_holds():
+    check_scale(look_at_values(cells(1e4)), "log1p", "X of a.h5ad", "Do this")
+    check_scale(look_at_values(np.zeros((3, 3))), "log1p", "X of a.h5ad", "Do this")
+    for values, wanted, held in (
+        (cells(None), "log1p", r"counts: all values are whole numbers"),
+        (cells(1e4), "counts", r"log1p values: not all values are whole numbers, and the largest is"),
+        (cells(1e4) - 1, "log1p", r"neither counts nor log1p values: some are negative, the least .* -1"),
+    ):
+        with pytest.raises(ValueError, match=rf"X of a.h5ad is read as {wanted}, but holds {held}.*\. Do this$"):
+            check_scale(look_at_values(values), wanted, "X of a.h5ad", "Do this")
 
 
 def test_unknown_types_are_refused():

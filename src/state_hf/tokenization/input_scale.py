@@ -1,5 +1,6 @@
 """Whether expression values are counts or log1p of normalised counts: decided once for a dataset, never per cell."""
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -10,10 +11,50 @@ logger = logging.get_logger(__name__)
 
 InputType = Literal["counts", "log1p"]
 
+SCALE_SAMPLE = 1024
+"""Cells of a dataset, spread over it, whose values say what its scale is."""
+
 # The thresholds of the original (which applies them to each cell): log1p of anything below 1e15 is under 35, and no
 # cell holds five million molecules.
 _LARGEST_LOG1P = 35.0
 _LARGEST_LIBRARY = 5_000_000.0
+# Of a matrix of one scale, all cells hold fractions or none does.
+_MIXED_SHARE = 0.1
+# Cells that were normalised add up to one total, but for the rounding of their logs: in half precision that is 2e-3 of
+# the largest gene, and less of a sum. Few cells prove nothing, and one in a hundred may be a special case.
+_SAME_TOTAL = 2e-3
+_MIN_CELLS = 5
+_SAME_SHARE = 0.99
+
+
+@dataclass(frozen=True, eq=False)
+class SeenValues:
+    """What the values of a matrix are, or of a sample of its cells.
+
+    Attributes:
+        scale: "counts" or "log1p"; None where they are neither.
+        reason: By what this was decided.
+        is_empty: Whether no value is above 0, so that they are of any scale.
+        molecules: (cells,) what the cells with a value above 0 add up to before the log, if they are log1p; for counts,
+            their totals.
+    """
+
+    scale: InputType | None
+    reason: str
+    is_empty: bool
+    molecules: np.ndarray
+
+    @property
+    def total(self) -> float | None:
+        """What every cell was normalised to, where the cells show it by adding up to one total; else None.
+
+        They do where the matrix has all genes that were normalised together: a part of them has other sums.
+        """
+        if self.scale != "log1p" or len(self.molecules) < _MIN_CELLS:
+            return None
+        middle = float(np.median(self.molecules))
+        same = np.abs(self.molecules - middle) <= _SAME_TOTAL * middle
+        return float(f"{middle:.5g}") if same.mean() >= _SAME_SHARE else None
 
 
 def _stored(block: Any) -> sp.csr_array:
@@ -22,66 +63,114 @@ def _stored(block: Any) -> sp.csr_array:
     return sp.csr_array(matrix)
 
 
-def _largest_library(block: sp.csr_array) -> float:
-    """The largest number of molecules in a cell, if the values are log1p."""
-    molecules = sp.csr_array((np.expm1(block.data.astype(np.float64)), block.indices, block.indptr), shape=block.shape)
-    return float(molecules.sum(axis=1).max(initial=0.0))
+def _sums(block: sp.csr_array, values: np.ndarray) -> np.ndarray:
+    """(cells,) sums of what stands in the place of a block's values."""
+    return np.asarray(sp.csr_array((values, block.indices, block.indptr), shape=block.shape).sum(axis=1), dtype=float)
 
 
-def check_input_type(blocks: Any, input_type: Literal["counts", "log1p", "auto"]) -> InputType:
-    """Hold what a dataset's values look like against what they are said to be.
+def look_at_values(blocks: Any) -> SeenValues:
+    """Find out what values are.
 
     Whole numbers are counts. So are values that no log1p can be: above 35, or adding up to more than five million
-    molecules in one cell. All others are log1p.
+    molecules in one cell. All others are log1p. Values that are negative or not finite are neither, and nor are cells
+    of which some hold counts and others log1p.
+
+    Args:
+        blocks: One (cells, genes) matrix, sparse or dense, or an iterable of several: a sample of the dataset's cells.
+    """
+    largest, fractions, totals, molecules = [], [], [], []
+    for block in map(_stored, [blocks] if hasattr(blocks, "shape") else blocks):
+        values = block.data
+        if not values.size:
+            continue
+        if not np.isfinite(values).all():
+            return SeenValues(None, "some are NaN or infinite", is_empty=False, molecules=np.empty(0))
+        if values.min() < 0:
+            reason = f"some are negative, the least of those looked at is {values.min():g}"
+            return SeenValues(None, reason, is_empty=False, molecules=np.empty(0))
+        exact = values.astype(np.float64)
+        most = np.asarray(block.max(axis=1).todense(), dtype=float).ravel()
+        cells = most > 0
+        largest.append(most[cells])
+        totals.append(_sums(block, exact)[cells])
+        whole = values.dtype.kind in "ui"
+        fractions.append(np.zeros(int(cells.sum())) if whole else _sums(block, exact != np.floor(exact))[cells])
+        molecules.append(_sums(block, np.expm1(np.minimum(exact, _LARGEST_LOG1P)))[cells])
+    if not largest or not sum(map(len, largest)):
+        return SeenValues("counts", "all values are 0", is_empty=True, molecules=np.empty(0))
+    return _decide(*(np.concatenate(parts) for parts in (largest, fractions, totals, molecules)))
+
+
+def _decide(largest: np.ndarray, fractions: np.ndarray, totals: np.ndarray, molecules: np.ndarray) -> SeenValues:
+    """From the largest value, the number of fractions, the sum, and the molecules if it is log1p, of every cell."""
+    most, fractional = float(largest.max()), fractions > 0
+    if not fractional.any():
+        return SeenValues("counts", "all values are whole numbers", is_empty=False, molecules=totals)
+    if largest[fractional].max() > _LARGEST_LOG1P:
+        reason = f"the largest value, {most:g}, is more than a log1p value can be"
+        return SeenValues("counts", reason, is_empty=False, molecules=totals)
+    if (library := float(molecules[fractional].max())) > _LARGEST_LIBRARY:
+        reason = f"as log1p they would mean a cell of {library:,.0f} molecules"
+        return SeenValues("counts", reason, is_empty=False, molecules=totals)
+    if _MIXED_SHARE < fractional.mean() < 1 - _MIXED_SHARE:
+        reason = (
+            f"{int(fractional.sum()):,} of the {len(fractional):,} cells looked at hold fractions, "
+            "and the others whole numbers only: two scales in one matrix"
+        )
+        return SeenValues(None, reason, is_empty=False, molecules=np.empty(0))
+    reason = f"not all values are whole numbers, and the largest is {most:g}"
+    return SeenValues("log1p", reason, is_empty=False, molecules=molecules)
+
+
+def check_scale(seen: SeenValues, wanted: InputType, place: str, advice: str) -> None:
+    """Refuse a slot whose values are not of the scale that is read from it.
+
+    Args:
+        seen: What its values are.
+        wanted: The scale.
+        place: The slot and its file, for the message.
+        advice: What the user can do about it.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if seen.is_empty or seen.scale == wanted:
+        return
+    found = {"counts": "counts", "log1p": "log1p values", None: "neither counts nor log1p values"}[seen.scale]
+    raise ValueError(f"{place} is read as {wanted}, but holds {found}: {seen.reason}. {advice}")
+
+
+def check_input_type(
+    blocks: Any,
+    input_type: Literal["counts", "log1p", "auto"],
+    *,
+    advice: str = "Choose the layer with counts or log1p values",
+) -> InputType:
+    """Hold what a dataset's values look like against what they are said to be.
 
     Args:
         blocks: One (cells, genes) matrix, sparse or dense, or an iterable of several: a sample of the dataset's cells.
         input_type: What the values are: `"counts"` (raw or corrected), `"log1p"` (natural log of 1 + normalised
-            counts), or `"auto"` to decide by the values and log the choice.
+            counts), or `"auto"` to decide by the values, see `look_at_values`, and log the choice.
+        advice: What to do about values of no scale.
 
     Returns:
         `"counts"` or `"log1p"`.
 
     Raises:
-        ValueError: If the values contradict `input_type`, or are negative or not finite.
+        ValueError: If the values contradict `input_type`, or are neither.
     """
     if input_type not in ("counts", "log1p", "auto"):
         raise ValueError(f"input_type is {input_type!r}; it has to be 'counts', 'log1p' or 'auto'.")
-    whole, largest, library, seen = True, 0.0, 0.0, False
-    for block in map(_stored, [blocks] if hasattr(blocks, "shape") else blocks):
-        values = block.data
-        if values.size == 0:
-            continue
-        if not np.isfinite(values).all() or values.min() < 0:
-            raise ValueError(
-                "The values hold NaN, infinite or negative numbers, so they are neither counts nor log1p "
-                "(scaled data, perhaps). Choose the layer with counts or log1p values."
-            )
-        largest = max(largest, float(values.max()))
-        seen = seen or largest > 0
-        block_is_whole = values.dtype.kind in "ui" or bool((values == np.floor(values)).all())
-        whole = whole and block_is_whole
-        if not block_is_whole and largest <= _LARGEST_LOG1P:
-            library = max(library, _largest_library(block))
-    return _decide(input_type, whole=whole, largest=largest, library=library, seen=seen)
-
-
-def _decide(input_type: str, *, whole: bool, largest: float, library: float, seen: bool) -> InputType:
-    if whole:
-        found: InputType = "counts"
-        reason = "all values are whole numbers"
-    elif largest > _LARGEST_LOG1P:
-        found, reason = "counts", f"the largest value, {largest:g}, is more than a log1p value can be"
-    elif library > _LARGEST_LIBRARY:
-        found, reason = "counts", f"as log1p they would mean a cell of {library:,.0f} molecules"
-    else:
-        found, reason = "log1p", f"not all values are whole numbers, and the largest is {largest:g}"
+    seen = look_at_values(blocks)
+    if seen.scale is None:
+        raise ValueError(f"The values are neither counts nor log1p (scaled data, perhaps): {seen.reason}. {advice}.")
     if input_type == "auto":
-        logger.warning("input_type='auto': the values are taken for %s (%s).", found, reason)
-        return found
-    if seen and found != input_type:
+        logger.warning("input_type='auto': the values are taken for %s (%s).", seen.scale, seen.reason)
+        return seen.scale
+    if not seen.is_empty and seen.scale != input_type:
         raise ValueError(
-            f"The values are said to be {input_type}, but they look like {found}: {reason}. "
-            f"Pass input_type={found!r}, or choose the layer with {input_type}."
+            f"The values are said to be {input_type}, but they look like {seen.scale}: {seen.reason}. "
+            f"Pass input_type={seen.scale!r}, or {advice[0].lower()}{advice[1:]}."
         )
-    return input_type  # type: ignore[return-value]
+    return input_type
