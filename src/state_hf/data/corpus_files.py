@@ -13,13 +13,11 @@ from state_hf.data.corpus_manifest import CorpusFile
 from state_hf.data.tokenised_cells import open_tokenised
 from state_hf.data.whole_files import written_whole
 from state_hf.tokenization.gene_names import GeneReport, resolve_genes
-from state_hf.tokenization.input_scale import check_input_type
+from state_hf.tokenization.input_scale import SCALE_SAMPLE, check_input_type
 from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 # Changes with how genes are looked up, so that what was kept before is found out anew.
 _CACHE_VERSION = 2
-# Cells of a file whose values are held against its scale.
-_SCALE_SAMPLE = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +51,20 @@ def open_corpus_file(file: CorpusFile) -> CellBlocks:
             "write it again as CSR (adata.X = adata.X.tocsr())"
         )
     return cells
+
+
+def check_corpus_scale(block: Any, file: CorpusFile) -> None:
+    """Hold cells of a file against the scale that the manifest gives.
+
+    Raises:
+        ValueError: They are of another.
+    """
+    check_input_type(
+        block,
+        file.scale,
+        declare="write {scale} into the column `scale` of the manifest",
+        instead="name the layer with counts or log1p values in its column `layer`",
+    )
 
 
 def index_files(
@@ -100,7 +112,7 @@ def _index(
                 return _from_cache(file, kept, len(tokenizer.genes))
         try:
             genes = resolve_genes(cells.var, tokenizer, gene_column=file.gene_column, min_overlap=min_overlap)
-            check_input_type(cells.sample(_SCALE_SAMPLE), file.scale)
+            check_corpus_scale(cells.sample(SCALE_SAMPLE), file)
         except ValueError as error:
             raise ValueError(f"{file.path}: {error}") from error
         if kept is not None:
@@ -122,4 +134,4 @@ def _from_cache(file: CorpusFile, kept: Path, vocabulary_size: int) -> IndexedFi
         return IndexedFile(file, int(arrays["cells"]), genes)
 
 
-__all__ = ["IndexedFile", "index_files", "open_corpus_file"]
+__all__ = ["IndexedFile", "check_corpus_scale", "index_files", "open_corpus_file"]

@@ -15,7 +15,7 @@ from state_hf.data.cell_blocks import CellBlocks, open_cells
 from state_hf.data.embedding_files import FORMATS, output_format
 from state_hf.inference.cell_encoder import CellEncoder
 from state_hf.tokenization.gene_names import GeneReport, resolve_genes
-from state_hf.tokenization.input_scale import InputType, check_input_type
+from state_hf.tokenization.input_scale import SCALE_SAMPLE, InputType, check_input_type
 
 AnyPath: TypeAlias = str | Path
 Source: TypeAlias = anndata.AnnData | Path
@@ -28,7 +28,7 @@ _ACCELERATOR_BLOCK_FLOPS = 3e15
 _BLOCK_BYTES = 2**26
 _BLOCKS_PER_PROCESS = 16
 _MIN_BLOCK_CELLS = 128
-_SCALE_SAMPLE_CELLS = 2048
+_OTHER_LAYER = "choose the layer with counts or log1p values (layer=, --layer)"
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ def inspect_source(
     model: dict[str, Any],
     for_file: bool,
     processes: int = 1,
+    other_values: str = _OTHER_LAYER,
 ) -> EmbeddingTask:
     """Look at a data set's genes and at a sample of its values, to refuse it before hours go into the ones ahead of it.
 
@@ -82,6 +83,7 @@ def inspect_source(
         model: `name` and `sha256` of the model.
         for_file: Whether the embedding goes to a file, so that the run may have to be continued.
         processes: How many share its cells.
+        other_values: How the user has other values read, for messages.
 
     Raises:
         ValueError: The data set cannot be read, too few of its genes are known, or its values contradict `input_type`.
@@ -89,7 +91,12 @@ def inspect_source(
     with open_cells(source, layer=layer) as cells:
         try:
             genes = resolve_genes(cells.var, encoder.tokenizer, gene_column=gene_column)
-            found_type = check_input_type(cells.sample(_SCALE_SAMPLE_CELLS), input_type)
+            found_type = check_input_type(
+                cells.sample(SCALE_SAMPLE),
+                input_type,
+                declare="pass input_type={scale!r} (--input-type {scale})",
+                instead=other_values,
+            )
         except ValueError as error:
             raise ValueError(f"{cells.matrix_name} of {cells.name}: {error}") from error
         settings = {
@@ -173,6 +180,7 @@ def embed_whole(
     input_type: DeclaredInputType = "auto",
     part: Literal["embedding", "cell"] = "embedding",
     progress: Callable[[int], Any] = lambda cells: None,
+    other_values: str = _OTHER_LAYER,
 ) -> np.ndarray:
     """The embedding of all cells of a data set as one array, (cells, dimensions) float32.
 
@@ -184,6 +192,7 @@ def embed_whole(
         input_type: "counts", "log1p" or "auto".
         part: "embedding" for what users keep, "cell" for what cells are compared by.
         progress: Called with a number of cells when they have gone through the model.
+        other_values: How the user has other values read, for messages.
 
     Raises:
         ValueError: See `inspect_source`.
@@ -196,6 +205,7 @@ def embed_whole(
         input_type=input_type,
         model={"name": encoder.model.config.name_or_path, "sha256": ""},
         for_file=False,
+        other_values=other_values,
     )
     return embed_in_memory(task, encoder, progress, part=part)
 

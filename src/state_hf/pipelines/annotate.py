@@ -37,7 +37,13 @@ class _Encoder:
 
     def embed(self, path: str | Path) -> np.ndarray:
         """(cells, output_dim) cell embeddings, without what names the dataset."""
-        return embed_whole(path, CellEncoder(self.model, self.tokenizer), input_type=self.input_type, part="cell")
+        return embed_whole(
+            path,
+            CellEncoder(self.model, self.tokenizer),
+            input_type=self.input_type,
+            part="cell",
+            other_values="give a file with counts or log1p values in X",
+        )
 
 
 def annotate(

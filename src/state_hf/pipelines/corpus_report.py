@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from state_hf.data.corpus_files import open_corpus_file
+from state_hf.data.corpus_files import check_corpus_scale, open_corpus_file
 from state_hf.data.corpus_manifest import CorpusFile, read_manifest
 from state_hf.tokenization.gene_names import resolve_genes
-from state_hf.tokenization.input_scale import check_input_type
 from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 _BLOCK_CELLS = 4096
@@ -75,7 +74,7 @@ def _check(file: CorpusFile, tokenizer: StateEmbeddingTokenizer, min_overlap: fl
             lengths, duplicates = [], 0
             for start in range(0, cells.num_cells, _BLOCK_CELLS):
                 block = cells.read(start, start + _BLOCK_CELLS)
-                check_input_type(block, file.scale)
+                check_corpus_scale(block, file)
                 block.sum_duplicates()
                 kept = (genes.columns[block.indices] >= 0) & (block.data > 0)
                 places, values = genes.columns[block.indices], block.data.astype(np.float32)

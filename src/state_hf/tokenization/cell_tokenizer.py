@@ -16,10 +16,7 @@ from transformers import BatchEncoding
 
 from state_hf.tokenization.cell_matrix import as_csr, expression_of, inspected
 from state_hf.tokenization.gene_names import GeneIndex, GeneReport, resolve_genes
-from state_hf.tokenization.input_scale import check_input_type
-
-# What is kept of a dataset to check its scale when it comes in one piece.
-_SCALE_SAMPLE = 1000
+from state_hf.tokenization.input_scale import SCALE_SAMPLE, check_input_type
 
 
 class UnknownOptionError(TypeError, ValueError):
@@ -144,7 +141,7 @@ class CellTokenizer(ABC):
                 raise ValueError("An AnnData brings its own genes: name their column with gene_column instead.")
             cells, var = expression_of(cells, layer=layer)
             genes = resolve_genes(var, self, gene_column=gene_column)
-            input_type = check_input_type(cells[:: max(1, cells.shape[0] // _SCALE_SAMPLE)], input_type)
+            input_type = check_input_type(cells[:: max(1, cells.shape[0] // SCALE_SAMPLE)], input_type)
         elif layer is not None or gene_column is not None:
             raise ValueError("layer and gene_column are for AnnData; the cells are a matrix.")
         length = self.model_max_length if max_length is None else max_length

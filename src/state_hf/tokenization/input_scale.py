@@ -144,7 +144,8 @@ def check_input_type(
     blocks: Any,
     input_type: Literal["counts", "log1p", "auto"],
     *,
-    advice: str = "Choose the layer with counts or log1p values",
+    declare: str = "pass input_type={scale!r}",
+    instead: str = "choose the layer with counts or log1p values",
 ) -> InputType:
     """Hold what a dataset's values look like against what they are said to be.
 
@@ -152,7 +153,8 @@ def check_input_type(
         blocks: One (cells, genes) matrix, sparse or dense, or an iterable of several: a sample of the dataset's cells.
         input_type: What the values are: `"counts"` (raw or corrected), `"log1p"` (natural log of 1 + normalised
             counts), or `"auto"` to decide by the values, see `look_at_values`, and log the choice.
-        advice: What to do about values of no scale.
+        declare: For the message: how the user says that the values are of another `scale`.
+        instead: For the message: how other values are read.
 
     Returns:
         `"counts"` or `"log1p"`.
@@ -164,13 +166,16 @@ def check_input_type(
         raise ValueError(f"input_type is {input_type!r}; it has to be 'counts', 'log1p' or 'auto'.")
     seen = look_at_values(blocks)
     if seen.scale is None:
-        raise ValueError(f"The values are neither counts nor log1p (scaled data, perhaps): {seen.reason}. {advice}.")
+        raise ValueError(
+            f"The values are neither counts nor log1p (scaled data, perhaps): {seen.reason}. "
+            f"{instead[0].upper()}{instead[1:]}."
+        )
     if input_type == "auto":
         logger.warning("input_type='auto': the values are taken for %s (%s).", seen.scale, seen.reason)
         return seen.scale
     if not seen.is_empty and seen.scale != input_type:
         raise ValueError(
             f"The values are said to be {input_type}, but they look like {seen.scale}: {seen.reason}. "
-            f"Pass input_type={seen.scale!r}, or {advice[0].lower()}{advice[1:]}."
+            f"{declare[0].upper()}{declare[1:].format(scale=seen.scale)}, or {instead}."
         )
     return input_type
