@@ -16,9 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. What type checkers and editors see:
     from typing import Any
 
+    from state_hf.conversion.arc_state.to_arc import convert_to_arc as convert_to_arc
     from state_hf.conversion.convert import convert as convert
     from state_hf.conversion.inspection import inspect as inspect
-    from state_hf.conversion.to_arc import convert_to_arc as convert_to_arc
     from state_hf.data.cell_corpus import CellCorpus as CellCorpus
     from state_hf.data.perturbation_dataset import PerturbationDataset as PerturbationDataset
     from state_hf.data.perturbation_screens import open_screens as open_screens
@@ -56,7 +56,7 @@ _EXPORTS = {
     "PerturbationSplit": "state_hf.data.splits",
     "annotate": "state_hf.pipelines.annotate",
     "convert": "state_hf.conversion.convert",
-    "convert_to_arc": "state_hf.conversion.to_arc",
+    "convert_to_arc": "state_hf.conversion.arc_state.to_arc",
     "differential_expression": "state_hf.pipelines.differential_expression",
     "embed": "state_hf.pipelines.embed",
     "embed_genes": "state_hf.pipelines.embed_genes",

@@ -1,8 +1,9 @@
 """The table of model families, and the only place that lists them: what a family is made of, and where.
 
 A row names the family's classes as `module:Class` below this package: what the Auto classes of transformers are to find
-(under the Auto class' own name), and under `more` what else it makes public. A family's files share one stem: its
-configuration, tokenizer, models, converter, card template and page of the documentation.
+(under the Auto class' own name), under `more` what else it makes public, and under `converter` what reads the
+original's checkpoints. A family's files share one stem: its configuration, tokenizer, models, converter, card and page
+of the documentation.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ FAMILIES: dict[str, Row] = {
         "AutoModelForSequenceClassification": (
             "modeling.state_embedding_classification:StateEmbeddingForSequenceClassification"
         ),
+        "converter": "conversion.arc_state.converter:ARC_STATE",
         "more": (
             "training.state_embedding_trainer:StateEmbeddingTrainer",
             "training.state_embedding_arguments:StateEmbeddingTrainingArguments",
@@ -57,6 +59,7 @@ FAMILIES: dict[str, Row] = {
         "AutoConfig": "configuration.state_transition:StateTransitionConfig",
         "AutoModel": "modeling.state_transition:StateTransitionModel",
         "AutoModelForPreTraining": "modeling.state_transition:StateTransitionForPerturbation",
+        "converter": "conversion.arc_state.converter:ARC_STATE",
         "more": (
             "configuration.state_transition_vocabulary:StateTransitionVocabulary",
             "training.state_transition_trainer:StateTransitionTrainer",
@@ -76,17 +79,39 @@ FORMER_NAMES = {"CellSentenceTokenizer": "StateEmbeddingTokenizer"}
 def auto_classes(model_type: str) -> dict[str, tuple[str, str]]:
     """A family's classes for transformers: Auto class -> (module, class)."""
     row = FAMILIES[model_type]
-    return {role: _place(place) for role, place in row.items() if isinstance(place, str)}
+    return {role: _place(place) for role, place in row.items() if role.startswith("Auto") and isinstance(place, str)}
 
 
 def public_classes(model_type: str) -> dict[str, str]:
     """All public classes of a family: class -> module."""
     classes: dict[str, str] = {}
-    for places in FAMILIES[model_type].values():
+    for role, places in FAMILIES[model_type].items():
+        if role == "converter":
+            continue
         for place in (places,) if isinstance(places, str) else places:
             module, name = _place(place)
             classes[name] = module
     return classes
+
+
+def converter_places() -> list[tuple[str, str]]:
+    """(module, name) of every converter, each once, in the order of the table."""
+    places = {row["converter"]: None for row in FAMILIES.values() if "converter" in row}
+    return [_place(str(place)) for place in places]
+
+
+def family_of(config: dict[str, Any], tokenizer: dict[str, Any]) -> str | None:
+    """The family of a saved model, or None for one of no family.
+
+    Args:
+        config: Content of its `config.json`: a model of the family's own class names the family.
+        tokenizer: Content of its `tokenizer_config.json`: on a stock model, the tokenizer does.
+    """
+    if config.get("model_type") in FAMILIES:
+        return str(config["model_type"])
+    name = tokenizer.get("tokenizer_class")
+    rows = FAMILIES.items()
+    return next((family for family, row in rows if str(row.get("AutoTokenizer", ":")).partition(":")[2] == name), None)
 
 
 def config_class(model_type: str) -> Any:

@@ -6,8 +6,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from state_hf import StateEmbeddingForMaskedExpression, StateTransitionForPerturbation
+from state_hf.conversion.arc_state.to_arc import convert_to_arc
 from state_hf.conversion.pickled_types import plain
-from state_hf.conversion.to_arc import convert_to_arc
 from state_hf.conversion.torch_file import read_pickled
 from tests.conversion.conftest import FIXTURES, STATE_EMBEDDING, STATE_TRANSITION
 

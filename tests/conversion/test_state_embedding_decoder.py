@@ -6,10 +6,10 @@ from safetensors.torch import load_file
 
 from state_hf import StateTransitionForPerturbation
 from state_hf.cli import main
+from state_hf.conversion.arc_state.to_arc import convert_to_arc
 from state_hf.conversion.convert import convert
 from state_hf.conversion.errors import CheckpointError
 from state_hf.conversion.inspection import inspect
-from state_hf.conversion.to_arc import convert_to_arc
 from tests.conversion.conftest import FIXTURES, STATE_EMBEDDING, STATE_TRANSITION
 
 FOLDER = FIXTURES / "conversion" / "state_embedding_decoder"

@@ -46,6 +46,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="names of the genes in order, where SRC has none: one a line, or an .h5ad",
     )
     parser.add_argument("--unnamed-genes", action="store_true", help="go without names of genes")
+    parser.add_argument(
+        "--dictionaries",
+        type=Path,
+        metavar="FOLDER",
+        help="where the original keeps what is not in its weights: vocabularies, medians, names (default: beside SRC)",
+    )
     parser.add_argument("--max-shard-size", type=_bytes, metavar="SIZE", help="most of a weight file (default: 5GB)")
 
     embedding = parser.add_argument_group("State Embedding")
@@ -71,8 +77,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, and say what was decided and written."""
+    from state_hf.conversion.arc_state.to_arc import convert_to_arc
     from state_hf.conversion.convert import convert
-    from state_hf.conversion.to_arc import convert_to_arc
 
     options = vars(arguments).copy()
     source, output, target = options.pop("source"), options.pop("output"), options.pop("to")

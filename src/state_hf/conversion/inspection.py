@@ -1,5 +1,6 @@
 """What a checkpoint or model is, told from its configuration, names and headers: no weight is read."""
 
+import importlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,37 +9,22 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import huggingface_hub
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import CONFIG_NAME
 
 from state_hf.configuration.model_folders import loading_from
-from state_hf.configuration.state_embedding import StateEmbeddingConfig
-from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
-from state_hf.conversion.arc_checkpoint import ArcCheckpoint, open_arc_checkpoint
-from state_hf.conversion.errors import CheckpointError, UnsafeCheckpointError
-from state_hf.conversion.hub_checkpoint import (
-    explained_hub_errors,
-    fetch_checkpoint,
-    is_hub_id,
-    list_repository,
-    refuse_hub_options,
-)
-from state_hf.conversion.model_folder import RECORD_FILE, ConvertedModel, read_record
+from state_hf.conversion.arc_state.hub_checkpoint import fetch_checkpoint
+from state_hf.conversion.errors import CheckpointError
+from state_hf.conversion.hub import explained_hub_errors, is_hub_id, list_repository, refuse_hub_options
+from state_hf.conversion.model_folder import RECORD_FILE, read_record
 from state_hf.conversion.safetensors_file import read_weights
-from state_hf.conversion.state_embedding import convert_state_embedding
-from state_hf.conversion.state_transition import convert_state_transition
 from state_hf.conversion.weight_accounting import original_shapes
-from state_hf.modeling.state_embedding import StateEmbeddingModel
-from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
-from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionModel
+from state_hf.families import auto_classes
+from state_hf.model_cards.facts import family_in, family_words
 
 _MODEL_TYPE = re.compile(r'"model_type"\s*:\s*"([^"]*)"')
-_CLASSES: dict[str, tuple[type[PreTrainedModel], type[PreTrainedModel]]] = {
-    "state_embedding": (StateEmbeddingModel, StateEmbeddingForMaskedExpression),
-    "state_transition": (StateTransitionModel, StateTransitionForPerturbation),
-}
 
 
 class _Shaped(Protocol):
@@ -93,14 +79,19 @@ def inspect(
     refuse_hub_options(source, revision=revision, subfolder=subfolder)
     if checkpoint is None and _is_model_folder(path):
         return _of_folder(path)
-    return _of_arc(open_arc_checkpoint(path, checkpoint=checkpoint))
+    return _of_checkpoint(path, checkpoint)
 
 
 def _is_model_folder(folder: Path) -> bool:
-    """Whether transformers knows the model; the originals' configurations name others."""
+    """Whether it is a saved model of this package, or of transformers; the originals' configurations name others."""
     config = folder / CONFIG_NAME
     found = _MODEL_TYPE.search(config.read_text(encoding="utf-8")) if config.is_file() else None
-    return found is not None and found[1] in CONFIG_MAPPING
+    if found is None or found[1] not in CONFIG_MAPPING:
+        return False
+    # On a stock model the tokenizer names the family; without one it may be what an original was saved as.
+    from state_hf.conversion.converters import converters
+
+    return family_in(folder) is not None or not any(converter.recognises(folder) for converter in converters())
 
 
 def _of_folder(folder: Path) -> Inspection:
@@ -124,7 +115,7 @@ def _of_hub(repository: str, revision: str | None, subfolder: str | None, checkp
         local = [Path(huggingface_hub.hf_hub_download(repository, name, revision=revision)) for name in wanted]
         if not local or not _is_model_folder(local[0].parent):
             fetched = fetch_checkpoint(repository, revision=revision, subfolder=subfolder, checkpoint=checkpoint)
-            return _of_arc(open_arc_checkpoint(fetched.folder, checkpoint=fetched.checkpoint))
+            return _of_checkpoint(fetched.folder, fetched.checkpoint)
         found, weights = Inspection(), _headers(repository, revision, at, files)
     if not weights:
         found.missing.append("weights: the repository has no model.safetensors")
@@ -142,59 +133,32 @@ def _headers(repository: str, revision: str | None, at: str, files: list[str]) -
     return shapes
 
 
-def _of_arc(opened: ArcCheckpoint) -> Inspection:
-    found = Inspection()
-    kind = opened.kind.replace("_", " ").title()
-    trained = "" if opened.global_step is None else f", after {opened.global_step:,} steps"
-    found.facts["kind"] = f"{kind} checkpoint of arc-state ({opened.path.name}{trained})"
-    found.facts["weights"] = _weights_text(opened.weights)
-    try:
-        model = _plan(opened)
-    except UnsafeCheckpointError:
-        raise
-    except CheckpointError as error:
-        found.missing.append(str(error))
-        return found
-    _add_config(found, model.config)
-    genes = None if model.tokenizer is None else list(model.tokenizer.genes)
-    _add_names(found, model.config, model.vocabulary, genes)
-    for note in model.notes:
-        if note.startswith("attention: "):
-            found.facts["attention"] = note.removeprefix("attention: ")
-    return found
+def _of_checkpoint(path: Path, checkpoint: str | None) -> Inspection:
+    # Converters say what they find by this module's words.
+    from state_hf.conversion.converters import converter_of
 
-
-def _plan(opened: ArcCheckpoint) -> ConvertedModel:
-    if opened.kind == "state_embedding":
-        return convert_state_embedding(opened, unnamed_genes=True, compare_tables=False)
-    return convert_state_transition(opened, unnamed_genes=True)
+    return converter_of(path).inspect(path, checkpoint=checkpoint)
 
 
 def _of_model(
     found: Inspection, config: PreTrainedConfig, weights: Mapping[str, _Shaped], folder: Path, name: str
 ) -> Inspection:
-    kind = config.model_type.replace("_", " ").title()
+    family = family_in(folder)
+    if family is None:
+        raise CheckpointError(f"{name} is a {config.model_type} model, which is not of this package.")
     classes = ", ".join(config.architectures or [])
-    found.facts["kind"] = f"{kind} model ({classes or 'no architecture recorded'})"
-    found.facts["weights"] = _weights_text(weights)
-    if not isinstance(config, StateEmbeddingConfig | StateTransitionConfig):
-        if config.model_type != "perturbation_baseline":
-            raise CheckpointError(f"{name} is a {config.model_type} model, which is not of this package.")
-        return found
-    base, full = _CLASSES[config.model_type]
-    stored = {key.removeprefix(f"{base.base_model_prefix}.") for key in weights}
-    needed = original_shapes(full if full.__name__ in classes else base, config)
-    absent = [key for key in needed if key not in stored]
-    if weights and absent:
+    found.facts["kind"] = f"{family.replace('_', ' ').title()} model ({classes or 'no architecture recorded'})"
+    found.facts["weights"] = weights_text(weights)
+    absent = _absent_weights(family, config, weights)
+    if absent:
         found.missing.append(f"{len(absent)} weights: {', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}")
-    _add_config(found, config)
-    vocabulary = folder / StateTransitionVocabulary.FILE_NAME
-    genes = folder / "genes.txt"
-    _add_names(
+    vocabulary, genes = folder / StateTransitionVocabulary.FILE_NAME, folder / "genes.txt"
+    describe(
         found,
         config,
-        StateTransitionVocabulary.load(vocabulary) if vocabulary.is_file() else None,
-        genes.read_text(encoding="utf-8").split() if genes.is_file() else None,
+        family=family,
+        vocabulary=StateTransitionVocabulary.load(vocabulary) if vocabulary.is_file() else None,
+        genes=genes.read_text(encoding="utf-8").split() if genes.is_file() else None,
     )
     record = read_record(folder)
     if record:
@@ -203,7 +167,43 @@ def _of_model(
     return found
 
 
-def _weights_text(weights: Mapping[str, _Shaped]) -> str:
+def _absent_weights(family: str, config: PreTrainedConfig, weights: Mapping[str, _Shaped]) -> list[str]:
+    """Names of weights that the recorded class needs and the files do not have."""
+    known = {name: module for role, (module, name) in auto_classes(family).items() if role.startswith("AutoModel")}
+    name = next((name for name in config.architectures or [] if name in known), next(iter(known), None))
+    if not weights or name is None:
+        return []
+    model_class = getattr(importlib.import_module(known[name]), name)
+    prefix = f"{model_class.base_model_prefix}."
+    stored = {key.removeprefix(prefix) for key in weights}
+    return [key for key in original_shapes(model_class, config) if key.removeprefix(prefix) not in stored]
+
+
+def describe(
+    found: Inspection,
+    config: Any,
+    *,
+    family: str | None = None,
+    genes: list[str] | None,
+    vocabulary: StateTransitionVocabulary | None,
+) -> None:
+    """Add what a configuration and the names beside it say, in the words of the family.
+
+    Args:
+        found: What is added to.
+        config: The configuration.
+        family: The model's family; by default the one that the configuration names.
+        genes: Genes of a tokenizer's vocabulary, if there is one.
+        vocabulary: Names of perturbations, if there are any.
+    """
+    words = family_words(family or config.model_type)
+    facts, missing = words.inspection(config, genes=genes, vocabulary=vocabulary)
+    found.facts |= facts
+    found.missing += missing
+
+
+def weights_text(weights: Mapping[str, _Shaped]) -> str:
+    """How many tensors and numbers there are, and of which types."""
     count = 0
     for tensor in weights.values():
         size = 1
@@ -214,60 +214,4 @@ def _weights_text(weights: Mapping[str, _Shaped]) -> str:
     return f"{len(weights)} tensors, {count:,} numbers ({', '.join(dtypes)})"
 
 
-def _add_config(found: Inspection, config: Any) -> None:
-    if isinstance(config, StateEmbeddingConfig):
-        found.facts["sizes"] = (
-            f"{config.num_hidden_layers} layers of width {config.hidden_size}, {config.num_attention_heads} heads; "
-            f"gene table {config.num_genes:,} x {config.gene_embedding_dim}"
-        )
-        found.facts["input"] = (
-            f"counts (or log1p values), as sentences of {config.max_position_embeddings} tokens; "
-            f"[CLS] has the expression {config.cls_expression!r}"
-        )
-        dataset = f" and {config.dataset_embedding_dim} of its dataset" if config.use_dataset_token else ""
-        found.facts["output"] = f"{config.embedding_dim} numbers a cell: {config.output_dim} of the cell{dataset}"
-        found.facts["attention"] = "bidirectional, without positions"
-        return
-    found.facts["sizes"] = (
-        f"{config.backbone} backbone, {config.num_hidden_layers} layers of width {config.hidden_size}, "
-        f"{config.num_attention_heads} heads"
-    )
-    total = "" if config.target_sum is None else f", {config.target_sum:g} counts a cell"
-    found.facts["input"] = (
-        f"{config.input_dim} features of {config.feature_key!r} ({config.feature_scale}{total}), in sets of "
-        f"{config.cell_set_length} cells"
-    )
-    decoded = "" if config.gene_decoder is None else f", decoded to {config.gene_dim} genes ({config.gene_decoder})"
-    found.facts["output"] = f"{config.output_dim} features, space {config.output_space!r}{decoded}"
-    direction = "causal" if config.is_causal else "bidirectional"
-    found.facts["attention"] = f"{direction}, positions: {config.position_embedding_type}"
-
-
-def _add_names(
-    found: Inspection, config: Any, vocabulary: StateTransitionVocabulary | None, genes: list[str] | None
-) -> None:
-    if isinstance(config, StateEmbeddingConfig):
-        if genes is None:
-            found.missing.append("names of the gene table's rows (genes.txt)")
-        else:
-            found.facts["vocabulary"] = f"{len(genes):,} genes: {_first(genes)}"
-        return
-    if vocabulary is None:
-        found.missing.append("names of perturbations (vocabulary.json)")
-        return
-    control = vocabulary.control_perturbation
-    found.facts["vocabulary"] = (
-        f"{len(vocabulary.perturbations):,} perturbations ({_first(vocabulary.perturbations)}; control {control!r}), "
-        f"{len(vocabulary.batches)} batches, {len(vocabulary.cell_types)} cell types ({_first(vocabulary.cell_types)})"
-    )
-    if vocabulary.genes:
-        found.facts["genes"] = f"{len(vocabulary.genes):,}: {_first(vocabulary.genes)}"
-    elif config.num_genes is not None:
-        found.missing.append(f"names of the {config.num_genes:,} predicted genes")
-
-
-def _first(names: Any, most: int = 4) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-
-
-__all__ = ["Inspection", "inspect"]
+__all__ = ["Inspection", "describe", "inspect", "weights_text"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizer
 
 from state_hf._version import __version__
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
@@ -17,16 +17,12 @@ from state_hf.conversion.errors import CheckpointError
 from state_hf.conversion.safetensors_file import write_weights
 from state_hf.conversion.weight_accounting import WeightAccount
 from state_hf.model_cards.card import write_model_card
-from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 RECORD_FILE = "conversion.json"
 # Shards of the size that transformers writes.
 MAX_SHARD_BYTES = 5 * 10**9
 LICENCE_FILES = ("LICENSE*", "LICENCE*", "*LICENSE*.md", "*ACCEPTABLE_USE*", "NOTICE*")
-_LICENCE_NOTE = (
-    "The weights keep the licence of the checkpoint that they were converted from. Weights released by Arc Institute, "
-    "and what is made from them, are licensed for non-commercial use only."
-)
+_LICENCE_NOTE = "The weights keep the licence of the checkpoint that they were converted from."
 
 
 @dataclass
@@ -37,7 +33,9 @@ class ConvertedModel:
         model_class: Its class.
         config: Its configuration.
         account: Its weights, and the source's weights that are not among them.
-        tokenizer: Tokenizer of a State Embedding model.
+        source_folders: Where the source's licence is, if it has one.
+        licence_note: What is known of the licence of the format's published weights.
+        tokenizer: Tokenizer of a model that reads cells.
         vocabulary: Names of a State Transition model.
         notes: What was decided, and why.
         origin: What the record keeps of the source.
@@ -46,17 +44,18 @@ class ConvertedModel:
     model_class: type[PreTrainedModel]
     config: PreTrainedConfig
     account: WeightAccount
-    tokenizer: StateEmbeddingTokenizer | None = None
+    source_folders: list[Path] = field(default_factory=list)
+    licence_note: str = ""
+    tokenizer: PreTrainedTokenizer | None = None
     vocabulary: StateTransitionVocabulary | None = None
     notes: list[str] = field(default_factory=list)
     origin: dict[str, Any] = field(default_factory=dict)
 
-    def write(self, folder: Path, *, source_folders: Iterable[Path], overwrite: bool, max_shard_bytes: int) -> None:
+    def write(self, folder: Path, *, overwrite: bool, max_shard_bytes: int) -> None:
         """Write the folder with its model card: whole, or not at all.
 
         Args:
             folder: The folder to make.
-            source_folders: Where the source's licence is, if it has one.
             overwrite: Whether to replace a folder that exists.
             max_shard_bytes: Most bytes of a file of weights.
 
@@ -72,11 +71,11 @@ class ConvertedModel:
                 self.tokenizer.save_pretrained(unfinished)
             if self.vocabulary is not None:
                 self.vocabulary.save(unfinished)
-            licences = _copy_licences(source_folders, unfinished)
+            licences = _copy_licences(self.source_folders, unfinished)
             record = {
                 "converted_by": f"state-hf {__version__}",
                 "notes": self.notes,
-                "licence": {"note": _LICENCE_NOTE, "files": licences},
+                "licence": {"note": f"{_LICENCE_NOTE} {self.licence_note}".strip(), "files": licences},
                 "ignored_weights": self.account.ignored,
                 "original": self.origin,
             }

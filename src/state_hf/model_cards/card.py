@@ -9,12 +9,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.utils import logging
 from yaml import YAMLError
 
+from state_hf.families import FAMILIES
 from state_hf.model_cards.facts import (
-    Config,
     conversion_origin,
     emissions,
     evaluations,
-    model_facts,
+    family_in,
+    family_words,
     read_config,
     read_csv,
     read_json,
@@ -27,21 +28,9 @@ _BEGIN = "<!-- Written by state-hf from the files of this folder, up to the end 
 _END = "<!-- End of what state-hf wrote. -->"
 _CONVERTED_NOTE = (
     "The weights keep the licence of the checkpoint that they, or those that they were trained from, were converted "
-    "from. Weights released by Arc Institute, and what is made from them, are licensed for non-commercial use only."
+    "from."
 )
 _TASK = "perturbation-prediction"
-_CITATION = """\
-## Citation
-
-```bibtex
-@article{adduri2025predicting,
-  title = {Predicting cellular responses to perturbation across diverse contexts with State},
-  author = {Adduri, Abhinav K. and Gautam, Dhruv and Bevilacqua, Beatrice and others},
-  journal = {bioRxiv},
-  year = {2025},
-  doi = {10.1101/2025.06.26.661135}
-}
-```"""
 
 
 def write_model_card(folder: str | Path, *, name: str | None = None, tags: Iterable[str] = ()) -> Path | None:
@@ -59,8 +48,8 @@ def write_model_card(folder: str | Path, *, name: str | None = None, tags: Itera
         The card's path; None if the folder holds no model of this package, or a card of somebody else's.
     """
     folder = Path(folder)
-    config = read_config(folder)
-    if config is None:
+    family, config = family_in(folder), read_config(folder)
+    if family is None or config is None:
         return None
     path = folder / "README.md"
     existing = _own_card(path)
@@ -70,19 +59,19 @@ def write_model_card(folder: str | Path, *, name: str | None = None, tags: Itera
     before, after = _around(existing.text) if existing is not None else ("", "")
     known: dict[str, Any] = existing.data.to_dict() if existing is not None else {}
     name = name or known.pop("model_name", None) or folder.resolve().name
-    data = _metadata(config, folder, name, known, tags)
-    template = Path(__file__).with_name(f"{config.model_type}.md")
+    data = _metadata(family, config, folder, name, known, tags)
+    template = Path(__file__).with_name(f"{family}.md")
     made = ModelCard.from_template(
         data,
         template_path=str(template),
         name=name,
         config=config,
-        facts=_table(["", ""], model_facts(config, folder).items()),
+        facts=_table(["", ""], family_words(family).facts(config, folder).items()),
         example_perturbation=_example(folder),
         training=_training(config, folder),
         evaluation=_evaluation(folder),
-        licence=_licence(config, folder, data),
-        citation=_CITATION,
+        licence=_licence(family, config, folder, data),
+        citation=family_words(family).CITATION,
     )
     body = re.sub(r"\n{3,}", "\n\n", made.text).strip()
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n{before}\n{_BEGIN}\n\n{body}\n\n{_END}\n{after}")
@@ -114,18 +103,20 @@ def _around(text: str) -> tuple[str, str]:
     return before.strip("\n"), rest.partition(_END)[2].lstrip("\n")
 
 
-def _metadata(config: Config, folder: Path, name: str, known: dict[str, Any], tags: Iterable[str]) -> ModelCardData:
-    own = ["state-hf", "biology", "single-cell", config.model_type.replace("_", "-")]
+def _metadata(
+    family: str, config: Any, folder: Path, name: str, known: dict[str, Any], tags: Iterable[str]
+) -> ModelCardData:
+    own = ["state-hf", "biology", "single-cell", family.replace("_", "-")]
     fields: dict[str, Any] = {
         **known,
         "library_name": "transformers",
         "tags": list(dict.fromkeys([*own, *known.get("tags", []), *tags])),
     }
-    if config.model_type == "state_embedding":
+    if "AutoTokenizer" in FAMILIES[family]:
         fields["pipeline_tag"] = "feature-extraction"
     origin = _origin(config, folder)
     if origin:
-        fields |= {"license": "other", "license_name": "non-commercial"}
+        fields |= family_words(family).LICENCE
         repository = (origin.get("original") or {}).get("repository")
         fields |= {"base_model": repository} if repository else {}
         files = _licence_files(folder)
@@ -169,7 +160,7 @@ def _results(folder: Path) -> Iterable[EvalResult]:
                 )
 
 
-def _training(config: Config, folder: Path) -> str:
+def _training(config: Any, folder: Path) -> str:
     split, audit = read_json(folder / "split.json"), read_csv(folder / "split.csv")
     lines = ["## Training data and split", ""]
     if not split:
@@ -210,7 +201,7 @@ def _evaluation(folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _origin(config: Config, folder: Path) -> dict[str, Any]:
+def _origin(config: Any, folder: Path) -> dict[str, Any]:
     """Which conversion the weights are from; empty for those that are from none."""
     record = folder / "conversion.json"
     return getattr(config, "converted_from", None) or (conversion_origin(read_json(record)) if record.is_file() else {})
@@ -230,11 +221,12 @@ def _licence_files(folder: Path) -> list[str]:
     return [name for name in listed if (folder / name).is_file()]
 
 
-def _licence(config: Config, folder: Path, data: ModelCardData) -> str:
+def _licence(family: str, config: Any, folder: Path, data: ModelCardData) -> str:
     lines = ["## Licence", ""]
     if _origin(config, folder):
         files = ", ".join(f"[{name}]({name})" for name in _licence_files(folder))
-        lines.append(_CONVERTED_NOTE + (f" Its text: {files}." if files else " Its text is where they were published."))
+        where = f"Its text: {files}." if files else "Its text is where they were published."
+        lines.append(f"{_CONVERTED_NOTE} {family_words(family).LICENCE_NOTE} {where}")
     elif data.get("license"):
         lines.append(f"`{data.get('license')}`, as the metadata of this card say.")
     else:

@@ -2,20 +2,15 @@
 
 import csv
 import hashlib
+import importlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from state_hf.configuration.perturbation_baseline import PerturbationBaselineConfig
-from state_hf.configuration.state_embedding import StateEmbeddingConfig
-from state_hf.configuration.state_transition import StateTransitionConfig
+from transformers import AutoConfig
 
-Config = StateEmbeddingConfig | StateTransitionConfig | PerturbationBaselineConfig
-
-_CONFIGS: dict[str, type[Config]] = {
-    config.model_type: config for config in (StateEmbeddingConfig, StateTransitionConfig, PerturbationBaselineConfig)
-}
+from state_hf.families import config_class, family_of
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -31,10 +26,19 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def read_config(folder: Path) -> Config | None:
+def family_in(folder: Path) -> str | None:
+    """The family of the model in a folder; None if it is none of this package's."""
+    return family_of(read_json(folder / "config.json"), read_json(folder / "tokenizer_config.json"))
+
+
+def read_config(folder: Path) -> Any:
     """The configuration of the model in a folder; None if it is none of this package's."""
-    family = _CONFIGS.get(read_json(folder / "config.json").get("model_type", ""))
-    return None if family is None else family.from_pretrained(folder)
+    family, model_type = family_in(folder), read_json(folder / "config.json").get("model_type")
+    if family is None or model_type is None:
+        return None
+    known = config_class(model_type)
+    # A family on a stock model has the stock model's configuration.
+    return (known or AutoConfig).from_pretrained(folder)
 
 
 def conversion_origin(record: dict[str, Any]) -> dict[str, Any]:
@@ -49,59 +53,13 @@ def gene_list_digest(genes: Sequence[str]) -> str:
     return hashlib.sha256("".join(f"{gene}\n" for gene in genes).encode()).hexdigest()
 
 
-def model_facts(config: Config, folder: Path) -> dict[str, str]:
-    """The rows of a card's table of facts."""
-    if isinstance(config, StateEmbeddingConfig):
-        return _embedding_facts(config, folder)
-    vocabulary = read_json(folder / "vocabulary.json")
-    facts = {"Input": _features(config), **_names(vocabulary)}
-    if isinstance(config, StateTransitionConfig):
-        facts["Attention"] = _attention(config)
-        facts["Architecture"] = (
-            f"{config.backbone}, {config.num_hidden_layers} layers of width {config.hidden_size}, sets of up to "
-            f"{config.cell_set_length} cells"
-        )
-        facts["Output"] = f"{config.output_dim:,} features on the same scale" + (
-            f", decoded to {config.gene_dim:,} genes ({config.gene_decoder})" if config.gene_decoder else ""
-        )
-        if config.effect_scale < 1:
-            facts["Effects"] = (
-                f"validation cells show {config.effect_scale:.2g} of them, so tilted predictions multiply them by that"
-            )
-    return facts
+def family_words(family: str) -> Any:
+    """The module of a family that says what its models are: its facts, citation, and the licence of its weights."""
+    return importlib.import_module(f"state_hf.model_cards.{family}")
 
 
-def _embedding_facts(config: StateEmbeddingConfig, folder: Path) -> dict[str, str]:
-    genes = folder / "genes.txt"
-    listed = genes.read_text(encoding="utf-8").split() if genes.is_file() else []
-    digest = "the list is not in this folder"
-    if len(listed) == config.num_genes:
-        digest = f"SHA-256 of `genes.txt` `{gene_list_digest(listed)}`"
-    dataset = f", then {config.dataset_embedding_dim} of the dataset" if config.use_dataset_token else ""
-    record = read_json(folder / "gene_table.json")
-    made = f" from {record['model']}" if record.get("model") else ""
-    fill = {
-        "none": "expressed genes alone",
-        "original": "filled up with unexpressed ones, drawn for every cell anew",
-    }.get(
-        read_json(folder / "tokenizer_config.json").get("fill", ""),
-        "filled up with unexpressed ones in a seeded order (the original: at random)",
-    )
-    return {
-        "Input": "raw counts, or log1p-normalised expression where that is declared",
-        "Genes": f"{config.num_genes:,}; {digest}",
-        "Gene embeddings": f"width {config.gene_embedding_dim:,}{made}",
-        "Sentence": f"`[CLS]` and up to {config.max_position_embeddings - 1:,} genes, the most expressed first; {fill}",
-        "Value of `[CLS]`": (
-            "that of the fourth known gene, as in the original" if config.cls_expression == "gene_3" else "0"
-        ),
-        "Attention": "bidirectional, padding masked, no positions",
-        "Architecture": f"{config.num_hidden_layers} layers of width {config.hidden_size:,}",
-        "Output": f"{config.output_dim:,} numbers of the cell{dataset}",
-    }
-
-
-def _features(config: StateTransitionConfig | PerturbationBaselineConfig) -> str:
+def feature_words(config: Any) -> str:
+    """What the features are that a model of perturbed cells reads."""
     scale = {
         "log1p": "log1p-normalised expression",
         "counts": "raw counts",
@@ -111,28 +69,27 @@ def _features(config: StateTransitionConfig | PerturbationBaselineConfig) -> str
     return f"{config.input_dim:,} features of `{config.feature_key}`: {scale}{total}"
 
 
-def _names(vocabulary: dict[str, Any]) -> dict[str, str]:
+def name_words(vocabulary: dict[str, Any]) -> dict[str, str]:
+    """The rows of a card on the names that a model of perturbed cells knows."""
     if not vocabulary:
         return {"Names": "no `vocabulary.json` in this folder"}
     genes, cell_types = vocabulary.get("genes", []), vocabulary.get("cell_types", [])
     return {
         "Perturbations": f"{len(vocabulary['perturbations']):,}; control: `{vocabulary.get('control_perturbation')}`",
-        "Cell types": _listed(cell_types) or "not recorded",
+        "Cell types": listed(cell_types) or "not recorded",
         "Genes": f"{len(genes):,}; SHA-256 of the list `{gene_list_digest(genes)}`" if genes else "not recorded",
     }
 
 
-def _attention(config: StateTransitionConfig) -> str:
-    if config.mask_attention:
-        return "each cell attends to itself alone"
-    seen = "causal" if config.is_causal else "bidirectional: every cell sees every other"
-    positions = "rotary positions" if config.position_embedding_type == "rotary" else "no positions"
-    return f"{seen}; {positions}"
-
-
-def _listed(names: Sequence[str], *, most: int = 8) -> str:
+def listed(names: Sequence[str], *, most: int = 8) -> str:
+    """Some names as text, and how many more there are."""
     shown = ", ".join(map(str, names[:most]))
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
+
+
+def first_of(names: Sequence[str], most: int = 4) -> str:
+    """The first of some names."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def training_time(folder: Path) -> float | None:
@@ -169,8 +126,14 @@ __all__ = [
     "conversion_origin",
     "emissions",
     "evaluations",
+    "family_in",
+    "family_words",
+    "feature_words",
+    "first_of",
     "gene_list_digest",
-    "model_facts",
+    "listed",
+    "name_words",
     "read_config",
+    "read_json",
     "training_time",
 ]

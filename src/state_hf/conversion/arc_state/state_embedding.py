@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
-from state_hf.conversion.arc_checkpoint import ArcCheckpoint, gene_rows
+from state_hf.conversion.arc_state.checkpoint import ArcCheckpoint, gene_rows
 from state_hf.conversion.errors import CheckpointError
 from state_hf.conversion.lazy_tensor import LazyTensor, SourceTensor, StackedTensor
 from state_hf.conversion.model_folder import ConvertedModel

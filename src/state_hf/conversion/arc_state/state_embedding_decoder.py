@@ -8,12 +8,13 @@ import torch
 from transformers.utils import CONFIG_NAME
 
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
-from state_hf.conversion.arc_checkpoint import ArcCheckpoint, open_arc_checkpoint
+from state_hf.conversion.arc_state.checkpoint import ArcCheckpoint, open_arc_checkpoint
+from state_hf.conversion.arc_state.hub_checkpoint import fetch_checkpoint
+from state_hf.conversion.arc_state.state_embedding import GENE_TABLE, convert_state_embedding
 from state_hf.conversion.errors import CheckpointError
-from state_hf.conversion.hub_checkpoint import fetch_checkpoint, is_hub_id
+from state_hf.conversion.hub import is_hub_id
 from state_hf.conversion.lazy_tensor import LoadedTensor, SourceTensor
 from state_hf.conversion.safetensors_file import read_weights
-from state_hf.conversion.state_embedding import GENE_TABLE, convert_state_embedding
 
 _OURS, _THEIRS = "gene_decoder.gene_table.weight", "gene_decoder.finetune.model."
 _LEARNED = "gene_decoder.missing_table.weight"

@@ -10,9 +10,9 @@ import yaml
 
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
+from state_hf.conversion.arc_state.run_folder import BATCHES_FILES, CELL_TYPES_FILES, PERTURBATIONS_FILE, VARIABLES_FILE
+from state_hf.conversion.arc_state.state_embedding_to_arc import LIGHTNING_VERSION
 from state_hf.conversion.errors import CheckpointError
-from state_hf.conversion.run_folder import BATCHES_FILES, CELL_TYPES_FILES, PERTURBATIONS_FILE, VARIABLES_FILE
-from state_hf.conversion.state_embedding_to_arc import LIGHTNING_VERSION
 
 _TABLE = "perturbation_table.weight"
 _LOSSES = {"energy": "energy", "sinkhorn": "sinkhorn", "mse": "mse", "energy_sinkhorn": "se"}

@@ -7,8 +7,8 @@ import torch
 import yaml
 
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
+from state_hf.conversion.arc_state.state_embedding import GENE_TABLE
 from state_hf.conversion.errors import CheckpointError
-from state_hf.conversion.state_embedding import GENE_TABLE
 
 # Lightning checks that a checkpoint is of a version that it knows.
 LIGHTNING_VERSION = "2.5.0"

@@ -8,11 +8,11 @@ from transformers import AutoConfig
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.configuration.state_transition import StateTransitionConfig
+from state_hf.conversion.arc_state.state_embedding_to_arc import state_embedding_checkpoint
+from state_hf.conversion.arc_state.state_transition_to_arc import state_transition_checkpoint, write_run_files
 from state_hf.conversion.errors import CheckpointError
 from state_hf.conversion.model_folder import folder_written_whole, read_record
 from state_hf.conversion.safetensors_file import read_weights
-from state_hf.conversion.state_embedding_to_arc import state_embedding_checkpoint
-from state_hf.conversion.state_transition_to_arc import state_transition_checkpoint, write_run_files
 from state_hf.data.whole_files import written_whole
 
 _PREFIXES = ("state_embedding.", "state_transition.")

@@ -5,19 +5,19 @@ from typing import Any
 
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
-from state_hf.conversion.arc_checkpoint import ArcCheckpoint
-from state_hf.conversion.attention_mode import Attention, AttentionMode, Positions, attention_mode
-from state_hf.conversion.errors import CheckpointError
-from state_hf.conversion.lazy_tensor import LoadedTensor
-from state_hf.conversion.low_rank_weights import has_adapters, merge_adapters
-from state_hf.conversion.model_folder import ConvertedModel
-from state_hf.conversion.name_lists import read_gene_names, read_names
-from state_hf.conversion.run_folder import PERTURBATIONS_FILE, Labels, RunFolder, read_run_folder
-from state_hf.conversion.state_embedding_decoder import (
+from state_hf.conversion.arc_state.attention_mode import Attention, AttentionMode, Positions, attention_mode
+from state_hf.conversion.arc_state.checkpoint import ArcCheckpoint
+from state_hf.conversion.arc_state.low_rank_weights import has_adapters, merge_adapters
+from state_hf.conversion.arc_state.run_folder import PERTURBATIONS_FILE, Labels, RunFolder, read_run_folder
+from state_hf.conversion.arc_state.state_embedding_decoder import (
     add_state_embedding_decoder,
     num_decoded_genes,
     reuses_state_embedding,
 )
+from state_hf.conversion.errors import CheckpointError
+from state_hf.conversion.lazy_tensor import LoadedTensor
+from state_hf.conversion.model_folder import ConvertedModel
+from state_hf.conversion.name_lists import read_gene_names, read_names
 from state_hf.conversion.weight_accounting import IgnoreRule, account_for, original_shapes
 from state_hf.modeling.state_transition import StateTransitionForPerturbation
 

@@ -1,0 +1,1 @@
+"""Checkpoints of arc-state: State Embedding and State Transition, in and back."""
