@@ -80,7 +80,7 @@ def test_every_layout(screen, source, tmp_path, layout, monkeypatch):
     layer = "counts" if layout == "layer" else None
     report = preprocess(source, output=tmp_path / "out.h5ad", num_variable_genes=50, layer=layer)
     assert_same(anndata.read_h5ad(tmp_path / "out.h5ad"), with_scanpy(screen))
-    assert report.left_out == (["layers/counts"] if layout == "layer" else [])
+    assert report.left_out == (["X (as it was)", "layers/counts"] if layout == "layer" else [])
 
 
 def test_real_cells_as_scanpy(shared_data, tmp_path):
@@ -160,13 +160,123 @@ def test_what_is_refused(screen, source, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["counts.h5ad", "out.h5ad"]
 
 
-@pytest.mark.parametrize("value", [0.5, -1.0, np.nan])
-def test_values_that_are_no_counts(screen, source, tmp_path, value):
+@pytest.mark.parametrize("at", [5, -5])
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (0.5, r"does not hold raw counts: one value is 0.5; .*--layer\), or round corrected counts .*--round\)"),
+        (
+            -1.0,
+            r"(holds neither counts nor log1p values: some are negative, the least .* -1|one value is -1).*--layer\)$",
+        ),
+        (np.nan, r"(holds neither counts nor log1p values: some are NaN|one value is nan).*--layer\)$"),
+    ],
+)
+def test_values_that_are_no_counts(screen, source, tmp_path, monkeypatch, value, why, at):
+    monkeypatch.setattr("state_hf.pipelines.preprocess.SCALE_SAMPLE", 8)  # the last cell is not looked at
     adata = screen.copy()
-    adata.X.data[5] = value
+    adata.X.data[at] = value
     adata.write_h5ad(source)
-    with pytest.raises(ValueError, match=r"X of .*counts\.h5ad does not hold raw counts: one value is "):
+    with pytest.raises(ValueError, match=rf"X of .*counts\.h5ad .*{why}"):
         preprocess(source, output=tmp_path / "out.h5ad")
+
+
+def test_normalised_values_are_no_counts_whatever_is_asked(screen, source, tmp_path):
+    adata = with_scanpy(screen, target_sum=300.0)
+    adata.obs["perturbation"] = screen.obs["perturbation"]
+    adata.layers["scaled"] = adata.X.toarray() - 1
+    adata.write_h5ad(source)
+    for rounds in (False, True):
+        with pytest.raises(ValueError, match=r"normalised already: .* add up to 300 counts each. .*--layer\)"):
+            preprocess(source, output=tmp_path / "out.h5ad", round_counts=rounds)
+        with pytest.raises(ValueError, match=r"layers/scaled of .*neither counts nor log1p.*--layer\)$"):
+            preprocess(source, output=tmp_path / "out.h5ad", layer="scaled", round_counts=rounds)
+
+
+def test_corrected_counts_are_rounded_to_the_nearest_on_request(screen, source, tmp_path):
+    adata = screen.copy()
+    adata.X.data = adata.X.data * 0.93 + 0.02  # what a correction for ambient RNA leaves
+    adata.X.data[3] = 0.4
+    adata.write_h5ad(source)
+    report = preprocess(
+        source, output=tmp_path / "out.h5ad", num_variable_genes=50, keep_counts=True, round_counts=True
+    )
+    written = anndata.read_h5ad(tmp_path / "out.h5ad")
+    whole = adata.copy()
+    whole.X.data = np.rint(adata.X.data)
+    whole.X.eliminate_zeros()
+    assert_same(written, with_scanpy(whole))
+    assert (written.layers["counts"] != whole.X).nnz == 0
+    assert written.layers["counts"].nnz == whole.X.nnz
+    change = whole.X.sum() / adata.X.sum(dtype=np.float64) - 1
+    assert report.rounding == pytest.approx(change, rel=1e-4)
+    assert str(report).startswith(f"rounded to whole counts, which changed their sum by {change:+.2%} | kept ")
+    assert written.uns["preprocess"]["rounded"]
+
+
+def test_whole_counts_are_as_they_were_with_rounding(screen, source, tmp_path):
+    report = preprocess(source, output=tmp_path / "out.h5ad", num_variable_genes=50, round_counts=True)
+    assert report.rounding is None
+    assert "rounded" not in str(report)
+    assert_same(anndata.read_h5ad(tmp_path / "out.h5ad"), with_scanpy(screen))
+
+
+def test_cells_without_a_gene_that_varies(screen, source, tmp_path):
+    screen[:1].copy().write_h5ad(source)
+    with pytest.raises(ValueError, match=r"no gene of .*counts\.h5ad varies over the 1 cells that are kept.*--genes\)"):
+        preprocess(source, output=tmp_path / "out.h5ad")
+    assert preprocess(source, output=tmp_path / "out.h5ad", genes=["GENE0001"]).variable_genes == ["GENE0001"]
+    screen.write_h5ad(source)
+    with pytest.raises(ValueError, match="from 1 on, not 0"):
+        preprocess(source, output=tmp_path / "other.h5ad", num_variable_genes=0)
+    with pytest.raises(ValueError, match=r"list of genes to take .* is empty"):
+        preprocess(source, output=tmp_path / "other.h5ad", genes=[])
+
+
+def test_what_speaks_of_slots_that_are_left_behind_goes_with_them(screen, source, tmp_path):
+    adata = screen.copy()
+    adata.obsm["place"] = np.random.default_rng(0).normal(size=(adata.n_obs, 3))
+    sc.pp.neighbors(adata, n_neighbors=5, use_rep="place")
+    sc.pp.neighbors(adata, n_neighbors=5, use_rep="place", key_added="others")
+    adata.uns["old"] = {"connectivities": adata.obsp["connectivities"], "params": {"n_neighbors": 5}}
+    adata.varm["PCs"] = np.zeros((adata.n_vars, 2))
+    adata.write_h5ad(source)
+    report = preprocess(source, output=tmp_path / "out.h5ad", num_variable_genes=50)
+    written = anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert not {"neighbors", "others", "old"} & set(written.uns)
+    assert written.uns["study"] == "synthetic"
+    assert set(report.left_out) == {
+        "obsp/connectivities", "obsp/distances", "obsp/others_connectivities", "obsp/others_distances", "varm/PCs",
+        "uns/neighbors", "uns/others", "uns/old",
+    }  # fmt: skip
+    assert "not carried over: obsp/connectivities" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("layer", "keep_counts", "left_out"),
+    [
+        ("counts", True, ["X (as it was)", "layers/other"]),
+        ("counts", False, ["X (as it was)", "layers/counts", "layers/other"]),
+        ("other", True, ["X (as it was)", "layers/counts (as it was)"]),
+        (None, True, ["layers/counts (as it was)", "layers/other"]),
+        ("raw", True, ["X (as it was)", "layers/counts (as it was)", "layers/other"]),
+        ("raw", False, ["X (as it was)", "layers/counts", "layers/other", "raw"]),
+    ],
+)
+def test_counts_that_are_kept_are_carried_over(screen, source, tmp_path, layer, keep_counts, left_out):
+    adata = screen.copy()
+    adata.layers["counts"], adata.layers["other"] = adata.X.copy(), adata.X.copy()
+    if layer == "raw":
+        adata.raw = adata.copy()
+    adata.write_h5ad(source)
+    report = preprocess(
+        source, output=tmp_path / "out.h5ad", layer=layer, keep_counts=keep_counts, num_variable_genes=50
+    )
+    written = anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert report.left_out == left_out
+    assert list(written.layers) == (["counts"] if keep_counts else [])
+    if keep_counts:
+        assert (written.layers["counts"] != screen.X).nnz == 0
 
 
 def test_gene_names_that_occur_twice(screen, source, tmp_path):

@@ -36,6 +36,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--gene-column", metavar="NAME", help="column of var with the gene names (default: its index)")
     parser.add_argument("--keep-counts", action="store_true", help="write the counts too, as layers['counts']")
+    parser.add_argument(
+        "--round",
+        action="store_true",
+        dest="round_counts",
+        help="round corrected counts, as those of SoupX, CellBender, alevin or kallisto, to the nearest whole numbers",
+    )
 
     knockdown = parser.add_argument_group("on-target knock-down filter")
     knockdown.add_argument(

@@ -1,8 +1,9 @@
 """From raw counts to what State Transition trains on: normalised, logged, variable genes named, knock-downs checked."""
 
 import errno
+import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ from state_hf.data.highly_variable import GeneMoments, rank_variable_genes
 from state_hf.data.knockdown_filter import KnockdownFilter, filter_knockdown
 from state_hf.data.perturbation_screens import open_screens
 from state_hf.data.whole_files import written_whole
+from state_hf.tokenization.input_scale import SCALE_SAMPLE, check_scale, look_at_values
 
 HVG_SLOT = "X_hvg"
 _BLOCK_BYTES = 2**26
@@ -41,6 +43,8 @@ class PreprocessReport:
         target_sum: Counts that every cell was normalised to.
         variable_genes: Names of the highly variable genes, in order.
         left_out: Slots of the input that the output lacks.
+        rounding: Share of all counts that rounding to whole numbers added (or, below 0, took away); None if the counts
+            were whole.
     """
 
     cells_read: int
@@ -49,6 +53,7 @@ class PreprocessReport:
     target_sum: float
     variable_genes: list[str]
     left_out: list[str]
+    rounding: float | None = None
 
     def __str__(self) -> str:
         reasons = []
@@ -63,6 +68,8 @@ class PreprocessReport:
             f"normalised to {self.target_sum:g} counts and log1p",
             f"{len(self.variable_genes):,} variable genes",
         ]
+        if self.rounding is not None:
+            parts.insert(0, f"rounded to whole counts, which changed their sum by {self.rounding:+.2%}")
         if self.left_out:
             parts.append(f"not carried over: {', '.join(self.left_out)}")
         return " | ".join(parts)
@@ -81,6 +88,7 @@ def preprocess(
     control: str = "non-targeting",
     gene_column: str | None = None,
     keep_counts: bool = False,
+    round_counts: bool = False,
     overwrite: bool = False,
 ) -> PreprocessReport:
     """Write a file of raw counts again as log1p of normalised counts, with the highly variable genes in `obsm`.
@@ -88,7 +96,9 @@ def preprocess(
     The output has `X` (log1p, CSR float32), `obs`, `obsm` and `uns` of the cells that are kept, `var` with scanpy's
     columns `highly_variable`, `means`, `dispersions` and `dispersions_norm`, `obsm["X_hvg"]` (cells, variable genes)
     float32 with the names of its columns in `uns["X_hvg"]["var_names"]`, and in `uns["preprocess"]` how it was made.
-    The input is read in blocks, three times, and never changed; the output appears when it is complete.
+    Of the input's `layers`, `raw`, `obsp`, `varm` and `varp` nothing is carried over, nor entries of `uns` that speak
+    of these (as `neighbors` does of `obsp`); the report lists them. The input is read in blocks, three times, and never
+    changed; the output appears when it is complete.
 
     Args:
         source: An .h5ad file with counts.
@@ -104,32 +114,41 @@ def preprocess(
         gene_column: Column of var with the gene names that perturbations and `genes` use; `None` or "index" for its
             index.
         keep_counts: Whether the counts are written too, as `layers["counts"]`.
+        round_counts: Whether counts with fractions, as corrections of ambient RNA (SoupX, CellBender) and shared reads
+            (alevin, kallisto) leave them, are rounded to the nearest whole number, halves to the even one.
         overwrite: Whether an output that exists is replaced.
 
     Raises:
         FileNotFoundError: There is no such input.
         FileExistsError: The output exists.
-        ValueError: The values are not counts, a gene name occurs twice or is missing, no cell is left, or the input
-            changes while it is read.
+        ValueError: The values are not counts, a gene name occurs twice or is missing, no cell is left, no gene varies,
+            or the input changes while it is read.
     """
     source, output = Path(source), Path(output)
-    _check(source, output, target_sum, overwrite=overwrite)
+    _check(source, output, target_sum, num_variable_genes, genes, overwrite=overwrite)
     with open_cells(source, layer=layer) as cells:
+        _check_scale(cells, rounded=round_counts)
         stamps = FileStamps(source)
         names = _gene_names(cells, gene_column)
         columns = _columns_of(names, genes, str(source)) if genes is not None else None
-        survey = _survey(cells, _Targets.read(source, names, perturbation_key, control) if knockdown else None)
+        counts = _Counts(cells, rounded=round_counts)
+        survey = _survey(counts, _Targets.read(source, names, perturbation_key, control) if knockdown else None)
         kept, dropped = _select(survey, knockdown)
         if not kept.any():
             raise ValueError(
                 f"no cell of {source} is left: {'; '.join(f'{n:,} {why}' for why, (n, _) in dropped.items())}"
             )
         total = float(np.median(survey.totals[kept])) if target_sum == "median" else float(target_sum)
-        chosen = _Kept(cells, kept, survey.totals, survey.lengths, total)
+        chosen = _Kept(counts, kept, survey.totals, survey.lengths, total)
         var = cells.var.copy()
         if columns is None:
             ranking = _rank(chosen, num_variable_genes)
             columns = np.flatnonzero(ranking["highly_variable"])
+            if not len(columns):
+                raise ValueError(
+                    f"no gene of {source} varies over the {int(kept.sum()):,} cells that are kept, so that none can be "
+                    "chosen as variable: give more cells, or name the genes (genes=, --genes)"
+                )
             for column in ranking:
                 var[column] = ranking[column].to_numpy()
         record = {
@@ -137,18 +156,31 @@ def preprocess(
             "target_sum": total,
             "layer": layer or "X",
             "variable_genes": "given" if genes is not None else "seurat",
+            "rounded": round_counts,
+            "num_genes": cells.num_genes,
+            "genes_sha256": hashlib.sha256("\n".join(map(str, cells.var.index)).encode()).hexdigest(),
             "state_hf_version": __version__,
             **({f"knockdown_{name}": value for name, value in asdict(knockdown).items()} if knockdown else {}),
         }
         uns = {HVG_SLOT: {"var_names": names[columns]}, "log1p": {}, "preprocess": record}
         _check_space(output, chosen, len(columns), counts=keep_counts)
         with written_whole(output) as temporary, damage_named(str(source)):
-            left_out = _write(temporary, source, chosen, var, columns, uns, counts=keep_counts)
+            left_out = _write(temporary, source, chosen, var, columns, uns, keep_counts=keep_counts)
             stamps.check()
-    return PreprocessReport(cells.num_cells, int(kept.sum()), dropped, total, names[columns].tolist(), left_out)
+    return PreprocessReport(
+        cells.num_cells, int(kept.sum()), dropped, total, names[columns].tolist(), left_out, counts.rounding
+    )
 
 
-def _check(source: Path, output: Path, target_sum: float | str, *, overwrite: bool) -> None:
+def _check(
+    source: Path,
+    output: Path,
+    target_sum: float | str,
+    num_variable_genes: int,
+    genes: Sequence[str] | None,
+    *,
+    overwrite: bool,
+) -> None:
     if output.suffix != ".h5ad":
         raise ValueError(f"the output {output} must be an .h5ad file")
     if source.suffix == ".zarr" or source.is_dir():
@@ -159,6 +191,23 @@ def _check(source: Path, output: Path, target_sum: float | str, *, overwrite: bo
         raise FileExistsError(f"{output} exists; choose another name, or overwrite it (overwrite=True, --overwrite)")
     if target_sum != "median" and not (isinstance(target_sum, int | float) and target_sum > 0):
         raise ValueError(f"target_sum is a number above 0 or 'median', not {target_sum!r}")
+    if genes is not None and not len(genes):
+        raise ValueError("the list of genes to take (genes=, --genes) is empty")
+    if genes is None and num_variable_genes < 1:
+        raise ValueError(f"num_variable_genes is the number of genes to choose, from 1 on, not {num_variable_genes}")
+
+
+def _check_scale(cells: CellBlocks, *, rounded: bool) -> None:
+    """Refuse what a sample shows not to be counts. Small counts with fractions are the user's word against none."""
+    seen, place = look_at_values(cells.sample(SCALE_SAMPLE)), f"{cells.matrix_name} of {cells.name}"
+    if seen.total is not None:
+        raise ValueError(
+            f"{place} is normalised already: as log1p values, its cells add up to {seen.total:g} counts each. Name the "
+            "layer with the counts (layer=, --layer)"
+        )
+    if not (rounded and seen.scale == "log1p"):
+        hint = ", or round corrected counts to whole numbers (round_counts=True, --round)" if seen.scale else ""
+        check_scale(seen, "counts", place, f"Name the layer with the counts (layer=, --layer){hint}")
 
 
 def _gene_names(cells: CellBlocks, column: str | None) -> np.ndarray:
@@ -221,32 +270,68 @@ def _block_starts(cells: CellBlocks, title: str) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, cells.num_cells)
 
 
-def _counts(cells: CellBlocks, start: int, stop: int) -> sparse.csr_matrix:
-    """A block of counts without stored zeros, in canonical order."""
-    block = sparse.csr_matrix(cells.read(start, stop))
-    block.sum_duplicates()
-    block.eliminate_zeros()
-    return block
+class _Counts:
+    """The counts of a file in blocks, whole numbers.
+
+    Attributes:
+        cells: Where they are read.
+        before: Sum of all counts as they are in the file, once all blocks were checked.
+        after: Sum of all whole counts.
+    """
+
+    def __init__(self, cells: CellBlocks, *, rounded: bool) -> None:
+        self.cells, self.rounded = cells, rounded
+        self.before = self.after = 0.0
+
+    @property
+    def rounding(self) -> float | None:
+        """Relative change of the sum by rounding; None where nothing was rounded."""
+        return self.after / self.before - 1 if self.rounded and self.before != self.after else None
+
+    def read(self, start: int, stop: int) -> sparse.csr_matrix:
+        """A block of counts without stored zeros, in canonical order."""
+        block = self._stored(start, stop)
+        if self.rounded:
+            block.data = np.rint(block.data)
+        block.eliminate_zeros()
+        return block
+
+    def read_checked(self, start: int, stop: int) -> sparse.csr_matrix:
+        """The same in the first pass.
+
+        Raises:
+            ValueError: The values are no counts.
+        """
+        stored = self._stored(start, stop)
+        self._check(stored.data)
+        self.before += float(stored.sum(dtype=np.float64))
+        block = self.read(start, stop)
+        self.after += float(block.sum(dtype=np.float64))
+        return block
+
+    def _stored(self, start: int, stop: int) -> sparse.csr_matrix:
+        block = sparse.csr_matrix(self.cells.read(start, stop))
+        block.sum_duplicates()
+        return block
+
+    def _check(self, values: np.ndarray) -> None:
+        bad, advice = ~np.isfinite(values) | (values < 0), "name the layer that does (layer=, --layer)"
+        if not bad.any() and values.dtype.kind == "f" and not self.rounded:
+            bad = values != np.rint(values)
+            advice += ", or round corrected counts to whole numbers (round_counts=True, --round)"
+        if bad.any():
+            raise ValueError(
+                f"{self.cells.matrix_name} of {self.cells.name} does not hold raw counts: one value is "
+                f"{values[bad][0]:g}; {advice}"
+            )
 
 
-def _check_counts(block: sparse.csr_matrix, cells: CellBlocks) -> None:
-    values = block.data
-    bad = ~np.isfinite(values) | (values < 0)
-    if not bad.any() and values.dtype.kind == "f":
-        bad = values != np.rint(values)
-    if bad.any():
-        raise ValueError(
-            f"{cells.matrix_name} of {cells.name} does not hold raw counts: one value is {values[bad][0]:g}; "
-            "name the layer that does (layer=, --layer)"
-        )
-
-
-def _survey(cells: CellBlocks, targets: _Targets | None) -> _Survey:
+def _survey(counts: _Counts, targets: _Targets | None) -> _Survey:
+    cells = counts.cells
     totals, lengths = np.zeros(cells.num_cells), np.zeros(cells.num_cells, dtype=np.int64)
     own, control_sums = np.zeros(cells.num_cells), np.zeros(cells.num_genes)
     for start, stop in _block_starts(cells, "counting"):
-        block = _counts(cells, start, stop)
-        _check_counts(block, cells)
+        block = counts.read_checked(start, stop)
         totals[start:stop] = block.sum(axis=1, dtype=np.float64).A1
         lengths[start:stop] = np.diff(block.indptr)
         if targets is not None:
@@ -282,7 +367,7 @@ def _select(survey: _Survey, knockdown: KnockdownFilter | None) -> tuple[np.ndar
 class _Kept:
     """The cells that are kept, in blocks of counts, and how they are normalised."""
 
-    cells: CellBlocks
+    counts: _Counts
     kept: np.ndarray
     totals: np.ndarray
     lengths: np.ndarray
@@ -290,9 +375,14 @@ class _Kept:
 
     def blocks(self, title: str) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
         """Row numbers in the input, and counts (cells, genes)."""
-        for start, stop in _block_starts(self.cells, title):
+        for start, stop in _block_starts(self.counts.cells, title):
             rows = np.flatnonzero(self.kept[start:stop])
-            yield rows + start, _counts(self.cells, start, stop)[rows]
+            yield rows + start, self.counts.read(start, stop)[rows]
+
+    @property
+    def num_genes(self) -> int:
+        """Number of genes."""
+        return self.counts.cells.num_genes
 
     def normalise(self, rows: np.ndarray, counts: sparse.csr_matrix) -> sparse.csr_matrix:
         """log1p of the counts scaled to the target sum, float32."""
@@ -302,7 +392,7 @@ class _Kept:
 
 
 def _rank(kept: _Kept, num_variable_genes: int) -> pd.DataFrame:
-    moments = GeneMoments(kept.cells.num_genes)
+    moments = GeneMoments(kept.num_genes)
     for rows, counts in kept.blocks("ranking genes"):
         block = kept.normalise(rows, counts)
         block.data = np.expm1(block.data)
@@ -352,7 +442,14 @@ def _copy_rows(source: Any, target: h5py.Group, name: str, rows: np.ndarray) -> 
 
 
 def _write(
-    path: Path, source: Path, kept: _Kept, var: pd.DataFrame, columns: np.ndarray, uns: dict[str, Any], *, counts: bool
+    path: Path,
+    source: Path,
+    kept: _Kept,
+    var: pd.DataFrame,
+    columns: np.ndarray,
+    uns: dict[str, Any],
+    *,
+    keep_counts: bool,
 ) -> list[str]:
     """Write the output. Returns the slots of the input that it lacks."""
     rows = np.flatnonzero(kept.kept)
@@ -360,7 +457,8 @@ def _write(
         new.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         write_elem(new, "obs", read_elem(old["obs"]).iloc[rows])
         write_elem(new, "var", var)
-        write_elem(new, "uns", {**(read_elem(old["uns"]) if "uns" in old else {}), **uns})
+        entries, dangling = _without_references(read_elem(old["uns"]) if "uns" in old else {}, len(kept.kept))
+        write_elem(new, "uns", {**entries, **uns})
         for slot in ("obsm", "layers"):
             write_elem(new, slot, {})
         for name in names_in(old.get("obsm")):
@@ -368,8 +466,8 @@ def _write(
                 _copy_rows(old["obsm"][name], new["obsm"], name, rows)
         variable = new["obsm"].create_dataset(HVG_SLOT, (len(rows), len(columns)), dtype=np.float32)
         variable.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        matrix = _CsrWriter(new, "X", kept.lengths[rows], kept.cells.num_genes)
-        raw = _CsrWriter(new["layers"], "counts", kept.lengths[rows], kept.cells.num_genes) if counts else None
+        matrix = _CsrWriter(new, "X", kept.lengths[rows], kept.num_genes)
+        raw = _CsrWriter(new["layers"], "counts", kept.lengths[rows], kept.num_genes) if keep_counts else None
         done = 0
         for block_rows, block in kept.blocks("writing"):
             normalised = kept.normalise(block_rows, block)
@@ -378,5 +476,34 @@ def _write(
                 raw.add(block)
             variable[done : done + len(block_rows)] = normalised[:, columns].toarray()
             done += len(block_rows)
-        lacking = [f"{slot}/{name}" for slot in ("layers", "obsp", "varm", "varp") for name in names_in(old.get(slot))]
-        return lacking + (["raw"] if "raw" in old else [])
+        slots = [f"{slot}/{name}" for slot in ("layers", "obsp", "varm", "varp") for name in names_in(old.get(slot))]
+        slots += [slot for slot in ("X", "raw") if slot in old]
+    return [*_lacking(slots, kept.counts.cells.matrix_name, keep_counts=keep_counts), *dangling]
+
+
+def _lacking(slots: list[str], read: str, *, keep_counts: bool) -> list[str]:
+    """Which slots of the input the output lacks, when its counts were read from one of them."""
+    lacking = []
+    for slot in sorted(slots):
+        if slot == read.removesuffix("/X") and (keep_counts or slot == "X"):
+            continue
+        was = {"X": " (as it was)", "layers/counts": " (as it was)" if keep_counts else ""}
+        lacking.append(slot + was.get(slot, ""))
+    return lacking
+
+
+def _without_references(uns: dict[str, Any], num_cells: int) -> tuple[dict[str, Any], list[str]]:
+    """`uns` without entries on pairs of cells, and those entries' names.
+
+    They name matrices of obsp, as scanpy's `neighbors` does, or hold them, as it did before 2020.
+    """
+    dangling = [
+        name
+        for name, entry in uns.items()
+        if isinstance(entry, Mapping)
+        and (
+            {"connectivities_key", "distances_key"} & entry.keys()
+            or any(getattr(value, "shape", None) == (num_cells, num_cells) for value in entry.values())
+        )
+    ]
+    return {name: entry for name, entry in uns.items() if name not in dangling}, [f"uns/{name}" for name in dangling]
