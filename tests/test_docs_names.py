@@ -10,6 +10,7 @@ import pytest
 from state_hf import StateEmbeddingConfig, StateTransitionConfig, StateTransitionTrainingArguments
 from state_hf.cli import _COMMANDS
 from state_hf.metrics.profiles import load_profile, profile_names
+from state_hf.pipelines.prediction_record import PredictionRecord
 from tests.documentation_pages import DOCS
 
 README = DOCS.parent / "README.md"
@@ -60,6 +61,12 @@ def test_the_names_of_ours_in_the_map_exist():
                 continue
             checked += 1
     assert checked > 60
+
+
+def test_what_a_prediction_records_is_described():
+    page = (DOCS / "state-transition.md").read_text(encoding="utf-8").partition("### What a prediction records")[2]
+    described = [word for line in page.splitlines() if line.startswith("| `") for word in _words(line.split("|")[1])]
+    assert sorted(described) == sorted(field.name for field in dataclasses.fields(PredictionRecord))
 
 
 def test_old_names_of_the_configurations_are_those_that_are_accepted():

@@ -89,7 +89,7 @@ def test_anndata_is_handed_over_as_it_is(received):
     (call,) = received
     assert call["prediction"] is prediction
     assert call["reference"] is reference
-    assert (call["baseline"], call["seed"], call["perturbation_key"]) == ("mean", 3, "perturbation")
+    assert (call["baseline"], call["seed"], call["perturbation_key"]) == ("mean", 3, None)
     assert call["profile"] is load_profile("vcc2025")
 
 

@@ -6,6 +6,7 @@ import pytest
 from anndata import AnnData, read_h5ad
 from scipy import sparse
 
+from state_hf.pipelines.prediction_record import PredictionRecord
 from state_hf.pipelines.submission import check_counts_submission, plan_submission, read_gene_list, write_submission
 from state_hf.pipelines.vcc_archive import opened, unpack
 
@@ -163,3 +164,18 @@ def test_gene_list(tmp_path):
     path.write_text("\n")
     with pytest.raises(ValueError, match="lists no gene"):
         read_gene_list(path)
+
+
+def test_columns_are_those_that_the_prediction_records(tmp_path):
+    record = PredictionRecord(
+        perturbation_key="guide", control="NT", controls="real", cell_type_key="", batch_key="", scale="counts",
+        target_sum=-1, feature_key="X", num_genes=3, emit="counts", counts_drawn="", depth="", model="", model_type="",
+        model_digest="", cell_set_length=8, seed=0, split="", groups={("all", "A"): "test"}, state_hf_version="0",
+    )  # fmt: skip
+    source = prediction(labels=["NT", "A", "A", "B"])
+    source.obs = source.obs.rename(columns={"perturbation": "guide"})
+    source.uns["prediction"] = record.to_uns()
+    assert list(plan_submission(source, GENES).labels["target_gene"]) == ["NT", "A", "A", "B"]
+    check_counts_submission(source, GENES)
+    with pytest.raises(ValueError, match="no obs column 'perturbation'"):
+        check_counts_submission(source, GENES, perturbation_key="perturbation")

@@ -1,10 +1,11 @@
 """Score predicted cells against measured ones by a frozen profile of metrics.
 
-state-hf evaluate predicted.h5ad measured.h5ad --profile vcc2025 --baseline mean --output scores
+state-hf evaluate predicted.h5ad screen.h5ad --profile vcc2025 --baseline mean --output scores
 state-hf evaluate predicted.h5ad measured.h5ad --profile vcc2026 --baseline mean --replicate --report report.html
 """
 
 import argparse
+import logging
 from pathlib import Path
 
 from state_hf.metrics.profiles import profile_names
@@ -21,11 +22,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replicate", action="store_true", help="also score halves of the real cells: what is reachable"
     )
-    parser.add_argument(
-        "--perturbation-key", default="perturbation", help="obs column of the perturbations (default: perturbation)"
+    what = parser.add_argument_group(
+        "what is scored", "What is not given is read from the prediction, where state-hf predict wrote it down."
     )
-    parser.add_argument("--control", default="non-targeting", help="label of the controls (default: non-targeting)")
-    parser.add_argument("--cell-type-key", help="obs column of the contexts (cell types) to score one by one")
+    what.add_argument(
+        "--perturbation-key", metavar="NAME", help="column of obs (default: the prediction's, else perturbation)"
+    )
+    what.add_argument(
+        "--control", metavar="LABEL", help="label of control cells (default: the prediction's, else non-targeting)"
+    )
+    what.add_argument(
+        "--cell-type-key",
+        metavar="NAME",
+        help="column of obs whose cell types are scored one by one (default: the prediction's, for several)",
+    )
+    what.add_argument(
+        "--split",
+        type=Path,
+        metavar="FILE",
+        help="what was held out: a split.toml, a split.json, or a model's folder (default: as the prediction says)",
+    )
+    what.add_argument(
+        "--groups",
+        choices=("held-out", "prediction", "all"),
+        help="what to score: what was held out, what is predicted, or all (default: held-out, if known)",
+    )
+    what.add_argument(
+        "--genes",
+        choices=("prediction", "all"),
+        help="genes to score (default: the prediction's, where it says that its model has no others)",
+    )
     parser.add_argument("--cache-dir", type=Path, help="folder that keeps what depends on the measured cells alone")
     parser.add_argument(
         "--on-error",
@@ -49,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise FileNotFoundError(f"--baseline is mean, control or a file, and there is no file {arguments.baseline!r}")
     if arguments.report is not None and arguments.report.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report names an .html file, not {arguments.report.name!r}")
+    # What it notes is printed with the table.
+    logging.getLogger("state_hf.pipelines.evaluate").setLevel(logging.ERROR)
     result = evaluate_predictions(
         arguments.prediction,
         arguments.reference,
@@ -56,6 +84,9 @@ def run(arguments: argparse.Namespace) -> int:
         perturbation_key=arguments.perturbation_key,
         control=arguments.control,
         cell_type_key=arguments.cell_type_key,
+        split=arguments.split,
+        groups=arguments.groups,
+        genes=arguments.genes,
         baseline=arguments.baseline,
         replicate=arguments.replicate,
         on_error=arguments.on_error,

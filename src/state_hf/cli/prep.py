@@ -25,10 +25,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, help="file to write (default: the input's name with .prep.vcc)")
     parser.add_argument(
-        "--perturbation-key", default="perturbation", help="obs column of the perturbations (default: perturbation)"
+        "--perturbation-key", metavar="NAME", help="column of obs (default: the prediction's, else perturbation)"
     )
-    parser.add_argument("--control", default="non-targeting", help="label of the controls (default: non-targeting)")
-    parser.add_argument("--cell-type-key", help="obs column of the cell types, if the file shall have one (2025)")
+    parser.add_argument(
+        "--control", metavar="LABEL", help="label of control cells (default: the prediction's, else non-targeting)"
+    )
+    parser.add_argument(
+        "--cell-type-key", metavar="NAME", help="column of obs, if the file shall have the cell types (2025)"
+    )
     parser.add_argument("--keep-scale", action="store_true", help="write integers as they are: no normalisation (2025)")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from transformers.utils import logging
@@ -11,10 +11,13 @@ from transformers.utils import logging
 from state_hf._version import __version__
 from state_hf.data.cell_writer import CellWriter, MatrixWriter, cell_writer, matrix_writer
 from state_hf.data.file_stamps import FileStamps
+from state_hf.data.split_parts import GroupParts
+from state_hf.inference.loading import model_digest
 from state_hf.pipelines.cell_predictor import CellPredictor, PredictedSet
 from state_hf.pipelines.control_cells import ControlCells, seeded_stream
 from state_hf.pipelines.predicted_counts import draw_counts
 from state_hf.pipelines.prediction_plan import PredictedGroup
+from state_hf.pipelines.prediction_record import RECORD_KEY, PredictionRecord, split_of_model
 from state_hf.pipelines.tilted_cells import TiltedCells
 
 Labels = dict[str, str | Sequence[str]]
@@ -29,7 +32,8 @@ class EmittedCells:
 
     Args:
         predictor: What predicts.
-        keys: Columns of obs for the perturbation, the cell type and, if not None, the batch.
+        keys: Columns of obs for the perturbation, the cell type ("cell_type" if None, where all are taken for one) and,
+            if not None, the batch.
         emit: "model" for the model's cells, "tilted" for control cells with the model's mean, or "counts" for counts
             drawn from the model's cells.
         depth: Total counts of a cell; None for that of its control cell.
@@ -39,7 +43,7 @@ class EmittedCells:
     """
 
     def __init__(
-        self, predictor: CellPredictor, keys: tuple[str, str, str | None], *, emit: Emission, depth: int | None
+        self, predictor: CellPredictor, keys: tuple[str, str | None, str | None], *, emit: Emission, depth: int | None
     ) -> None:
         if emit not in ("model", "tilted", "counts"):
             raise ValueError(f"emit is one of model, tilted, counts, not {emit!r}")
@@ -64,27 +68,39 @@ class EmittedCells:
             return None
         return str(config.feature_key).removeprefix("obsm/"), int(config.output_dim)
 
-    def record(self, controls: str) -> dict[str, Any]:
-        """How the cells were made, for uns."""
-        config = self.predictor.model.config
-        drawn = "multinomial draw of each cell's depth from its predicted shares" if self.counts else "none"
-        return {
-            "scale": self.scale,
-            "emit": self.emit,
-            "target_sum": -1.0 if self.counts or config.target_sum is None else float(config.target_sum),
-            "counts_drawn": drawn,
-            "depth": "control cell" if self.depth is None else str(self.depth),
-            "controls": controls,
-            "model": str(config.name_or_path),
-            "model_type": config.model_type,
-            "cell_set_length": int(config.cell_set_length),
-            "seed": self.predictor.seed,
-            "state_hf_version": __version__,
-        }
+    def record(self, groups: Sequence[PredictedGroup], controls: str) -> PredictionRecord:
+        """How the cells are made."""
+        config, predictor = self.predictor.model.config, self.predictor
+        perturbation_key, cell_type_key, batch_key = self.keys
+        split = split_of_model(str(config.name_or_path))
+        parts = None if split is None else GroupParts(split, control=predictor.screens.control)
+        pairs = dict.fromkeys((group.cell_type, group.perturbation) for group in groups)
+        return PredictionRecord(
+            perturbation_key=perturbation_key,
+            control=predictor.screens.control,
+            controls=controls,
+            cell_type_key=cell_type_key or "",
+            batch_key=batch_key or "",
+            scale=self.scale,
+            target_sum=-1.0 if self.counts or config.target_sum is None else float(config.target_sum),
+            feature_key=str(config.feature_key or ""),
+            num_genes=len(predictor.genes),
+            emit=self.emit,
+            counts_drawn="multinomial draw of each cell's depth from its predicted shares" if self.counts else "none",
+            depth="control cell" if self.depth is None else str(self.depth),
+            model=str(config.name_or_path),
+            model_type=config.model_type,
+            model_digest=model_digest(predictor.model),
+            cell_set_length=int(config.cell_set_length),
+            seed=predictor.seed,
+            split="" if split is None else str(split),
+            groups={pair: (parts.part(*pair) or "") if parts is not None else "" for pair in pairs},
+            state_hf_version=__version__,
+        )
 
     def _labels(self, perturbation: str, cell_type: str, cells: np.ndarray) -> Labels:
         perturbation_key, cell_type_key, batch_key = self.keys
-        labels: Labels = {perturbation_key: perturbation, cell_type_key: cell_type}
+        labels: Labels = {perturbation_key: perturbation, cell_type_key or "cell_type": cell_type}
         if batch_key is not None:
             labels[batch_key] = [self.predictor.batch_of(cell) for cell in cells]
         return labels
@@ -172,7 +188,10 @@ def write_predictions(
     cell_types = list(dict.fromkeys(group.cell_type for group in groups))
     simulated = emitted.control_groups(cell_types) if controls == "simulated" else []
     total = sum(group.cells for group in [*simulated, *groups])
-    with _writer(emitted, output, controls) as writer, logging.tqdm(total=total, unit="cell", desc="predict") as bar:
+    with (
+        _writer(emitted, groups, output, controls) as writer,
+        logging.tqdm(total=total, unit="cell", desc="predict") as bar,
+    ):
         if controls == "real":
             for values, labels, embedding in emitted.real_controls(cell_types):
                 writer.add(values, labels, embedding)
@@ -182,13 +201,15 @@ def write_predictions(
         stamps.check()
 
 
-def _writer(emitted: EmittedCells, output: Path, controls: str) -> AbstractContextManager[CellWriter | MatrixWriter]:
+def _writer(
+    emitted: EmittedCells, groups: Sequence[PredictedGroup], output: Path, controls: str
+) -> AbstractContextManager[CellWriter | MatrixWriter]:
     genes = emitted.predictor.genes
     if output.suffix == ".npy":
         return matrix_writer(output, len(genes))
     if output.suffix != ".h5ad":
         raise ValueError(f"the output must end in .h5ad or .npy, and is {output}")
-    uns = {"prediction": emitted.record(controls)}
+    uns = {RECORD_KEY: emitted.record(groups, controls).to_uns()}
     return cell_writer(output, genes, uns=uns, dense=emitted.scale == "embedding", embedding=emitted.embedding)
 
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias, cast
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from transformers.utils import logging
 
 from state_hf.data.file_stamps import FileStamps
 from state_hf.metrics.input_check import check_inputs
@@ -18,7 +19,10 @@ from state_hf.metrics.result import EvaluationResult
 from state_hf.metrics.screen import Screen
 from state_hf.pipelines.evaluate_screens import EvaluationOptions, RealSide, evaluate_screen
 from state_hf.pipelines.evaluation_cache import content_key
+from state_hf.pipelines.evaluation_scope import ScoredGenes, ScoredGroups, resolve_scope
 from state_hf.pipelines.reading import labels_of, open_cells, read_screens
+
+logger = logging.get_logger(__name__)
 
 MadeBaseline: TypeAlias = Literal["mean", "control"] | None
 
@@ -28,9 +32,12 @@ def evaluate_predictions(
     reference: AnnData | str | Path,
     profile: str | Profile = "vcc2025",
     *,
-    perturbation_key: str = "perturbation",
-    control: str = "non-targeting",
+    perturbation_key: str | None = None,
+    control: str | None = None,
     cell_type_key: str | None = None,
+    split: str | Path | None = None,
+    groups: ScoredGroups | None = None,
+    genes: ScoredGenes | None = None,
     baseline: Literal["mean", "control"] | AnnData | str | Path | None = None,
     replicate: bool = False,
     target_genes: Mapping[str, str | None] | None = None,
@@ -45,13 +52,25 @@ def evaluate_predictions(
     be categories, strings or numbers. Numbers of cells may differ. Matrices may be sparse or dense, in memory or on
     disk; they are walked in blocks and never made dense as a whole.
 
+    What is not given is read from what `predict` wrote into the prediction, see `PredictionRecord`. What is left out of
+    a side, and why, is logged and in `settings["notes"]`.
+
     Args:
         prediction: Predicted cells: raw counts, or log1p-normalised values where the profile takes them.
         reference: Real cells.
         profile: `vcc2025`, `vcc2025-primer`, `vcc2026` or `full`.
-        perturbation_key: The obs column of perturbation labels.
-        control: The label of the control cells.
-        cell_type_key: An obs column (cell type, line) by which to evaluate separately.
+        perturbation_key: The obs column of perturbation labels. By default the recorded one, else "perturbation".
+        control: The label of the control cells. By default the recorded one, else "non-targeting".
+        cell_type_key: An obs column (cell type, line) by which to evaluate separately. By default the recorded one
+            where several cell types are scored, else none.
+        split: The split that says what was held out: its TOML file, the `split.json` of a training, or the folder of a
+            model. By default what the prediction records of it.
+        groups: Which (cell type, perturbation) are scored, with the control cells of these cell types: those that were
+            "held-out" for the test (or, without a test part, for validation), those of the "prediction", or "all",
+            which both sides must have. By default those that were held out, where that is known and some were, else
+            all.
+        genes: Which genes are scored: those of the "prediction", in its order, or "all", which both sides must have in
+            the same order. By default those of a prediction that records that they are its model's, else all.
         baseline: What a score of 0 stands for: `mean` (the mean perturbed profile, in the profile's form), `control`
             (control cells drawn again), or predicted cells. None gives no scores.
         replicate: Whether to compute what real cells score against real cells: the replicate of 2026, or the ceiling.
@@ -65,21 +84,37 @@ def evaluate_predictions(
         Metrics per perturbation, their aggregate, scores, DE tables, diagnostics and all settings.
 
     Raises:
-        ValueError: If the sides do not fit each other or the profile, or change while they are read.
+        FileNotFoundError: If there is no such file, or no split.
+        ValueError: If the sides do not fit each other or the profile, nothing of them was held out, or they change
+            while they are read.
         MetricError: If a metric fails and `on_error` is `raise`.
     """
     rule = load_profile(profile) if isinstance(profile, str) else profile
-    options = EvaluationOptions(rule, control, replicate, target_genes, on_error, seed, device)
-    columns = _Columns(perturbation_key, control, cell_type_key)
     made = baseline is None or (isinstance(baseline, str) and baseline in ("mean", "control"))
-    real, predicted = open_cells(reference), open_cells(prediction)
+    whole, predicted = open_cells(reference), open_cells(prediction)
     stamps = FileStamps(reference, prediction, None if made else baseline)
+    scope = resolve_scope(
+        predicted,
+        whole,
+        perturbation_key=perturbation_key,
+        control=control,
+        cell_type_key=cell_type_key,
+        split=split,
+        groups=groups,
+        genes=genes,
+    )
+    for note in scope.notes:
+        logger.warning(note)
+    options = EvaluationOptions(rule, scope.control, replicate, target_genes, on_error, seed, device)
+    columns = _Columns(scope.perturbation_key, scope.control, scope.cell_type_key)
+    real, predicted = scope.apply(whole), scope.apply(predicted)
     columns.check(predicted, real, rule)
-    cache = None if cache_dir is None else Path(cache_dir) / _key(real, reference, options, columns)
+    source = reference if real is whole else real
+    cache = None if cache_dir is None else Path(cache_dir) / _key(real, source, options, columns)
     read_real, read_prediction = columns.reader(real), columns.reader(predicted)
     read_baseline = None
     if not made:
-        baseline_cells = open_cells(cast(AnnData | str | Path, baseline))
+        baseline_cells = scope.apply(open_cells(cast(AnnData | str | Path, baseline)))
         columns.check(baseline_cells, real, rule)
         read_baseline = columns.reader(baseline_cells)
     results = {}
@@ -97,7 +132,8 @@ def evaluate_predictions(
         if cache is not None:
             shutil.rmtree(cache, ignore_errors=True)
         raise
-    return results[""] if cell_type_key is None else _merge(results, rule)
+    result = results[""] if scope.cell_type_key is None else _merge(results, rule)
+    return replace(result, settings={**result.settings, "notes": scope.notes})
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from state_hf.metrics.profiles import Profile, load_profile
 from state_hf.metrics.result import EvaluationResult
 from state_hf.pipelines.cell_collector import CellCollector
 from state_hf.pipelines.evaluate import evaluate_predictions
+from state_hf.pipelines.prediction_record import PERTURBATION_KEY
 
 Cells: TypeAlias = AnnData | str | Path | np.ndarray | sparse.spmatrix | sparse.sparray
 
@@ -41,8 +42,9 @@ Args:
         `prediction_labels` and `genes`. Not needed where `add_batch` was called.
     references: Measured cells, likewise (`reference_labels`).
     profile: Name of the evaluation profile; the configuration that the module was loaded with if not given.
-    perturbation_key: Column of `obs` with the perturbation labels.
-    control: Label of the control cells.
+    perturbation_key: Column of `obs` with the perturbation labels. By default that which `state-hf predict` recorded in
+        the predictions, else "perturbation".
+    control: Label of the control cells. By default the recorded one, else "non-targeting".
     cell_type_key: Column of `obs` with contexts (cell types) that are scored apart from each other.
     baseline: "mean", "control", an AnnData or a path: what the scores are measured from. None for no scores.
     replicate: Whether the scores are measured against the replicate of the real cells.
@@ -65,8 +67,8 @@ class ScreenMetric(evaluate.Metric, ABC):
 
     Args:
         config_name: Name of the evaluation profile, `vcc2025` if not given.
-        perturbation_key: Column of `obs` with the perturbation labels.
-        control: Label of the control cells.
+        perturbation_key: Column of `obs` with the perturbation labels; "perturbation" where nobody says.
+        control: Label of the control cells; "non-targeting" where nobody says.
         cell_type_key: Column of `obs` with contexts (cell types) that are scored apart from each other.
         **options: Those of `evaluate.EvaluationModule`.
     """
@@ -78,8 +80,8 @@ class ScreenMetric(evaluate.Metric, ABC):
         self,
         config_name: str | None = None,
         *,
-        perturbation_key: str = "perturbation",
-        control: str = "non-targeting",
+        perturbation_key: str | None = None,
+        control: str | None = None,
         cell_type_key: str | None = None,
         **options: Any,
     ) -> None:
@@ -132,8 +134,8 @@ class ScreenMetric(evaluate.Metric, ABC):
                 "cells were added with the columns of load: give perturbation_key and cell_type_key to evaluate.load"
             )
         sides: dict[str, Any] = {
-            "predictions": _cells(predictions, prediction_labels, genes, perturbation_key),
-            "references": _cells(references, reference_labels, genes, perturbation_key),
+            "predictions": _cells(predictions, prediction_labels, genes, perturbation_key or PERTURBATION_KEY),
+            "references": _cells(references, reference_labels, genes, perturbation_key or PERTURBATION_KEY),
         }
         for side, cells in sides.items():
             if (cells is None) == (side not in self._added):
@@ -170,13 +172,10 @@ class ScreenMetric(evaluate.Metric, ABC):
             ("predictions", predictions, prediction_labels),
             ("references", references, reference_labels),
         ):
-            block = _cells(cells, labels, genes, self.perturbation_key)
+            key = self.perturbation_key or PERTURBATION_KEY
+            block = _cells(cells, labels, genes, key)
             if block is not None:
-                columns = (
-                    [self.perturbation_key]
-                    if self.cell_type_key is None
-                    else [self.perturbation_key, self.cell_type_key]
-                )
+                columns = [key] if self.cell_type_key is None else [key, self.cell_type_key]
                 collector = self._added.setdefault(side, CellCollector(columns, side))
                 collector.add(block if isinstance(block, AnnData) else anndata.read_h5ad(block))
 

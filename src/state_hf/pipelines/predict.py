@@ -100,8 +100,8 @@ def predict(
 
     Returns:
         The predicted cells, or the path of the output: X in the model's order of genes, obs with the perturbation and
-        the cell type under the names of the input's columns, and uns["prediction"] with scale, model and settings. A
-        model that decodes an embedding gives the embedding too, in obsm under its feature key.
+        the cell type under the names of the input's columns, and in uns["prediction"] how they were made, see
+        `PredictionRecord`. A model that decodes an embedding gives the embedding too, in obsm under its feature key.
 
     Raises:
         FileExistsError: The output exists, and is not to be replaced.
@@ -138,7 +138,7 @@ def predict(
         cell_types=cell_types,
         on_unknown=on_unknown,
     )
-    keys = (perturbation_key, cell_type_key or "cell_type", batch_key)
+    keys = (perturbation_key, cell_type_key, batch_key)
     slots = Slots(
         feature_slot(feature_key or loaded.config.feature_key), expression=expression_slot, counts=counts_slot
     )

@@ -25,6 +25,7 @@ from state_hf.metrics.input_check import (
     value_problems,
 )
 from state_hf.metrics.value_check import ValueSummary, summarize_values
+from state_hf.pipelines.prediction_record import recorded_labels
 from state_hf.pipelines.vcc_archive import compressed_size, pack
 
 MAX_CELLS_2025 = 200_000
@@ -74,8 +75,8 @@ def plan_submission(
     prediction: AnnData,
     genes: Sequence[str],
     *,
-    perturbation_key: str = "perturbation",
-    control: str = "non-targeting",
+    perturbation_key: str | None = None,
+    control: str | None = None,
     cell_type_key: str | None = None,
     keep_scale: bool = False,
     max_cells: int = MAX_CELLS_2025,
@@ -85,8 +86,9 @@ def plan_submission(
     Args:
         prediction: Predicted cells and controls: counts, or log1p-normalised values. May be backed.
         genes: The expected genes, in order (18,080 in the challenge).
-        perturbation_key: Column of `obs` with the perturbation labels; the file calls it `target_gene`.
-        control: Label of the control cells.
+        perturbation_key: Column of `obs` with the perturbation labels; the file calls it `target_gene`. By default that
+            which `predict` recorded, else "perturbation".
+        control: Label of the control cells. By default the recorded one, else "non-targeting".
         cell_type_key: Column of `obs` with the cell types, if the file shall have one; it is called `celltype` there.
         keep_scale: Write integers as they are. Otherwise counts are normalised to the median library size and log1p'd.
         max_cells: Largest number of cells.
@@ -98,6 +100,7 @@ def plan_submission(
         ValueError: With the numbered list of all rules that the prediction breaks.
         ImportError: If `zstandard` is not installed.
     """
+    perturbation_key, control = recorded_labels(prediction, perturbation_key, control)
     problems = _layout_problems(prediction, genes, perturbation_key, cell_type_key)
     if perturbation_key in prediction.obs and control not in set(prediction.obs[perturbation_key]):
         near = near_matches([control], prediction.obs[perturbation_key].dropna().unique()).get(control)
@@ -166,7 +169,7 @@ def check_counts_submission(
     prediction: AnnData,
     genes: Sequence[str],
     *,
-    perturbation_key: str = "perturbation",
+    perturbation_key: str | None = None,
     max_counts_per_cell: float = MAX_COUNTS_PER_CELL_2026,
 ) -> ValueSummary:
     """Check a prediction against the rules of 2026: raw counts on the challenge's gene axis, in its order.
@@ -174,7 +177,8 @@ def check_counts_submission(
     Args:
         prediction: Predicted cells, any number for each perturbation. May be backed.
         genes: The expected genes, in order (18,533 in the challenge).
-        perturbation_key: Column of `obs` with the perturbation labels.
+        perturbation_key: Column of `obs` with the perturbation labels. By default that which `predict` recorded, else
+            "perturbation".
         max_counts_per_cell: Largest total of one cell.
 
     Returns:
@@ -183,6 +187,7 @@ def check_counts_submission(
     Raises:
         ValueError: With the numbered list of all rules that the prediction breaks.
     """
+    perturbation_key, _ = recorded_labels(prediction, perturbation_key, None)
     problems = _layout_problems(prediction, genes, perturbation_key, None)
     if not problems and list(prediction.var_names) != list(genes):
         problems.append("the genes are the expected ones but in another order: reorder with prediction[:, genes]")

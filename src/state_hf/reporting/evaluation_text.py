@@ -10,8 +10,9 @@ from state_hf.reporting.markup import number
 
 
 def evaluation_text(result: EvaluationResult) -> str:
-    """The profile, the scores (of each context too), the diagnostics, and why metrics have no value."""
-    parts = [f"profile {result.profile.name} (digest {result.profile.digest[:12]})", _aligned(_values(result))]
+    """The profile, what is left out, the scores (of each context too), the diagnostics, and what has no value."""
+    head = [f"profile {result.profile.name} (digest {result.profile.digest[:12]})", *result.settings.get("notes", ())]
+    parts = ["\n".join(head), _aligned(_values(result))]
     if result.contexts:
         overall = {name: _values(part)[_last_column(part)] for name, part in result.contexts.items()}
         parts += [f"{_last_column(result)} in each context", _aligned(pd.DataFrame(overall))]
