@@ -1,4 +1,4 @@
-"""Annotate cells by their nearest neighbours among labelled cells, in the embedding of a State Embedding model.
+"""Annotate cells by their nearest neighbours among labelled cells, in the embedding of a model of any family.
 
 python examples/annotate_cells.py --reference labelled.h5ad --label_column cell_type --query new.h5ad \
     --model_name_or_path model --output annotated.h5ad
@@ -13,7 +13,8 @@ import anndata as ad
 from sklearn.neighbors import KNeighborsClassifier
 from transformers import HfArgumentParser
 
-import state_hf
+from state_hf.inference.cell_encoder import CellEncoder
+from state_hf.inference.embedding_task import embed_whole
 
 
 @dataclass
@@ -22,7 +23,7 @@ class AnnotateArguments:
 
     reference: str = field(metadata={"help": "An .h5ad file of labelled cells."})
     query: str = field(metadata={"help": "An .h5ad file of cells to annotate."})
-    model_name_or_path: str = field(metadata={"help": "Folder or hub id of a State Embedding model."})
+    model_name_or_path: str = field(metadata={"help": "Folder or hub id of a model that reads cells."})
     label_column: str = field(default="cell_type", metadata={"help": "Column of obs with the labels."})
     neighbours: int = field(default=15, metadata={"help": "Neighbours that vote."})
     input_type: str = field(default="counts", metadata={"help": "counts, log1p, or auto: by the values."})
@@ -32,23 +33,26 @@ class AnnotateArguments:
 def main() -> None:
     """Embed both, let the neighbours vote, and save."""
     (arguments,) = HfArgumentParser(AnnotateArguments).parse_args_into_dataclasses()
+    encoder = CellEncoder.from_pretrained(arguments.model_name_or_path)
     reference, query = ad.read_h5ad(arguments.reference), ad.read_h5ad(arguments.query)
-    for cells in (reference, query):
-        state_hf.embed(cells, arguments.model_name_or_path, input_type=arguments.input_type, overwrite=True)
-    reference = reference[reference.obs[arguments.label_column].notna()]
-    labels = reference.obs[arguments.label_column].astype(str).to_numpy()
+    # What cells are compared by: the cell's own embedding, without what the model says of its dataset.
+    known, new = (
+        embed_whole(cells, encoder, input_type=arguments.input_type, part="cell") for cells in (reference, query)
+    )
+    labelled = reference.obs[arguments.label_column].notna().to_numpy()
+    labels = reference.obs[arguments.label_column].astype(str).to_numpy()[labelled]
 
-    votes = KNeighborsClassifier(arguments.neighbours).fit(reference.obsm["X_state"], labels)
-    shares = votes.predict_proba(query.obsm["X_state"])
-    query.obs["state_label"] = votes.classes_[shares.argmax(axis=1)]
-    query.obs["state_label_share"] = shares.max(axis=1)
+    votes = KNeighborsClassifier(arguments.neighbours).fit(known[labelled], labels)
+    shares = votes.predict_proba(new)
+    query.obs["model_label"] = votes.classes_[shares.argmax(axis=1)]
+    query.obs["model_label_share"] = shares.max(axis=1)
     query.write_h5ad(arguments.output)
 
-    print(query.obs["state_label"].value_counts().to_string())
+    print(query.obs["model_label"].value_counts().to_string())
     if arguments.label_column in query.obs:
-        known = query.obs[query.obs[arguments.label_column].notna()]
-        accuracy = (known["state_label"] == known[arguments.label_column].astype(str)).mean()
-        print(f"accuracy on the {len(known):,} labelled cells of the query: {accuracy:.3f}")
+        checked = query.obs[query.obs[arguments.label_column].notna()]
+        accuracy = (checked["model_label"] == checked[arguments.label_column].astype(str)).mean()
+        print(f"accuracy on the {len(checked):,} labelled cells of the query: {accuracy:.3f}")
 
 
 if __name__ == "__main__":

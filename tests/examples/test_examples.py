@@ -50,8 +50,8 @@ def test_annotate_cells(monkeypatch, tmp_path, embedding_folder, cells, capsys):
     )
     annotated = anndata.read_h5ad(tmp_path / "annotated.h5ad")
     # The two types share hardly a gene: even a random model tells most of them apart.
-    assert (annotated.obs["state_label"] == annotated.obs["cell_type"]).mean() > 0.8
-    assert annotated.obs["state_label_share"].between(0.5, 1).all()
+    assert (annotated.obs["model_label"] == annotated.obs["cell_type"]).mean() > 0.8
+    assert annotated.obs["model_label_share"].between(0.5, 1).all()
     assert "accuracy on the 30 labelled cells" in capsys.readouterr().out
 
 

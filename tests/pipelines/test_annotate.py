@@ -2,14 +2,18 @@
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from state_hf import StateEmbeddingForSequenceClassification
 from state_hf.analysis.nearest_cells import nearest_neighbours, vote
 from state_hf.analysis.neighbour_probe import NeighbourProbe
 from state_hf.cli import main
-from state_hf.modeling.state_embedding_classification import predict_classes
+from state_hf.data.partial_results import PartialResults
+from state_hf.inference.cell_encoder import CellEncoder
+from state_hf.inference.classifiers import fit_linear_head, linear_logits, predict_classes
 from state_hf.pipelines.annotate import annotate
 from tests.corpus_files import GENES, cells, small_embedding_model, tokenizer
 from tests.screen_models import lose_a_weight
@@ -86,3 +90,97 @@ def test_what_does_not_fit_is_refused(files, tmp_path):
     with pytest.raises(ValueError, match="no column 'kind'"):
         annotate(files / "cells.h5ad", tmp_path / "t.csv", model=files / "model", reference=files / "reference.h5ad",
                  label_key="kind")  # fmt: skip
+
+
+def options_of(files) -> dict:
+    return {"model": files / "model", "reference": files / "reference.h5ad", "device": "cpu"}
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.h5ad", "t.zarr"])
+def test_what_exists_is_refused_before_any_work_and_replaced_on_request(files, tmp_path, name, monkeypatch):
+    first = annotate(files / "cells.h5ad", tmp_path / name, **options_of(files))
+    with monkeypatch.context() as patch:
+        patch.setattr("state_hf.pipelines.annotate.read_labels", lambda *_: pytest.fail("work before the check"))
+        with pytest.raises(FileExistsError, match="already exists"):
+            annotate(files / "cells.h5ad", tmp_path / name, **options_of(files))
+    kept = annotate(files / "cells.h5ad", tmp_path / name, **options_of(files), resume=True)
+    assert kept["predicted_cell_type"].tolist() == first["predicted_cell_type"].tolist()
+    with pytest.raises(ValueError, match="made with other settings: neighbours was 15 and is 3"):
+        annotate(files / "cells.h5ad", tmp_path / name, **options_of(files), neighbours=3, resume=True)
+    other = annotate(files / "cells.h5ad", tmp_path / name, **options_of(files), unknown_threshold=1, overwrite=True)
+    assert (other["predicted_cell_type"] == "unknown").any()
+    assert not [path for path in tmp_path.iterdir() if path.name not in (name, f"{name}.json")]
+
+
+def test_an_interrupted_run_goes_on_and_embeds_only_what_is_missing(files, tmp_path, monkeypatch):
+    whole = annotate(files / "cells.h5ad", tmp_path / "whole.csv", **options_of(files))
+    write, written = PartialResults.write, []
+
+    def stop_at_the_third(self, block, rows):
+        written.append(self.folder.name)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+        write(self, block, rows)
+
+    # Small files are one block; here they are several.
+    monkeypatch.setattr("state_hf.inference.embedding_task._MIN_BLOCK_CELLS", 30)
+    monkeypatch.setattr(PartialResults, "write", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        annotate(files / "cells.h5ad", tmp_path / "t.csv", **options_of(files))
+    assert not (tmp_path / "t.csv").exists()
+    with pytest.raises(FileExistsError, match="An unfinished run lies in"):
+        annotate(files / "cells.h5ad", tmp_path / "t.csv", **options_of(files))
+    resumed = annotate(files / "cells.h5ad", tmp_path / "t.csv", **options_of(files), resume=True)
+    pd.testing.assert_frame_equal(resumed, whole)
+    # 90 and 40 cells in blocks of 30: five blocks, of which two were there.
+    assert len(written) == 3 + 3
+    assert not (tmp_path / "t.csv.partial").exists()
+
+
+def test_a_threshold_of_zero_is_kept_and_calls_no_cell_unknown(files, tmp_path):
+    options = {**options_of(files), "fit_head": tmp_path / "head"}
+    table = annotate(files / "cells.h5ad", tmp_path / "one.csv", **options, unknown_threshold=0.0)
+    classifier = StateEmbeddingForSequenceClassification.from_pretrained(tmp_path / "head")
+    assert classifier.config.unknown_threshold == 0.0
+    assert (table["predicted_cell_type"] != "unknown").all()
+    with pytest.raises(FileExistsError, match="already exists: choose another folder for the classifier"):
+        annotate(files / "cells.h5ad", tmp_path / "two.csv", **options)
+
+
+def test_random_numbers_of_the_user_are_left_alone(files, tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    annotate(files / "cells.h5ad", tmp_path / "t.csv", **options_of(files))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"neighbours": 0}, "neighbours must be a whole number from 1 on"),
+        ({"unknown_threshold": 1.5}, r"unknown_threshold must be in \[0, 1\]"),
+        ({"distance_quantile": -0.1}, r"distance_quantile must be in \[0, 1\]"),
+        ({"reference": None, "fit_head": "head"}, "fit_head trains a classifier on a reference"),
+        ({"fil": "none"}, "unexpected keyword argument 'fil'"),
+        ({"resume": True, "overwrite": True}, "choose one of them"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(files, tmp_path, options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        annotate(files / "cells.h5ad", tmp_path / "t.csv", **{**options_of(files), **options})
+
+
+def test_labels_of_a_head_do_not_depend_on_the_number_of_classes():
+    """Logistic regression of two classes, whose solver gives one row of coefficients, equals its probabilities."""
+    rng = np.random.default_rng(0)
+    labels = np.where(np.arange(60) % 2, "a", "b")
+    model = small_embedding_model(hidden_dropout_prob=0.0).state_embedding.eval()
+    encoder = CellEncoder(model, tokenizer())
+    cells_ = rng.normal(size=(60, model.config.output_dim)).astype(np.float32)
+    head = fit_linear_head(encoder, cells_, labels, unknown_threshold=0.5)
+    with torch.inference_mode():
+        features = head.head_inputs(torch.from_numpy(cells_)).numpy()
+    solver = LogisticRegression(class_weight="balanced", max_iter=2000).fit(features, labels)
+    probability = torch.from_numpy(linear_logits(head, cells_)).softmax(dim=-1).numpy()
+    np.testing.assert_allclose(probability, solver.predict_proba(features), rtol=1e-4, atol=1e-6)

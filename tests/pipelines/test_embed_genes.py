@@ -85,7 +85,7 @@ def test_a_complete_table_is_kept_or_replaced(fasta, esm_folder, tmp_path):
     written = (tmp_path / "genes" / "genes.txt").stat().st_mtime_ns
     assert torch.equal(state_hf.embed_genes(fasta, esm_folder, **options, resume=True).embeddings, first.embeddings)
     assert (tmp_path / "genes" / "genes.txt").stat().st_mtime_ns == written
-    with pytest.raises(ValueError, match=r"other settings \(model_sha256, dtype\)"):
+    with pytest.raises(ValueError, match=r"other settings: model_sha256 was .*; dtype was 'float32' and is 'bfloat16'"):
         state_hf.embed_genes(fasta, esm_folder, **options, dtype="bfloat16", resume=True)
     half = state_hf.embed_genes(fasta, esm_folder, **options, dtype="bfloat16", overwrite=True)
     assert not torch.equal(half.embeddings, first.embeddings)

@@ -1,10 +1,8 @@
 """The folder of a converted model: weights, configuration, names, a card, and a record of where all of it is from."""
 
 import json
-import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from state_hf.configuration.state_transition_vocabulary import StateTransitionVo
 from state_hf.conversion.errors import CheckpointError
 from state_hf.conversion.safetensors_file import write_weights
 from state_hf.conversion.weight_accounting import WeightAccount
+from state_hf.data.whole_files import folder_written_whole
 from state_hf.model_cards.card import write_model_card
 
 RECORD_FILE = "conversion.json"
@@ -112,33 +111,4 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-@contextmanager
-def folder_written_whole(folder: Path, *, overwrite: bool) -> Iterator[Path]:
-    """A folder beside `folder` to write into; renamed to it at the end, or removed on an error.
-
-    Args:
-        folder: The folder to make.
-        overwrite: Whether to replace a folder that exists.
-
-    Raises:
-        FileExistsError: If the folder exists.
-    """
-    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists: choose another name, or replace it with --overwrite.")
-    unfinished = folder.with_name(f".writing-{os.getpid()}-{folder.name}")
-    replaced = folder.with_name(f".replaced-{os.getpid()}-{folder.name}")
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        if folder.exists():
-            folder.rename(replaced)
-        unfinished.rename(folder)
-    finally:
-        for leftover in (unfinished, replaced):
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
-            else:
-                leftover.unlink(missing_ok=True)
-
-
-__all__ = ["LICENCE_FILES", "MAX_SHARD_BYTES", "RECORD_FILE", "ConvertedModel", "folder_written_whole", "read_record"]
+__all__ = ["LICENCE_FILES", "MAX_SHARD_BYTES", "RECORD_FILE", "ConvertedModel", "read_record"]

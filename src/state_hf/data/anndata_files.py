@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import anndata
 import h5py
 import numpy as np
+import pandas as pd
 import zarr
 from anndata.io import read_elem, write_elem, write_h5ad, write_zarr
 
@@ -127,6 +128,28 @@ def add_embedding(
         embedding.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         for start, rows in blocks:
             embedding[start : start + len(rows)] = rows
+        write_elem(store["uns"], key, record)
+
+
+def add_columns(path: Path, table: pd.DataFrame, key: str, record: dict[str, Any]) -> None:
+    """Write columns to `obs` of a file or store, in the order of its cells, and how they were made to `uns[key]`.
+
+    Args:
+        path: An .h5ad file or .zarr store, changed in place; columns of these names are replaced.
+        table: One row a cell.
+        key: Name of the record.
+        record: Nested dictionaries of strings, numbers and arrays.
+    """
+    with open_store(path, "r+") as store:
+        obs = read_elem(store["obs"])
+        for column in table:
+            obs[column] = table[column].to_numpy()
+        del store["obs"]
+        write_elem(store, "obs", obs)
+        if "uns" not in store:
+            write_elem(store, "uns", {})
+        if key in store["uns"]:
+            del store["uns"][key]
         write_elem(store["uns"], key, record)
 
 

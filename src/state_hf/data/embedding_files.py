@@ -51,7 +51,7 @@ def remove_output(path: Path) -> None:
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
+def store_written_whole(path: Path) -> Iterator[Path]:
     """A name beside `path` (and with its suffix) to write to, renamed to `path` at the end or removed on an error."""
     temporary = path.with_name(f".writing-{path.name}")
     remove_output(temporary)
@@ -124,7 +124,7 @@ def write_embedding(
         source: The data set itself, to be copied.
     """
     kind = output_format(path)
-    with _temporary(path) as temporary:
+    with store_written_whole(path) as temporary:
         if kind in ("h5ad", "zarr"):
             copy_store(source, temporary)
             add_embedding(temporary, key, shape, blocks, record)

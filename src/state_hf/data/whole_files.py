@@ -1,8 +1,9 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,35 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise OSError(number, message, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_written_whole(folder: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder beside `folder` to write into; renamed to it at the end, or removed on an error.
+
+    Args:
+        folder: The folder to make.
+        overwrite: Whether to replace a folder that exists.
+
+    Raises:
+        FileExistsError: If the folder exists.
+    """
+    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists: choose another name, or replace it with --overwrite.")
+    unfinished = folder.with_name(f".writing-{os.getpid()}-{folder.name}")
+    replaced = folder.with_name(f".replaced-{os.getpid()}-{folder.name}")
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        if folder.exists():
+            folder.rename(replaced)
+        unfinished.rename(folder)
+    finally:
+        for leftover in (unfinished, replaced):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
 
 
 def error_number(error: OSError | RuntimeError) -> int | None:

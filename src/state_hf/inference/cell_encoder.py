@@ -21,6 +21,9 @@ from state_hf.tokenization.input_scale import InputType
 logger = logging.get_logger(__name__)
 
 BatchSize: TypeAlias = int | Literal["auto"]
+# What is kept of a cell: "embedding" is what users keep of it, "cell" what cells are compared by, "logits" the output
+# of a model with a classification head.
+Part: TypeAlias = Literal["embedding", "cell", "logits"]
 
 # Activations that are alive at once, in rows as wide as the encoder: the residual stream, query, key, value, the
 # attended values and the feed-forward block.
@@ -224,7 +227,7 @@ class CellEncoder:
         *,
         input_type: InputType,
         ranges: Iterable[tuple[int, int]],
-        part: Literal["embedding", "cell"] = "embedding",
+        part: Part = "embedding",
         progress: Callable[[int], Any] = lambda cells: None,
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Embed ranges of cells. The model has to be in evaluation mode.
@@ -234,11 +237,11 @@ class CellEncoder:
             genes: How its genes map to the vocabulary.
             input_type: "counts" or "log1p".
             ranges: First cell and end of every block.
-            part: "embedding" for what users keep, "cell" for what cells are compared by.
+            part: What is kept of each cell.
             progress: Called with a number of cells when they have gone through the model.
 
         Yields:
-            First cell and embedding (cells, dimensions), float32, of every block; blocks may change places.
+            First cell and rows (cells, dimensions), float32, of every block; blocks may change places.
 
         Raises:
             ValueError: A block cannot be tokenized, or the model's output is not finite (the message names the cells).
@@ -268,7 +271,7 @@ class CellEncoder:
             self._check_finite(embedding, cells, start)
             yield start, embedding
 
-    def _embed_block(self, encoding: dict[str, torch.Tensor], part: str, progress: Callable[[int], Any]) -> np.ndarray:
+    def _embed_block(self, encoding: dict[str, torch.Tensor], part: Part, progress: Callable[[int], Any]) -> np.ndarray:
         lengths = encoding["attention_mask"].sum(dim=1).numpy()
         waiting = list(self.limit.batches(lengths))[::-1]
         finished: list[tuple[np.ndarray, torch.Tensor]] = []
@@ -287,7 +290,7 @@ class CellEncoder:
         return result.numpy()
 
     def _forward(
-        self, encoding: dict[str, torch.Tensor], batch: np.ndarray, lengths: np.ndarray, part: str
+        self, encoding: dict[str, torch.Tensor], batch: np.ndarray, lengths: np.ndarray, part: Part
     ) -> torch.Tensor | None:
         """The embedding of a batch, or None, with a lower limit, if it does not fit into the device's memory."""
         rows, longest = torch.from_numpy(batch), int(lengths.max())
@@ -297,6 +300,9 @@ class CellEncoder:
             del inputs["attention_mask"]
         try:
             with torch.inference_mode():
+                if part == "logits":
+                    model: Any = self.model
+                    return model(**{name: tensor.to(self.model.device) for name, tensor in inputs.items()}).logits
                 return getattr(self.states(inputs), part)
         except RuntimeError as error:
             if len(batch) == 1 or not should_reduce_batch_size(error):
@@ -319,4 +325,4 @@ class CellEncoder:
             )
 
 
-__all__ = ["BatchLimit", "BatchSize", "CellEncoder", "CellStates"]
+__all__ = ["BatchLimit", "BatchSize", "CellEncoder", "CellStates", "Part"]

@@ -13,7 +13,7 @@ import numpy as np
 from state_hf._version import __version__
 from state_hf.data.cell_blocks import CellBlocks, open_cells
 from state_hf.data.embedding_files import FORMATS, output_format
-from state_hf.inference.cell_encoder import CellEncoder
+from state_hf.inference.cell_encoder import CellEncoder, Part
 from state_hf.tokenization.gene_names import GeneReport, resolve_genes
 from state_hf.tokenization.input_scale import SCALE_SAMPLE, InputType, check_input_type
 
@@ -148,7 +148,7 @@ def embed_in_memory(
     encoder: CellEncoder,
     progress: Callable[[int], Any] = lambda cells: None,
     *,
-    part: Literal["embedding", "cell"] = "embedding",
+    part: Part = "embedding",
 ) -> np.ndarray:
     """The embedding of all cells of a data set as one array, (cells, dimensions) float32.
 
@@ -156,7 +156,7 @@ def embed_in_memory(
         task: The data set.
         encoder: What embeds it.
         progress: Called with a number of cells when they have gone through the model.
-        part: "embedding" for what users keep, "cell" for what cells are compared by.
+        part: What is kept of each cell.
     """
     embedding = np.empty((0, 0), dtype=np.float32)
     starts = range(0, task.num_cells, task.block_cells)
@@ -178,7 +178,7 @@ def embed_whole(
     layer: str | None = None,
     gene_column: str | None = None,
     input_type: DeclaredInputType = "auto",
-    part: Literal["embedding", "cell"] = "embedding",
+    part: Part = "embedding",
     progress: Callable[[int], Any] = lambda cells: None,
     other_values: str = _OTHER_LAYER,
 ) -> np.ndarray:
@@ -190,7 +190,7 @@ def embed_whole(
         layer: Layer to read, or "raw". None for `X`.
         gene_column: Column of `var` with the gene names, or "index". None for the one that matches best.
         input_type: "counts", "log1p" or "auto".
-        part: "embedding" for what users keep, "cell" for what cells are compared by.
+        part: What is kept of each cell.
         progress: Called with a number of cells when they have gone through the model.
         other_values: How the user has other values read, for messages.
 

@@ -1,6 +1,8 @@
 """Cell-type annotation on a State Embedding model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +37,7 @@ class StateEmbeddingForSequenceClassification(StateEmbeddingPreTrainedModel):
     """A State Embedding model with a head that tells the class of a cell, such as its type.
 
     The classes are `config.id2label`. `config.class_weights` weighs their losses; `config.unknown_threshold` is the
-    probability below which `predict_classes` calls a cell unknown.
+    probability below which a cell is called unknown.
     """
 
     # The pretraining heads, which a classifier has no use for.
@@ -55,6 +57,43 @@ class StateEmbeddingForSequenceClassification(StateEmbeddingPreTrainedModel):
         self.classifier = nn.Linear(config.output_dim, len(config.id2label or ()))
         self._freeze()
         self.post_init()
+
+    @classmethod
+    def from_encoder(
+        cls,
+        encoder: StateEmbeddingModel,
+        names: Sequence[str],
+        *,
+        class_weights: list[float] | None = None,
+        unknown_threshold: float = 0.5,
+    ) -> Self:
+        """A classifier on a trained encoder, with a new head.
+
+        Args:
+            encoder: Its weights are copied.
+            names: The classes, in order.
+            class_weights: See `StateEmbeddingConfig`.
+            unknown_threshold: See `StateEmbeddingConfig`.
+        """
+        own = ("id2label", "label2id", "num_labels", "architectures", "dtype", "class_weights", "unknown_threshold")
+        fields: dict[str, Any] = {name: value for name, value in encoder.config.to_dict().items() if name not in own}
+        config = type(encoder.config)(
+            **fields,
+            id2label=dict(enumerate(names)),
+            label2id={name: number for number, name in enumerate(names)},
+            class_weights=class_weights,
+            unknown_threshold=unknown_threshold,
+        )
+        classifier = cls(config)
+        classifier.state_embedding.load_state_dict(encoder.state_dict())
+        return classifier
+
+    def head_inputs(self, cells: torch.Tensor) -> torch.Tensor:
+        """(cells, output_dim) what the linear head reads of cell embeddings.
+
+        Unit vectors have small entries, which the norm brings to a size that a new head learns from.
+        """
+        return self.class_norm(cells)
 
     def _freeze(self) -> None:
         super()._freeze()
@@ -87,8 +126,7 @@ class StateEmbeddingForSequenceClassification(StateEmbeddingPreTrainedModel):
         encoded = self.state_embedding(
             input_ids, attention_mask, expression, inputs_embeds, output_genes=False, return_dict=True, **kwargs
         )
-        # Unit vectors have small entries, which the norm brings to a size that a new head learns from.
-        logits = self.classifier(self.dropout(self.class_norm(encoded.cell_embedding)))
+        logits = self.classifier(self.dropout(self.head_inputs(encoded.cell_embedding)))
         loss = None
         if labels is not None:
             weights = self.config.class_weights
@@ -103,18 +141,4 @@ class StateEmbeddingForSequenceClassification(StateEmbeddingPreTrainedModel):
         )
 
 
-def predict_classes(logits: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The most probable class of each cell, or -1 for a cell that is unknown.
-
-    Args:
-        logits: (cells, classes).
-        threshold: Smallest probability of a class to be taken, from 0 (never unknown) to 1.
-
-    Returns:
-        (cells,) class numbers, -1 where the probability is below the threshold, and (cells,) probabilities.
-    """
-    probability, number = logits.float().softmax(dim=-1).max(dim=-1)
-    return torch.where(probability >= threshold, number, -1), probability
-
-
-__all__ = ["StateEmbeddingClassifierOutput", "StateEmbeddingForSequenceClassification", "predict_classes"]
+__all__ = ["StateEmbeddingClassifierOutput", "StateEmbeddingForSequenceClassification"]

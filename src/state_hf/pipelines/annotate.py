@@ -1,49 +1,44 @@
-"""Cell types for unlabelled cells: from the nearest cells of a labelled reference, or from a trained head."""
+"""Labels for unlabelled cells: from the nearest cells of a labelled reference, or from a trained head."""
 
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
-from anndata.io import read_elem, write_elem
-from transformers import AutoConfig
+from anndata.io import read_elem
+from transformers.utils import logging
 
 from state_hf.analysis.nearest_cells import nearest_neighbours, vote
-from state_hf.configuration.model_folders import loading_from
-from state_hf.configuration.state_embedding import StateEmbeddingConfig
-from state_hf.data.anndata_files import copy_store, open_store, read_labels
+from state_hf.data.anndata_files import add_columns, copy_store, open_store, read_labels
 from state_hf.data.cell_blocks import open_cells
+from state_hf.data.embedding_files import store_written_whole
+from state_hf.data.partial_results import PartialResults
 from state_hf.data.whole_files import written_whole
-from state_hf.inference.cell_encoder import CellEncoder
-from state_hf.inference.embedding_task import embed_whole
-from state_hf.inference.loading import load_model, load_tokenizer, refuse_missing_weights
-from state_hf.modeling.state_embedding_classification import StateEmbeddingForSequenceClassification, predict_classes
+from state_hf.inference.cell_encoder import BatchSize, CellEncoder, Part
+from state_hf.inference.classifiers import (
+    check_linear_head,
+    fit_linear_head,
+    linear_logits,
+    load_classifier,
+    predict_classes,
+    save_classifier,
+)
+from state_hf.inference.embedded_blocks import embed_missing_blocks
+from state_hf.inference.embedding_task import DeclaredInputType, EmbeddingTask, inspect_source
+from state_hf.inference.loading import model_digest
+from state_hf.inference.processes import Processes, join_processes
+from state_hf.inference.resumable_output import ResumableOutput
 
-InputScale = Literal["counts", "log1p", "auto"]
+logger = logging.get_logger(__name__)
+
 UNKNOWN = "unknown"
-_HEAD_STEPS, _HEAD_RATE = 500, 0.05
-
-
-@dataclass(frozen=True)
-class _Encoder:
-    """A model that embeds files, always in the same way."""
-
-    model: Any
-    tokenizer: Any
-    input_type: InputScale
-
-    def embed(self, path: str | Path) -> np.ndarray:
-        """(cells, output_dim) cell embeddings, without what names the dataset."""
-        return embed_whole(
-            path,
-            CellEncoder(self.model, self.tokenizer),
-            input_type=self.input_type,
-            part="cell",
-            other_values="give a file with counts or log1p values in X",
-        )
+_FORMATS = (".csv", ".h5ad", ".zarr")
+_DEFAULT_THRESHOLD = 0.5
 
 
 def annotate(
@@ -57,13 +52,26 @@ def annotate(
     unknown_threshold: float | None = None,
     distance_quantile: float = 0.999,
     fit_head: str | Path | None = None,
-    input_type: InputScale = "counts",
+    layer: str | None = None,
+    gene_column: str | None = None,
+    input_type: DeclaredInputType = "counts",
+    seed: int = 0,
+    batch_size: BatchSize = "auto",
+    dtype: str | None = None,
+    device: str | torch.device | None = None,
+    workers: int = 1,
+    resume: bool = False,
+    overwrite: bool = False,
+    **encoding: Any,
 ) -> pd.DataFrame:
     """Label the cells of a file.
 
     With a reference, labels are those of the nearest of its cells in the model's embedding, or, with `fit_head`, of a
-    head that is trained on them. Without one, the model must be a `StateEmbeddingForSequenceClassification`. The labels
-    compare cells by the cell embedding alone, which says less of the dataset.
+    head that is trained on them (the encoder stays as it is). Without one, the model must be one of its family's
+    sequence classifiers. Labels compare cells by the cell's own embedding, without what the model says of the dataset.
+
+    As in `embed`, files are read and embedded in blocks, an interrupted run goes on with `resume`, and under
+    `accelerate launch` the processes share the cells.
 
     Args:
         data: An .h5ad file or .zarr store.
@@ -71,50 +79,176 @@ def annotate(
         model: Folder or hub id.
         reference: A labelled file.
         label_key: Its column of obs; cells without a label are left out.
-        neighbours: Reference cells that vote.
-        unknown_threshold: Share of the votes, or probability, below which a cell is "unknown". Default: 0.5, or what
-            the classifier's configuration says.
+        neighbours: Reference cells that vote, from 1 on.
+        unknown_threshold: Share of the votes, or probability, below which a cell is "unknown", in [0, 1]; 0 for never.
+            Default: 0.5, or what the classifier's configuration says.
         distance_quantile: A cell whose nearest reference cell is farther than this quantile of the reference cells'
-            own nearest is "unknown" too; 1 for no such limit. Of no meaning to a head.
-        fit_head: Folder for a classifier that is trained on the reference's embeddings, the encoder left as it is.
-        input_type: "counts", "log1p", or "auto" to decide by a sample.
+            own nearest is "unknown" too, in [0, 1]; 1 for no such limit. Of no meaning to a head.
+        fit_head: Folder for a classifier that is trained on the reference's embeddings.
+        layer: Layer to read of both files, or "raw" for `raw.X`. Default: `X`.
+        gene_column: Column of `var` with the gene names, or "index". Default: the one that matches best.
+        input_type: "counts", "log1p", or "auto" to decide by a sample and say so.
+        seed: Seed of the tokenizer's random choices.
+        batch_size: Cells that go through the model at once; "auto" chooses by the device's memory.
+        dtype: "float32", "bfloat16" or "float16". Default: the checkpoint's; on the CPU, float32.
+        device: Where to compute. Default: CUDA, then MPS, then the CPU.
+        workers: Threads that read and tokenize ahead of the model.
+        resume: Go on with what an earlier, interrupted call with the same settings left.
+        overwrite: Replace an output (or a classifier) that exists, and throw away an unfinished run.
+        **encoding: The tokenizer's own options. Default: as the model was trained.
 
     Returns:
         One row a cell: `predicted_LABEL`, `predicted_LABEL_share` (votes or probability) and, by neighbours,
-        `predicted_LABEL_distance`.
+        `predicted_LABEL_distance`. A complete output that `resume` keeps is read back.
 
     Raises:
+        FileExistsError: The output or the classifier exists, or an unfinished run.
         ValueError: The options do not fit each other, or the files the model.
     """
-    path = Path(output)
-    if path.suffix not in (".csv", ".h5ad", ".zarr"):
-        raise ValueError(f"{path} has to end in .csv, .h5ad or .zarr")
+    target = ResumableOutput(Path(output), resume=resume, overwrite=overwrite)
+    _check_arguments(target.path, reference, fit_head, neighbours, unknown_threshold, distance_quantile)
+    processes = join_processes(device)
+    if processes.is_main:
+        target.refuse_existing()
+        _refuse_existing_head(fit_head, keep=resume or overwrite)
+    loading: dict[str, Any] = {"dtype": dtype, "device": processes.device}
+    options = {"batch_size": batch_size, "seed": seed, "workers": workers, **encoding}
+    reading = {"layer": layer, "gene_column": gene_column, "input_type": input_type, "processes": processes.count}
+    settings: dict[str, Any] = {"label_key": label_key}
+    sources: dict[str, Path] = {"cells": Path(data)}
     if reference is None:
-        table = _by_head(data, model, label_key, unknown_threshold, input_type)
+        encoder = CellEncoder(*load_classifier(model, **loading), **options)
+        settings["unknown_threshold"] = _threshold(unknown_threshold, encoder.model.config)
     else:
-        loaded = load_model(str(model))
-        encoder = _Encoder(loaded, load_tokenizer(None, loaded), input_type)
         labels = read_labels(reference, label_key)
         if not (labels != "").any():
             raise ValueError(f"No cell of {reference} has a label in obs[{label_key!r}].")
-        embedded = encoder.embed(reference)[labels != ""]
-        labels = labels[labels != ""]
-        if fit_head is not None:
-            fit_classifier(encoder, embedded, labels, fit_head, unknown_threshold=unknown_threshold or 0.5)
-            table = _by_head(data, fit_head, label_key, unknown_threshold, input_type)
+        encoder = CellEncoder.from_pretrained(model, **loading, **options)
+        sources["reference"] = Path(reference)
+        settings["unknown_threshold"] = _threshold(unknown_threshold)
+        settings["labels_sha256"] = hashlib.sha256("\n".join(map(str, labels)).encode()).hexdigest()
+        if fit_head is None:
+            settings |= {"neighbours": neighbours, "distance_quantile": distance_quantile}
         else:
-            threshold = 0.5 if unknown_threshold is None else unknown_threshold
-            table = _by_neighbours(
-                encoder.embed(data), embedded, labels, label_key, neighbours, threshold, distance_quantile
-            )
-    with open_cells(data) as cells:
-        table.index = pd.Index(cells.cell_names(), name="cell")
-    _write(table, data, path)
-    return table
+            check_linear_head(encoder)
+            settings["method"] = "head"
+    job = _Job(target, encoder, processes, "logits" if reference is None else "cell", settings)
+    job.prepare(sources, reading)
+    if target.is_complete:
+        logger.info(f"{target.path} is already complete")
+        return _read_table(target.path, label_key)
+    with encoder.evaluating(), target.disk_full_explained():
+        for name in sources:
+            job.embed(name)
+        if processes.is_main:
+            threshold = settings["unknown_threshold"]
+            if reference is None:
+                table = _by_logits(job.blocks("cells"), encoder.model.config, label_key, threshold)
+            else:
+                known = np.concatenate([rows for _, rows in job.blocks("reference")])[labels != ""]
+                names = labels[labels != ""].astype(str)
+                if fit_head is None:
+                    table = _by_neighbours(
+                        job.blocks("cells"), known, names, label_key, neighbours, threshold, distance_quantile
+                    )
+                else:
+                    head = fit_linear_head(encoder, known, names, unknown_threshold=threshold)
+                    save_classifier(head, encoder.tokenizer, Path(fit_head))
+                    logits = ((start, linear_logits(head, rows)) for start, rows in job.blocks("cells"))
+                    table = _by_logits(logits, head.config, label_key, threshold)
+            with open_cells(data) as cells:
+                table.index = pd.Index(cells.cell_names(), name="cell")
+            _write(table, Path(data), target.path, label_key, job.record)
+            target.delete_partial()
+            logger.info(f"Wrote {target.path}: labels of {len(table):,} cells")
+    processes.wait()
+    return _read_table(target.path, label_key)
+
+
+def _check_arguments(
+    path: Path,
+    reference: Any,
+    fit_head: Any,
+    neighbours: int,
+    unknown_threshold: float | None,
+    distance_quantile: float,
+) -> None:
+    if path.suffix not in _FORMATS:
+        raise ValueError(f"{path} has to end in {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}")
+    if fit_head is not None and reference is None:
+        raise ValueError("fit_head trains a classifier on a reference: name the labelled file with reference.")
+    if neighbours < 1:
+        raise ValueError(f"neighbours must be a whole number from 1 on, but is {neighbours}")
+    for name, value in (("unknown_threshold", unknown_threshold), ("distance_quantile", distance_quantile)):
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"{name} must be in [0, 1], but is {value}")
+
+
+def _refuse_existing_head(folder: str | Path | None, *, keep: bool) -> None:
+    if folder is not None and Path(folder).exists() and not keep:
+        raise FileExistsError(
+            f"{folder} already exists: choose another folder for the classifier, or overwrite it (--overwrite)."
+        )
+
+
+def _threshold(wanted: float | None, config: Any = None) -> float:
+    return getattr(config, "unknown_threshold", _DEFAULT_THRESHOLD) if wanted is None else wanted
+
+
+@dataclass
+class _Job:
+    """The embeddings that a table of labels is made of.
+
+    Args:
+        target: The output.
+        encoder: What embeds.
+        processes: The processes that share the cells.
+        part: What is kept of each cell.
+        settings: What the labels depend on beside the embeddings.
+    """
+
+    target: ResumableOutput
+    encoder: CellEncoder
+    processes: Processes
+    part: Part
+    settings: dict[str, Any]
+    tasks: dict[str, EmbeddingTask] = field(default_factory=dict)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """All that the labels depend on."""
+        embedded = {f"{name}_{key}": value for name, task in self.tasks.items() for key, value in task.settings.items()}
+        return self.settings | embedded
+
+    def prepare(self, sources: Mapping[str, Path], reading: Mapping[str, Any]) -> None:
+        """Look at all data sets before hours go into one of them, and take up what an earlier run left."""
+        identity = {"name": self.encoder.model.config.name_or_path, "sha256": model_digest(self.encoder.model)}
+        for name, source in sources.items():
+            task = inspect_source(source, self.encoder, model=identity, for_file=True, **reading)
+            self.tasks[name] = task
+            if self.processes.is_main:
+                logger.info(f"{task.name}: {task.num_cells:,} cells; {task.genes}")
+        if self.processes.is_main:
+            made_with = _read_record(self.target.path, self.settings["label_key"])
+            parts = {name: {"part": self.part, **task.settings} for name, task in self.tasks.items()}
+            self.target.take_up(parts)
+            self.target.check_complete(self.record, made_with)
+            if not self.target.is_complete:
+                for name, task in self.tasks.items():
+                    self.target.start(parts[name], num_rows=task.num_cells, block_rows=task.block_cells, part=name)
+        self.processes.wait()
+
+    def embed(self, name: str) -> None:
+        """Compute what is missing of one data set."""
+        embed_missing_blocks(self.tasks[name], self.encoder, self.target.partial / name, self.processes, part=self.part)
+
+    def blocks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
+        """First cell and rows of every block of one data set, in order."""
+        return PartialResults.open(self.target.partial / name).blocks()
 
 
 def _by_neighbours(
-    cells: np.ndarray,
+    blocks: Iterable[tuple[int, np.ndarray]],
     reference: np.ndarray,
     labels: np.ndarray,
     label_key: str,
@@ -122,106 +256,77 @@ def _by_neighbours(
     threshold: float,
     quantile: float,
 ) -> pd.DataFrame:
-    names, numbers = np.unique(labels.astype(str), return_inverse=True)
-    near, distances = nearest_neighbours(cells, reference, neighbours)
-    shares = vote(numbers, near, len(names))
-    chosen, share = shares.argmax(axis=1), shares.max(axis=1)
-    accepted = share >= threshold
+    names, numbers = np.unique(labels, return_inverse=True)
+    farthest = np.inf
     if quantile < 1 and len(reference) > 1:
         # The nearest of a reference cell is itself.
-        own = nearest_neighbours(reference, reference, 2)[1][:, 1]
-        accepted &= distances[:, 0] <= np.quantile(own, quantile)
+        farthest = float(np.quantile(nearest_neighbours(reference, reference, 2)[1][:, 1], quantile))
     prefix = f"predicted_{label_key}"
-    return pd.DataFrame(
-        {
+    tables = []
+    for _, rows in blocks:
+        near, distances = nearest_neighbours(rows, reference, neighbours)
+        shares = vote(numbers, near, len(names))
+        chosen, share = shares.argmax(axis=1), shares.max(axis=1)
+        accepted = (share >= threshold) & (distances[:, 0] <= farthest)
+        columns = {
             prefix: np.where(accepted, names[chosen].astype(object), UNKNOWN),
             f"{prefix}_share": share,
             f"{prefix}_distance": distances[:, 0],
         }
-    )
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
 
 
-def _by_head(
-    data: str | Path,
-    model: str | Path,
-    label_key: str,
-    threshold: float | None,
-    input_type: InputScale,
-) -> pd.DataFrame:
-    with loading_from(model):
-        config = AutoConfig.from_pretrained(str(model), trust_remote_code=False)
-    if "StateEmbeddingForSequenceClassification" not in (config.architectures or ()):
-        raise ValueError(f"{model} is no classifier: give a reference to take labels from (and fit_head to train one).")
-    with loading_from(model):
-        classifier, info = StateEmbeddingForSequenceClassification.from_pretrained(str(model), output_loading_info=True)
-    refuse_missing_weights(model, info["missing_keys"])
-    classifier.eval()
-    encoder = _Encoder(classifier.state_embedding, load_tokenizer(str(model), classifier.state_embedding), input_type)
-    embedded = torch.from_numpy(encoder.embed(data))
-    with torch.inference_mode():
-        logits = classifier.classifier(classifier.class_norm(embedded))
-    limit = classifier.config.unknown_threshold if threshold is None else threshold
-    numbers, probability = predict_classes(logits, limit)
-    names = [*(classifier.config.id2label[number] for number in range(classifier.config.num_labels)), UNKNOWN]
+def _by_logits(blocks: Iterable[tuple[int, np.ndarray]], config: Any, label_key: str, threshold: float) -> pd.DataFrame:
+    names = np.array([*(config.id2label[number] for number in range(config.num_labels)), UNKNOWN], dtype=object)
     prefix = f"predicted_{label_key}"
-    return pd.DataFrame(
-        {prefix: [names[number] for number in numbers.tolist()], f"{prefix}_share": probability.numpy()}
-    )
+    tables = []
+    for _, rows in blocks:
+        numbers, probability = predict_classes(torch.from_numpy(rows), threshold)
+        tables.append(pd.DataFrame({prefix: names[numbers.numpy()], f"{prefix}_share": probability.numpy()}))
+    return pd.concat(tables, ignore_index=True)
 
 
-def fit_classifier(
-    encoder: _Encoder, embedded: np.ndarray, labels: np.ndarray, output: str | Path, *, unknown_threshold: float
-) -> StateEmbeddingForSequenceClassification:
-    """Train a head on embeddings, with classes weighted by the inverse of their size, and save the classifier.
-
-    Args:
-        encoder: What the embeddings are from.
-        embedded: (cells, output_dim).
-        labels: (cells,) text.
-        output: Folder.
-        unknown_threshold: Kept in the configuration.
-    """
-    names, numbers = np.unique(labels.astype(str), return_inverse=True)
-    counts = np.bincount(numbers)
-    weights = (len(numbers) / (len(names) * counts)).round(6).tolist()
-    fields: dict[str, Any] = {name: value for name, value in encoder.model.config.to_dict().items() if name not in (
-        "id2label", "label2id", "architectures", "num_labels", "class_weights", "unknown_threshold", "dtype")}  # fmt: skip  # noqa: E501
-    config = StateEmbeddingConfig(
-        **fields, id2label=dict(enumerate(names.tolist())), label2id={name: n for n, name in enumerate(names.tolist())},
-        class_weights=weights, unknown_threshold=unknown_threshold,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    classifier = StateEmbeddingForSequenceClassification(config)
-    classifier.state_embedding.load_state_dict(encoder.model.state_dict())
-    head = torch.nn.Sequential(classifier.class_norm, classifier.classifier)
-    optimizer = torch.optim.AdamW(head.parameters(), lr=_HEAD_RATE, weight_decay=0.01)
-    cells, targets = torch.from_numpy(embedded), torch.from_numpy(numbers)
-    weight = torch.tensor(weights, dtype=torch.float32)
-    for _ in range(_HEAD_STEPS):
-        optimizer.zero_grad()
-        F.cross_entropy(head(cells), targets, weight=weight).backward()
-        optimizer.step()
-    classifier.eval().save_pretrained(output)
-    encoder.tokenizer.save_pretrained(output)
-    return classifier
+def _slot(label_key: str) -> str:
+    return f"predicted_{label_key}"
 
 
-def _write(table: pd.DataFrame, data: str | Path, path: Path) -> None:
+def _sidecar(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _write(table: pd.DataFrame, data: Path, path: Path, label_key: str, record: dict[str, Any]) -> None:
     if path.suffix == ".csv":
         with written_whole(path) as temporary:
             table.to_csv(temporary)
+        with written_whole(_sidecar(path)) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         return
-    if path.exists():
-        raise FileExistsError(f"{path} exists already: choose another output")
-    temporary = path.with_name(f".writing-{path.name}")
-    copy_store(Path(data), temporary)
-    with open_store(temporary, "r+") as store:
-        obs = read_elem(store["obs"])
-        for column in table:
-            obs[column] = table[column].to_numpy()
-        del store["obs"]
-        write_elem(store, "obs", obs)
-    temporary.replace(path)
+    with store_written_whole(path) as temporary:
+        copy_store(data, temporary)
+        add_columns(temporary, table, _slot(label_key), record)
 
 
-__all__ = ["UNKNOWN", "annotate", "fit_classifier"]
+def _read_record(path: Path, label_key: str) -> dict[str, Any]:
+    """What the labels in a complete output depend on; empty where it does not say."""
+    if not path.exists():
+        return {}
+    if path.suffix == ".csv":
+        return json.loads(_sidecar(path).read_text(encoding="utf-8")) if _sidecar(path).is_file() else {}
+    with open_store(path, "r") as store:
+        place = f"uns/{_slot(label_key)}"
+        return read_elem(store[place]) if place in store else {}
+
+
+def _read_table(path: Path, label_key: str) -> pd.DataFrame:
+    if path.suffix == ".csv":
+        table = pd.read_csv(path, index_col=0, dtype={_slot(label_key): str}, keep_default_na=False)
+    else:
+        with open_store(path, "r") as store:
+            obs = read_elem(store["obs"])
+        table = obs[[column for column in obs if str(column).startswith(_slot(label_key))]]
+    table.index.name = "cell"
+    return table
+
+
+__all__ = ["UNKNOWN", "annotate"]

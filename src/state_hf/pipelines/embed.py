@@ -3,8 +3,7 @@
 import errno
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from state_hf.data.cell_blocks import CellBlocks, open_cells
+from state_hf.data.cell_blocks import open_cells
 from state_hf.data.embedding_files import output_format, read_record, write_embedding
-from state_hf.data.partial_results import PartialResults, different_settings
+from state_hf.data.partial_results import PartialResults
 from state_hf.inference.cell_encoder import BatchSize, CellEncoder
+from state_hf.inference.embedded_blocks import embed_missing_blocks, progress_bar
 from state_hf.inference.embedding_task import (
     AnyPath,
     DeclaredInputType,
@@ -30,6 +30,7 @@ from state_hf.inference.embedding_task import (
 )
 from state_hf.inference.loading import model_digest
 from state_hf.inference.processes import Processes, join_processes
+from state_hf.inference.resumable_output import ResumableOutput
 from state_hf.tokenization.cell_tokenizer import CellTokenizer
 
 logger = logging.get_logger(__name__)
@@ -42,7 +43,6 @@ class _Run:
     encoder: CellEncoder
     processes: Processes
     key: str
-    resume: bool
     overwrite: bool
 
 
@@ -114,8 +114,10 @@ def embed(
     sources = list_sources(data)
     outputs = [] if output is None else name_outputs(sources, output, several=is_several(data), format=format)
     processes = join_processes(device)
-    if processes.is_main and not resume and not overwrite:
-        _refuse_existing(outputs)
+    targets = [ResumableOutput(path, resume=resume, overwrite=overwrite) for path in outputs]
+    if processes.is_main:
+        for target in targets:
+            target.refuse_existing()
     encoder = CellEncoder.from_pretrained(
         model,
         tokenizer=tokenizer,
@@ -127,7 +129,7 @@ def embed(
         **encoding,
     )
     key = encoder.tokenizer.embedding_key if key is None else key
-    run = _Run(encoder, processes, key=key, resume=resume, overwrite=overwrite)
+    run = _Run(encoder, processes, key=key, overwrite=overwrite)
     identity = {"name": encoder.model.config.name_or_path, "sha256": model_digest(encoder.model)}
     tasks = []
     for source in sources:
@@ -149,10 +151,12 @@ def embed(
         if isinstance(data, anndata.AnnData) and output is None:
             return _embed_object(run, tasks[0], data)
         if processes.is_main:
-            for task, path in zip(tasks, outputs, strict=True):
-                _take_up(run, task, path)
-        for task, path in zip(tasks, outputs, strict=True):
-            _embed_file(run, task, path)
+            for task, target in zip(tasks, targets, strict=True):
+                target.take_up({"": task.settings})
+                if target.is_complete:
+                    target.check_complete(task.settings, read_record(target.path, key))
+        for task, target in zip(tasks, targets, strict=True):
+            _embed_file(run, task, target)
     return outputs if is_several(data) else outputs[0]
 
 
@@ -163,18 +167,10 @@ def _check_arguments(
         raise ValueError(f"key must be a name without '/', but is {key!r}.")
     if isinstance(model, PreTrainedModel) and device is not None:
         raise ValueError("A loaded model stays where it is: move it with model.to(device), and leave device out.")
-    if resume and overwrite:
-        raise ValueError("resume goes on with what is there, and overwrite throws it away: choose one of them.")
     if output is None and not isinstance(data, anndata.AnnData):
         raise ValueError("Files need an output: name the file (for several inputs, the folder) to write.")
     if output is None and resume:
         raise ValueError("An AnnData object without an output is embedded in one go: there is nothing to resume.")
-
-
-def _progress(run: _Run, task: EmbeddingTask, *, done: int, total: int) -> Any:
-    share = f" (process 1 of {run.processes.count})" if run.processes.count > 1 else ""
-    name = f"{Path(task.name).name}{share}"
-    return logging.tqdm(total=total, initial=done, unit=" cells", desc=name, disable=not run.processes.is_main)
 
 
 def _log_end(task: EmbeddingTask, place: str, *, embedded: int, seconds: float) -> None:
@@ -189,27 +185,12 @@ def _embed_object(run: _Run, task: EmbeddingTask, adata: anndata.AnnData) -> ann
     if run.processes.count > 1:
         raise ValueError("Several processes cannot add to one AnnData object: pass an output.")
     began = time.perf_counter()
-    with _progress(run, task, done=0, total=task.num_cells) as bar:
+    with progress_bar(task, run.processes, done=0, total=task.num_cells) as bar:
         embedding = embed_in_memory(task, run.encoder, bar.update)
     adata.obsm[run.key] = embedding
     adata.uns[run.key] = task.record
     _log_end(task, f"obsm[{run.key!r}]", embedded=task.num_cells, seconds=time.perf_counter() - began)
     return adata
-
-
-def _partial_folder(output: Path) -> Path:
-    return output.with_name(f"{output.name}.partial")
-
-
-def _refuse_existing(outputs: Sequence[Path]) -> None:
-    for output in outputs:
-        if output.exists():
-            raise FileExistsError(f"{output} already exists: choose another name, or overwrite it (--overwrite).")
-        if _partial_folder(output).exists():
-            raise FileExistsError(
-                f"An unfinished run lies in {_partial_folder(output)}: go on with it (--resume), "
-                "or start over (--overwrite)."
-            )
 
 
 def _check_key(run: _Run, task: EmbeddingTask, output: AnyPath | None) -> None:
@@ -219,73 +200,33 @@ def _check_key(run: _Run, task: EmbeddingTask, output: AnyPath | None) -> None:
         raise ValueError(f"{task.name} already has {run.key!r}: choose another key, or replace it (--overwrite).")
 
 
-def _take_up(run: _Run, task: EmbeddingTask, output: Path) -> None:
-    """Find out whether an earlier run can be continued, or throw it away."""
-    folder = _partial_folder(output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # Killed at its very end, a run leaves both its output and its blocks.
-    if folder.exists() and (run.overwrite or output.exists()):
-        shutil.rmtree(folder)
-    if run.resume and output.exists():
-        changed = different_settings(read_record(output, run.key), task.settings)
-        if changed:
-            raise ValueError(
-                f"{output} is complete, but was made with other settings: {changed}. "
-                "Choose another name, or overwrite it (--overwrite)."
-            )
-    elif run.resume and folder.exists():
-        PartialResults.resume(folder, task.settings)
-
-
-def _embed_file(run: _Run, task: EmbeddingTask, output: Path) -> None:
+def _embed_file(run: _Run, task: EmbeddingTask, output: ResumableOutput) -> None:
     """Embed one data set into its output, together with the other processes."""
-    folder = _partial_folder(output)
-    is_complete = run.resume and output.exists()
-    if run.processes.is_main and not is_complete and not folder.exists():
-        _check_space(task, output)
-        PartialResults.start(folder, task.settings, num_rows=task.num_cells, block_rows=task.block_cells)
+    if run.processes.is_main and not output.is_complete:
+        _check_space(task, output.path)
+        output.start(task.settings, num_rows=task.num_cells, block_rows=task.block_cells)
     run.processes.wait()
-    if is_complete:
+    if output.is_complete:
         if run.processes.is_main:
-            logger.info(f"{output} is already complete")
+            logger.info(f"{output.path} is already complete")
         return
     began = time.perf_counter()
-    partial = PartialResults.open(folder)
-    missing = partial.missing()
-    # Nobody may finish a block before all have seen which ones are missing.
-    run.processes.wait()
-    with _disk_full_explained(output), open_cells(task.source, layer=task.layer) as cells:
-        _embed_share(run, task, cells, partial, missing)
-        run.processes.wait()
-        if cells.fingerprint() != task.settings["input"]:
-            raise ValueError(f"{task.name} changed while it was read: start over (--overwrite)")
+    with output.disk_full_explained():
+        embedded = embed_missing_blocks(task, run.encoder, output.partial, run.processes)
         if run.processes.is_main:
-            write_embedding(
-                output,
-                partial.blocks(),
-                shape=(task.num_cells, task.record["dimensions"]),
-                key=run.key,
-                record=task.record,
-                cells=cells,
-                source=task.source,
-            )
-            partial.delete()
-            embedded = sum(stop - start for start, stop in map(partial.bounds, missing))
-            _log_end(task, str(output), embedded=embedded, seconds=time.perf_counter() - began)
+            with open_cells(task.source, layer=task.layer) as cells:
+                write_embedding(
+                    output.path,
+                    PartialResults.open(output.partial).blocks(),
+                    shape=(task.num_cells, task.record["dimensions"]),
+                    key=run.key,
+                    record=task.record,
+                    cells=cells,
+                    source=task.source,
+                )
+            output.delete_partial()
+            _log_end(task, str(output.path), embedded=embedded, seconds=time.perf_counter() - began)
     run.processes.wait()
-
-
-def _embed_share(
-    run: _Run, task: EmbeddingTask, cells: CellBlocks, partial: PartialResults, missing: Sequence[int]
-) -> None:
-    """Compute and store this process' share of the missing blocks."""
-    ranges = [partial.bounds(block) for block in run.processes.share(missing)]
-    left = sum(stop - start for start, stop in ranges)
-    done = (task.num_cells - left) if run.processes.count == 1 else 0
-    with _progress(run, task, done=done, total=done + left) as bar:
-        blocks = run.encoder.embed(cells, task.genes, input_type=task.input_type, ranges=ranges, progress=bar.update)
-        for start, rows in blocks:
-            partial.write(start // partial.block_rows, rows)
 
 
 def _check_space(task: EmbeddingTask, output: Path) -> None:
@@ -297,14 +238,3 @@ def _check_space(task: EmbeddingTask, output: Path) -> None:
     if needed > free:
         message = f"The output needs about {needed / 1e9:,.2f} GB, but {free / 1e9:,.2f} GB are free"
         raise OSError(errno.ENOSPC, message, str(output))
-
-
-@contextmanager
-def _disk_full_explained(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        message = f"The disk is full; finished blocks are kept in {_partial_folder(output)}: make room, then --resume"
-        raise OSError(error.errno, message, str(output)) from error

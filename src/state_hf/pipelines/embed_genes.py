@@ -15,6 +15,7 @@ from state_hf.gene_embeddings.protein_fasta import GeneNames, Proteins, read_pro
 from state_hf.gene_embeddings.protein_models import ProteinModel, load_protein_model
 from state_hf.inference.loading import DTYPES, model_digest
 from state_hf.inference.processes import Processes, join_processes
+from state_hf.inference.resumable_output import ResumableOutput
 
 logger = logging.get_logger(__name__)
 
@@ -68,13 +69,10 @@ def embed_genes(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, but is {dtype!r}")
-    if resume and overwrite:
-        raise ValueError("resume goes on with what is there, and overwrite throws it away: choose one of them.")
-    folder = Path(output)
-    partial = folder.with_name(f"{folder.name}.partial")
+    target = ResumableOutput(Path(output), resume=resume, overwrite=overwrite)
     processes = join_processes(device)
-    if processes.is_main and not resume and not overwrite:
-        _refuse_existing(folder, partial)
+    if processes.is_main:
+        target.refuse_existing()
     read = read_proteins(proteins, names=names)
     chosen, missing = _choose(read, genes)
     loaded = load_protein_model(model, dtype=getattr(torch, dtype), device=processes.device, revision=revision)
@@ -84,15 +82,20 @@ def embed_genes(
         logger.info(f"{read}\n{len(chosen):,} genes to embed with {loaded.name} (width {loaded.width:,})")
         if missing:
             logger.warning(f"{len(missing):,} of the genes asked for have no protein: {', '.join(missing[:5])} ...")
-        _take_up(folder, partial, record, len(chosen), resume=resume, overwrite=overwrite)
+        target.take_up({"": record})
+        if target.is_complete:
+            target.check_complete(record, load_gene_table(target.path).record)
+            logger.info(f"{target.path} is already complete")
+        else:
+            target.start(record, num_rows=len(chosen), block_rows=_BLOCK_GENES)
     processes.wait()
-    if partial.exists():
-        _compute(partial, list(chosen.values()), embedder, processes)
+    if not target.is_complete:
+        _compute(target.partial, list(chosen.values()), embedder, processes)
+        processes.wait()
+        if processes.is_main:
+            _finish(target, list(chosen), record)
     processes.wait()
-    if processes.is_main and partial.exists():
-        _finish(folder, PartialResults.open(partial), list(chosen), record)
-    processes.wait()
-    return load_gene_table(folder)
+    return load_gene_table(target.path)
 
 
 def _choose(read: Proteins, genes: Iterable[str] | None) -> tuple[Mapping[str, tuple[str, ...]], list[str]]:
@@ -134,37 +137,6 @@ def _record(
     }
 
 
-def _refuse_existing(folder: Path, partial: Path) -> None:
-    if folder.exists():
-        raise FileExistsError(f"{folder} already exists: choose another name, or overwrite it (--overwrite).")
-    if partial.exists():
-        raise FileExistsError(
-            f"An unfinished run lies in {partial}: go on with it (--resume), or start over (--overwrite)."
-        )
-
-
-def _take_up(
-    folder: Path, partial: Path, settings: dict[str, Any], num_genes: int, *, resume: bool, overwrite: bool
-) -> None:
-    """Leave a folder of blocks for the processes to fill, unless the table is complete."""
-    if partial.exists() and (overwrite or folder.exists()):
-        shutil.rmtree(partial)
-    if resume and folder.exists():
-        made_with = load_gene_table(folder).record
-        changed = [name for name, value in settings.items() if made_with.get(name) != value]
-        if changed:
-            raise ValueError(
-                f"{folder} is complete, but was made with other settings ({', '.join(changed)}): choose another name, "
-                "or overwrite it (--overwrite)."
-            )
-        logger.info(f"{folder} is already complete")
-    elif resume and partial.exists():
-        PartialResults.resume(partial, settings)
-    else:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        PartialResults.start(partial, settings, num_rows=num_genes, block_rows=_BLOCK_GENES)
-
-
 def _compute(folder: Path, isoforms: Sequence[Sequence[str]], embedder: ProteinEmbedder, processes: Processes) -> None:
     """Compute and store this process' share of the missing blocks."""
     partial = PartialResults.open(folder)
@@ -179,8 +151,9 @@ def _compute(folder: Path, isoforms: Sequence[Sequence[str]], embedder: ProteinE
             partial.write(block, embedder.embed(isoforms[start:stop], bar.update))
 
 
-def _finish(folder: Path, partial: PartialResults, genes: Sequence[str], record: dict[str, Any]) -> None:
-    rows = torch.cat([torch.from_numpy(block) for _, block in partial.blocks()])
+def _finish(target: ResumableOutput, genes: Sequence[str], record: dict[str, Any]) -> None:
+    folder = target.path
+    rows = torch.cat([torch.from_numpy(block) for _, block in PartialResults.open(target.partial).blocks()])
     unfinished = folder.with_name(f".writing-{folder.name}")
     if unfinished.exists():
         shutil.rmtree(unfinished)
@@ -188,7 +161,7 @@ def _finish(folder: Path, partial: PartialResults, genes: Sequence[str], record:
     if folder.exists():
         shutil.rmtree(folder)
     unfinished.rename(folder)
-    partial.delete()
+    target.delete_partial()
     logger.info(f"Wrote {folder}: {len(genes):,} genes x {rows.shape[1]:,}")
 
 
