@@ -118,7 +118,7 @@ def test_faults(screen, model, tmp_path):
         predict(screen, model, control="contrl")
     counts = screen.copy()
     counts.X = counts.layers["counts"] * 100
-    with pytest.raises(ValueError, match=r"no log1p-normalised values.*state-hf preprocess"):
+    with pytest.raises(ValueError, match=r"X of .* is read as log1p, but holds counts.*state-hf preprocess"):
         predict(counts, model)
     with pytest.raises(ValueError, match="lacks 1 of the model's 20"):
         predict(screen[:, 1:].copy(), model)

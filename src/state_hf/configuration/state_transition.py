@@ -52,9 +52,9 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
         effect_scale: What predicted effects on the mean cell are multiplied by, which
             `state_hf.training.effect_scale` fits to held-out cells; `predict(..., emit="tilted")` applies it.
         nonnegative_output: Whether the output ends in a ReLU. By default, unless the features are an embedding.
-        feature_key: Where the features come from in an AnnData: "X", a layer, or a key of `obsm`.
+        feature_key: Where the features come from in an AnnData: "X", "layers/NAME", or a key of `obsm`.
         feature_scale: Scale of the features: "counts", "log1p" or "embedding". By default, "log1p" where `feature_key`
-            is "X" or "X_hvg", and "embedding" elsewhere.
+            is "X_hvg" or a slot of expression ("X", "raw/X", "layers/NAME"), and "embedding" elsewhere.
         target_sum: Counts per cell that they were normalised to, or None if that is not known or not done.
         cell_set_length: Cells of a full set.
         use_batch_encoder: Whether an embedding of the cells' batch is added to them.
@@ -176,7 +176,8 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
         if self.head_dim is None:
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.feature_scale is None:
-            self.feature_scale = "log1p" if self.feature_key in ("X", "X_hvg") else "embedding"
+            has_genes = self.feature_key in ("X", "raw/X", "X_hvg", "obsm/X_hvg") or self.feature_key[:7] == "layers/"
+            self.feature_scale = "log1p" if has_genes else "embedding"
         if self.nonnegative_output is None:
             self.nonnegative_output = self.feature_scale != "embedding"
 

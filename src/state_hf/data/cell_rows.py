@@ -23,6 +23,7 @@ logger = logging.get_logger(__name__)
 
 # A chunk of one column group of a compressed matrix is needed by many rows in turn.
 _CHUNK_CACHE_BYTES = 2**25
+_SAMPLE_RUNS = 8
 
 
 @kernel
@@ -279,6 +280,31 @@ class CellRows:
         if self._feature_places is None:
             return block
         return replace(block, num_features=self.shape[1], feature_places=self._feature_places)
+
+    def sample(self, num_cells: int, *, among: np.ndarray | None = None) -> sparse.csr_matrix:
+        """About `num_cells` cells, (cells, features), in runs spread over the data, or over some of its cells.
+
+        Args:
+            num_cells: How many.
+            among: Row numbers to choose from, ascending; `None` for all.
+        """
+        rows = np.arange(self.shape[0]) if among is None else among
+        if num_cells < len(rows):
+            length = -(-num_cells // _SAMPLE_RUNS)
+            starts = np.linspace(0, len(rows) - length, _SAMPLE_RUNS).astype(int)
+            rows = rows[np.unique(starts[:, None] + np.arange(length))]
+        # A few cells at a time, as only the result is sparse.
+        parts = np.array_split(rows, -(-len(rows) // 128)) if len(rows) else [rows]
+        return sparse.vstack(
+            [sparse.csr_matrix(self.read(part).dense(part, len(part))) for part in parts], format="csr"
+        )
+
+    def uns(self, key: str) -> Any:
+        """An entry of `uns`; `None` where there is none."""
+        if isinstance(self.source, anndata.AnnData):
+            return self.source.uns.get(key)
+        with damage_named(f"uns of {self.source}"), open_hdf5(self.source) as file:
+            return read_elem(file["uns"][key]) if key in names_in(file.get("uns")) else None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_rows": None, "_file": None, "_pid": -1}

@@ -19,12 +19,11 @@ from state_hf.inference.loading import refuse_missing_weights
 from state_hf.modeling.baselines import PerturbationBaseline
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
 from state_hf.pipelines.control_cells import ControlCells, draw_windows, seeded_stream
+from state_hf.pipelines.model_scale import expression_scale, predicted_total
 from state_hf.pipelines.prediction_plan import PredictedGroup
 
 # Predicted log1p expression is kept within these, as the original does: no gene of any cell has e^14 counts.
 _LOG1P_RANGE = (0.0, 14.0)
-# More than any log1p-normalised value; whole numbers beyond it are counts.
-_LARGEST_LOG1P = 20.0
 
 
 def feature_slot(feature_key: str) -> str:
@@ -111,8 +110,11 @@ class CellPredictor:
         batch_size: Sets that go through the model together.
         seed: Seed of the draws.
 
+    Attributes:
+        target_sum: Counts per cell that predicted log1p expression is normalised to; None where that is not known.
+
     Raises:
-        ValueError: The data do not fit the model.
+        ValueError: The data do not fit the model, or are on another scale than its training data.
     """
 
     def __init__(
@@ -127,6 +129,9 @@ class CellPredictor:
         config: Any = model.config
         genes = model.vocabulary.genes
         self.model, self.screens, self.batch_size, self.seed = model, screens, batch_size, seed
+        self.target_sum = predicted_total(
+            config, screens, features=slots.features, expression=slots.expression, counts=slots.counts
+        )
         self.decodes = config.gene_decoder is not None
         self.features = ControlCells(
             screens, slots.features, () if config.feature_scale == "embedding" else genes, num_features=config.input_dim
@@ -144,9 +149,7 @@ class CellPredictor:
     @property
     def scale(self) -> str:
         """Scale of what is predicted: "log1p", "counts" or "embedding"."""
-        if self.decodes:
-            return "counts" if self.model.config.gene_decoder == "negative_binomial" else "log1p"
-        return str(self.model.config.feature_scale)
+        return str(expression_scale(self.model.config))
 
     @property
     def set_size(self) -> int:
@@ -188,7 +191,6 @@ class CellPredictor:
         """(sets, cells, genes) float32 and, where they are decoded, the (sets, cells, width) embedding."""
         length = max(len(controls) for _, controls in sets)
         values = self.features.read(np.concatenate([controls for _, controls in sets]))
-        self._check_scale(values)
         mask = np.zeros((len(sets), length), dtype=bool)
         for row, (_, controls) in enumerate(sets):
             mask[row, : len(controls)] = True
@@ -231,13 +233,6 @@ class CellPredictor:
         """Batch of a control cell, given by its screen and row."""
         screen, row = cell.tolist()
         return self.screens.batches[self.screens.screens[screen].batches[row]]
-
-    def _check_scale(self, values: np.ndarray) -> None:
-        if self.model.config.feature_scale == "log1p" and values.size and values.max() > _LARGEST_LOG1P:
-            raise ValueError(
-                f"{self.features.place} has the value {values.max():g}: these are no log1p-normalised values, which "
-                "the model reads. Normalise counts first (state-hf preprocess)."
-            )
 
 
 def _position(names: Sequence[str], name: str) -> int:

@@ -71,6 +71,7 @@ class EmittedCells:
     def record(self, groups: Sequence[PredictedGroup], controls: str) -> PredictionRecord:
         """How the cells are made."""
         config, predictor = self.predictor.model.config, self.predictor
+        total = None if self.counts else predictor.target_sum
         perturbation_key, cell_type_key, batch_key = self.keys
         split = split_of_model(str(config.name_or_path))
         parts = None if split is None else GroupParts(split, control=predictor.screens.control)
@@ -82,7 +83,7 @@ class EmittedCells:
             cell_type_key=cell_type_key or "",
             batch_key=batch_key or "",
             scale=self.scale,
-            target_sum=-1.0 if self.counts or config.target_sum is None else float(config.target_sum),
+            target_sum=-1.0 if total is None else float(total),
             feature_key=str(config.feature_key or ""),
             num_genes=len(predictor.genes),
             emit=self.emit,

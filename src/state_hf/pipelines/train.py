@@ -26,6 +26,7 @@ from state_hf.inference.loading import refuse_missing_weights
 from state_hf.model_cards.card import write_model_card
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
 from state_hf.pipelines.cell_predictor import feature_slot
+from state_hf.pipelines.model_scale import trained_total
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.effect_scale import fit_effect_scale
@@ -167,7 +168,8 @@ def train(
         expression_slot: Slot of the expression to decode, where the features are an embedding.
         perturbation_features: File of perturbation features, see `read_perturbation_features`, that the model reads
             instead of learning a row for each perturbation; the ridge regression reads them too.
-        target_sum: Counts per cell that the features were normalised to, if known; it is kept with the model.
+        target_sum: Counts per cell that the expression was normalised to. By default what the files say: as
+            `preprocess` records it, or as their cells show by adding up to it. It is kept with the model.
         set_size: Most cells of a set.
         control_matching: "random" or "batch".
         split_controls: What becomes of control cells in the split, see `PerturbationSplit`.
@@ -177,7 +179,8 @@ def train(
 
     Raises:
         FileExistsError: The output holds a model or checkpoints, and `resume` is not set.
-        ValueError: Files, labels, split or options do not fit each other; the message says what to change.
+        ValueError: Files, labels, split or options do not fit each other, values are not on the scale that the model
+            reads, or files are normalised to different totals; the message says what to change.
     """
     folder = Path(output)
     checkpoints = folder / "checkpoints"
@@ -201,7 +204,15 @@ def train(
         features = feature_table(
             read_perturbation_features(perturbation_features), vocabulary.perturbations, control=control
         )
-    model = _model(sets, train_sets, vocabulary, config or {}, initial_model, features, target_sum)
+    model = _model(sets, train_sets, vocabulary, config or {}, initial_model, features)
+    model.config.target_sum = trained_total(
+        model.config,
+        screens,
+        feature_slot(feature_key),
+        expression_slot,
+        given=target_sum if target_sum is not None else (config or {}).get("target_sum"),
+        initial=None if initial_model is None else model.config.target_sum,
+    )
     if freeze:
         freeze_backbone(model)
     trained: Any = model if lora_rank is None else add_lora(model, rank=lora_rank, alpha=2 * lora_rank)
@@ -224,7 +235,7 @@ def train(
         fit_perturbation_offsets(model, train_sets)
     if (held_out := sets.dataset("val")) is not None:
         fit_effect_scale(model, held_out)
-    baselines = _baselines(model, sets, vocabulary, features, target_sum)
+    baselines = _baselines(model, sets, vocabulary, features)
     return _finish(model, baselines, sets, folder, is_main=trainer.is_world_process_zero())
 
 
@@ -253,7 +264,6 @@ def _model(
     config: dict[str, Any],
     initial_model: str | Path | None,
     features: np.ndarray | None,
-    target_sum: float | None,
 ) -> StateTransitionForPerturbation:
     if initial_model is not None:
         if config:
@@ -274,7 +284,6 @@ def _model(
         "num_batches": len(vocabulary.batches),
         "cell_set_length": sets.set_size,
         "feature_key": sets.feature_key,
-        "target_sum": target_sum,
         "use_perturbation_offsets": features is None and config.get("perturbation_features", "ids") == "ids",
         **decoder,
         **config,
@@ -315,7 +324,6 @@ def _baselines(
     sets: ScreenSets,
     vocabulary: StateTransitionVocabulary,
     features: np.ndarray | None,
-    target_sum: float | None,
 ) -> dict[str, StateTransitionPreTrainedModel]:
     means = screen_means(sets.screens, sets.split, slot=sets.scored_slot)
     fitted = fit_baselines(
@@ -323,7 +331,7 @@ def _baselines(
         vocabulary,
         feature_key=sets.expression_slot or sets.feature_key,
         feature_scale="log1p" if sets.expression_slot else model.config.feature_scale or "log1p",
-        target_sum=target_sum,
+        target_sum=model.config.target_sum,
         cell_set_length=sets.set_size,
         perturbation_features=features,
     )
