@@ -119,14 +119,14 @@ def malicious(ran):
         "builtins.eval": (Call(eval, code), "builtins.eval"),
         "builtins.exec": (Call(exec, code), "builtins.exec"),
         "subprocess": (Call(subprocess.call, ["touch", str(ran)]), "subprocess.call"),
-        "getattr chain": (Call(getattr, Call(__import__, "os"), "system"), "builtins.getattr"),
+        "getattr chain": (Call(getattr, Call(__import__, "os"), "system"), "builtins.__import__"),
         "in a dictionary": ({"state_dict": {"weight": Call(eval, code)}}, "builtins.eval"),
         "as a key": ({Call(eval, "'k'"): 1}, "builtins.eval"),
         "pickle in a pickle": (Call(pickle.loads, inner), "_pickle.loads"),
         "torch.load in a pickle": (Call(torch.load, "inner.pt"), "torch.serialization.load"),
         "attribute path": (Call(torch.serialization.os.system, f"touch {ran}"), "posix.system"),
         "a file": (Call(open, str(ran), "w"), "io.open"),
-        "a class with __setstate__": (Call(Path, "x").function.__class__, "builtins.type"),
+        "a class with __setstate__": (Call(type, "Evil", (), {}), "builtins.type"),
     }
 
 
@@ -172,7 +172,7 @@ def test_a_tensor_that_is_a_file_of_its_own(tmp_path):
         (b"cos\nsystem\n(S'touch x'\ntR.", "os.system"),
         (b"\x80\x02\x82\x01.", "EXT1"),
         (b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x01xR.", "os.system"),
-        (b"(ctorch._utils\n_rebuild_tensor_v2\nctorch.nn\nModule\no.", "torch.nn.Module"),
+        (b"(ctorch._utils\n_rebuild_tensor_v2\nctorch.nn\nModule\no.", "OBJ"),
     ],
 )
 def test_malicious_instructions(code, message, tmp_path):

@@ -6,12 +6,14 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any, cast
 
+import numpy as np
 import torch
 
 from state_hf.conversion.errors import CheckpointError, UnsafeCheckpointError
 from state_hf.conversion.lazy_tensor import LazyStorage, LazyTensor
-from state_hf.conversion.pickle_reader import Builders, Global, PickleReader
-from state_hf.conversion.pickled_types import is_record, plain_builders
+from state_hf.conversion.pickle_reader import Builders, PickleReader, RefusedCall
+from state_hf.conversion.pickled_names import Global
+from state_hf.conversion.pickled_types import PickledArray, plain_builders
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
@@ -39,12 +41,11 @@ _STORAGE_TYPES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
     "UntypedStorage": torch.uint8,
 }
-_DTYPES = {
-    name: getattr(torch, name)
-    for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
-}
+_DTYPES = {name: dtype for name, dtype in vars(torch).items() if isinstance(dtype, torch.dtype)}
 
 
 def read_pickled(path: Path) -> Any:
@@ -164,7 +165,9 @@ def _read_stream(whole: IO[bytes], source: Path | bytes, name: str, size: int) -
 
 
 def _reader(stream: IO[bytes], name: str, storage_of: Any = None) -> PickleReader:
-    def persistent_load(identity: Any) -> tuple[LazyStorage, torch.dtype]:
+    def persistent_load(identity: Any) -> Any:
+        if isinstance(identity, tuple) and identity[:1] == ("module",) and isinstance(identity[1], Global):
+            return identity[1]  # the old format puts a module's class here, with its source code as text
         kind, storage_type, key, _location, numel = identity[:5]
         if kind != "storage" or not isinstance(storage_type, Global) or storage_type.name not in _STORAGE_TYPES:
             raise ValueError(f"a reference to a {kind}")
@@ -184,13 +187,8 @@ def _reader(stream: IO[bytes], name: str, storage_of: Any = None) -> PickleReade
         stream,
         name,
         builders={**plain_builders(), **_tensor_builders(name)},
-        is_record=lambda what: is_record(what) or _is_torch_name(what),
         persistent_load=persistent_load if storage_of is not None else None,
     )
-
-
-def _is_torch_name(what: Global) -> bool:
-    return what.module in ("torch", "torch.storage") and (what.name in _STORAGE_TYPES or what.name in _DTYPES)
 
 
 def _tensor_builders(name: str) -> Builders:
@@ -205,6 +203,22 @@ def _tensor_builders(name: str) -> Builders:
     def parameter(data: LazyTensor, *_: Any) -> LazyTensor:
         return data
 
+    def tensor_of_class(how: Global, _kind: Any, arguments: tuple[Any, ...], *_: Any) -> LazyTensor:
+        """A tensor with attributes, or of a class of its own: how a plain one is made, and its arguments."""
+        if not isinstance(how, Global) or str(how) not in plainly:
+            raise RefusedCall(f"to make a tensor by calling {how}")
+        return plainly[str(how)](*arguments)
+
+    def tensor_of_array(array: Any, dtype: Global, *_: Any) -> LazyTensor:
+        """What is saved of tensors on devices that PyTorch has no storages for, such as TPUs."""
+        value = array.value if isinstance(array, PickledArray) else array
+        whole = value.tobytes()
+        stored = torch.from_numpy(np.empty(0, value.dtype)).dtype
+        if stored != _DTYPES[dtype.name]:
+            raise CheckpointError(f"{name} is broken: a tensor of {dtype} is stored as {stored}.")
+        strides = tuple(int(np.prod(value.shape[axis + 1 :])) for axis in range(value.ndim))
+        return LazyTensor(LazyStorage(whole, name, 0, len(whole)), stored, 0, value.shape, strides)
+
     def nested(content: bytes) -> tuple[LazyStorage, torch.dtype]:
         if not isinstance(content, bytes) or content[:2] == b"PK":
             raise UnsafeCheckpointError(f"{name} is refused: a tensor in it is a file of its own, of another format.")
@@ -213,16 +227,40 @@ def _tensor_builders(name: str) -> Builders:
             raise ValueError("a nested file without a storage")
         return storage
 
-    return {
+    plainly: Builders = {
         "torch._utils._rebuild_tensor": tensor,
         "torch._utils._rebuild_tensor_v2": tensor,
         "torch._utils._rebuild_tensor_v3": tensor_of_type,
         "torch._utils._rebuild_parameter": parameter,
         "torch._utils._rebuild_parameter_with_state": parameter,
-        "torch.storage._load_from_bytes": nested,
-        "torch.Size": lambda sizes=(): tuple(sizes),
-        "torch.device": lambda *parts: ":".join(map(str, parts)),
+        "torch._utils._rebuild_device_tensor_from_numpy": tensor_of_array,
     }
+    return {
+        **plainly,
+        "torch._tensor._rebuild_from_type_v2": tensor_of_class,
+        "torch.storage._load_from_bytes": nested,
+        "torch.serialization._get_layout": _named,
+        "torch.Size": _size,
+        "torch.device": _device,
+    }
+
+
+def _named(name: str) -> str:
+    if not isinstance(name, str):
+        raise ValueError("a layout without a name")
+    return name
+
+
+def _size(sizes: Any = ()) -> tuple[int, ...]:
+    if not isinstance(sizes, tuple | list) or not all(isinstance(size, int) for size in sizes):
+        raise ValueError("a shape that is no numbers")
+    return tuple(sizes)
+
+
+def _device(kind: str, index: int | None = None) -> str:
+    if not isinstance(kind, str) or not isinstance(index, int | None):
+        raise ValueError("a device without a name")
+    return kind if index is None else f"{kind}:{index}"
 
 
 __all__ = ["read_pickled"]
