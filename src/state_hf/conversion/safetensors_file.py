@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from state_hf.conversion.errors import CheckpointError
+from state_hf.conversion.foreign_files import foreign_file
 from state_hf.conversion.lazy_tensor import SourceTensor, StackedTensor
 from state_hf.data.whole_files import written_whole
 
@@ -59,7 +60,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
                 for name, part in parts.items()
             }
     except SafetensorError as error:
-        raise CheckpointError(f"{path} is broken: {error}.") from error
+        raise CheckpointError(foreign_file(path) or f"{path} is broken: {error}.") from error
     except KeyError as error:
         raise CheckpointError(f"{path} holds tensors of the type {error.args[0]}, which no model here has.") from error
 

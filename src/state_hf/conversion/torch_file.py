@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from state_hf.conversion.errors import CheckpointError, UnsafeCheckpointError
+from state_hf.conversion.foreign_files import foreign_archive, foreign_file, is_cut_off
 from state_hf.conversion.lazy_tensor import LazyStorage, LazyTensor
 from state_hf.conversion.pickle_reader import Builders, PickleReader, RefusedCall
 from state_hf.conversion.pickled_names import Global
@@ -62,6 +63,9 @@ def read_pickled(path: Path) -> Any:
         CheckpointError: If it is truncated or malformed.
         FileNotFoundError: If there is none.
     """
+    foreign = foreign_file(path)
+    if foreign is not None:
+        raise CheckpointError(foreign)
     with path.open("rb") as file:
         if file.read(4) == b"PK\x03\x04":
             return _read_zip(path, file)
@@ -74,10 +78,17 @@ def _read_zip(path: Path, file: IO[bytes]) -> Any:
         with zipfile.ZipFile(file) as archive:
             return _read_archive(path, file, archive)
     except _BROKEN_ARCHIVE as error:
-        raise CheckpointError(f"{path} is broken: it is not a whole file of torch.save ({error}).") from error
+        cut = is_cut_off(path)
+        cause = "it is cut off, for its end is missing. Fetch it again" if cut else f"it is damaged ({error})"
+        raise CheckpointError(
+            f"{path} is broken: it begins as a file of torch.save, and of its {path.stat().st_size:,} bytes {cause}."
+        ) from error
 
 
 def _read_archive(path: Path, file: IO[bytes], archive: zipfile.ZipFile) -> Any:
+    foreign = foreign_archive(path, archive)
+    if foreign is not None:
+        raise CheckpointError(foreign)
     pickles = [name for name in archive.namelist() if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise CheckpointError(f"{path} is not a file of torch.save: it holds {len(pickles)} entries named data.pkl.")

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar, cast
 import yaml
 
 from state_hf.conversion.errors import CheckpointError
+from state_hf.conversion.foreign_files import foreign_file
 from state_hf.conversion.lazy_tensor import LazyTensor, SourceTensor
 from state_hf.conversion.pickled_types import plain, resolve_references
 from state_hf.conversion.safetensors_file import read_safetensors, read_weights
@@ -207,6 +208,8 @@ def _json_beside(folder: Path) -> dict[str, Any]:
 def _text(path: Path) -> str:
     if path.stat().st_size > _MAX_CONFIG_BYTES:
         raise CheckpointError(f"{path} is refused: a configuration of {path.stat().st_size} bytes.")
+    if (foreign := foreign_file(path)) is not None:
+        raise CheckpointError(foreign)
     return path.read_text(encoding="utf-8")
 
 

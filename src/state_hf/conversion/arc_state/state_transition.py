@@ -153,6 +153,12 @@ def original_arguments(checkpoint: ArcCheckpoint, run: RunFolder) -> dict[str, A
     data = data.get("kwargs") if isinstance(data, dict) else None
     known = ("embed_key", "output_space", "control_pert", "basal_mapping_strategy")
     described = {name: data[name] for name in known if isinstance(data, dict) and name in data}
+    if not configured and not checkpoint.hyper_parameters:
+        raise CheckpointError(
+            f"{checkpoint.path} holds weights alone, as a plain state_dict does: neither it (hyper_parameters) nor a "
+            f"config.yaml in {checkpoint.folder} says what model they are of. Put the run's config.yaml there, or "
+            "convert the checkpoint that Lightning saved."
+        )
     return {**sizes, **described, **(configured or {}), **checkpoint.hyper_parameters}
 
 
