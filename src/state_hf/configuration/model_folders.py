@@ -17,6 +17,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import HfHubHTTPError, httpx
 from safetensors import SafetensorError
 
+from state_hf.configuration.file_permissions import check_readable
 from state_hf.configuration.near_names import near_names
 
 # What the libraries raise over a configuration of wrong types, weights of wrong sizes, and files that are cut off.
@@ -45,16 +46,19 @@ def loading_from(folder: str | os.PathLike[str], *, look: bool = True) -> Iterat
     Raises:
         ValueError: What lies there is damaged, or does not belong together.
         OSError: There is no such folder, and the Hub does not give one of that name.
+        PermissionError: The folder, or a file in it, may not be read.
     """
     if look:
         require_found(folder)
     try:
         yield
     except OSError as error:
+        _check_permissions(folder, error)
         if Path(folder).is_dir() or error.errno is not None or str(folder) in str(error):
             raise
         raise OSError(f"{folder} is no folder here, and cannot be loaded from the Hub: {error}") from error
     except (*_SYMPTOMS, ValueError) as error:
+        _check_permissions(folder, error)
         if isinstance(error, ValueError) and str(folder) in str(error):
             raise
         said: BaseException = error
@@ -111,6 +115,14 @@ def _like(path: Path) -> str:
         return ""
     close = near_names(path.name, sorted(entry.name for entry in beside.iterdir() if entry.is_dir()))
     return f" (did you mean {' or '.join(str(beside / name) for name in close)}?)" if close else ""
+
+
+def _check_permissions(folder: str | os.PathLike[str], error: Exception) -> None:
+    """Name what may not be read: the libraries call it missing."""
+    try:
+        check_readable(folder)
+    except PermissionError as denied:
+        raise denied from error
 
 
 __all__ = ["loading_from", "require_found"]

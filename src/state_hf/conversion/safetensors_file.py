@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
+from state_hf.configuration.file_permissions import check_readable
 from state_hf.conversion.errors import CheckpointError
 from state_hf.conversion.foreign_files import foreign_file
 from state_hf.conversion.lazy_tensor import SourceTensor, StackedTensor
@@ -51,7 +52,9 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
 
     Raises:
         CheckpointError: If it is truncated or no safetensors file.
+        PermissionError: If it may not be read.
     """
+    check_readable(path)
     try:
         with safe_open(path, framework="pt") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from safetensors import safe_open
 
+from state_hf.configuration.file_permissions import check_readable
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.near_names import nearest
 from state_hf.data.damaged_files import open_hdf5
@@ -32,6 +33,7 @@ def read_perturbation_features(path: str | Path) -> dict[str, np.ndarray]:
         ValueError: The file is of another kind, a name comes twice, lengths differ, or a value is not finite.
     """
     path = Path(path)
+    check_readable(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file of perturbation features {path}")
     readers = {".safetensors": _vectors, ".parquet": _table, ".csv": _table, ".tsv": _table, ".h5ad": _cells}

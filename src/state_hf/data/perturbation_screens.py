@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from state_hf.configuration.file_permissions import check_readable
 from state_hf.configuration.near_names import nearest
 from state_hf.data.cells.frames import column_names, num_rows, read_column, row_names
 from state_hf.data.damaged_files import damage_named, open_hdf5
@@ -43,6 +44,7 @@ def _label_texts(column: pd.Series, place: str) -> Labels:
 
 
 def _open_file(path: Path) -> h5py.File:
+    check_readable(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
     if path.is_dir() or not h5py.is_hdf5(path):

@@ -13,6 +13,7 @@ from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from transformers.utils.hub import cached_file
 
+from state_hf.configuration.file_permissions import weights_follow_umask
 from state_hf.configuration.model_folders import loading_from
 from state_hf.model_cards.card import is_written_by_hand, write_model_card
 from state_hf.model_cards.facts import conversion_origin, read_json
@@ -98,6 +99,7 @@ class CardedMixin(PushWithCardMixin):
         """Save a model with its card. See `PreTrainedModel.save_pretrained`."""
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         if kwargs.get("is_main_process", True):
+            weights_follow_umask(save_directory)
             write_model_card(Path(save_directory))
             if push_to_hub:
                 options = {name: kwargs[name] for name in ("commit_message", "private", "token") if name in kwargs}

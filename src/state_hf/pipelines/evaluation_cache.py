@@ -3,7 +3,6 @@
 import hashlib
 import json
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from transformers.utils import logging
 
+from state_hf.data.whole_files import written_whole
 from state_hf.metrics.cell_rows import Rows, SparseRows
 from state_hf.metrics.differential_expression import DifferentialExpression
 from state_hf.metrics.screen import CellBlock
@@ -100,9 +100,8 @@ def store_summary(folder: Path, name: str, summary: ScreenSummary, control: tupl
             for part in ("data", "indices", "indptr"):
                 arrays[f"control_{number}_{part}"] = getattr(block.matrix, part)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".writing", delete=False) as file:
+    with written_whole(folder / f"{name}.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
-    Path(file.name).replace(folder / f"{name}.npz")
 
 
 def load_values(folder: Path, name: str) -> dict[str, float] | None:
@@ -122,9 +121,8 @@ def store_values(folder: Path, name: str, values: Mapping[str, float]) -> None:
     """Write metric values, under a temporary name first."""
     plain = {metric: None if np.isnan(value) else float(value) for metric, value in values.items()}
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".writing", delete=False, encoding="utf-8") as file:
-        json.dump(plain, file)
-    Path(file.name).replace(folder / f"{name}.json")
+    with written_whole(folder / f"{name}.json") as temporary:
+        temporary.write_text(json.dumps(plain), encoding="utf-8")
 
 
 def _arrays(values: Any) -> dict[str, Any]:

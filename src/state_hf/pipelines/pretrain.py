@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, set_seed
 from transformers.utils import logging
 
 from state_hf.analysis.neighbour_probe import NeighbourProbe
+from state_hf.configuration.file_permissions import check_readable
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.data.cell_corpus import CellCorpus
@@ -168,6 +169,7 @@ def _new_model(
         fields |= {"num_datasets": len(names), "dataset_classes": classes}
     table = None
     if gene_embeddings is not None:
+        check_readable(gene_embeddings)
         tensors = load_file(str(gene_embeddings))
         table = tensors.get("gene_embeddings")
         if table is None or table.dim() != 2 or len(table) != tokenizer.vocab_size:

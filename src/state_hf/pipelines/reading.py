@@ -13,6 +13,7 @@ from anndata import AnnData
 from anndata.io import sparse_dataset
 from transformers.utils import logging
 
+from state_hf.configuration.file_permissions import check_readable
 from state_hf.data.damaged_files import check_indices, check_starts, damage_named, open_hdf5
 from state_hf.metrics.screen import Screen, ScreenBuilder
 from state_hf.tokenization.feature_types import expression_features
@@ -36,6 +37,7 @@ def open_cells(cells: AnnData | str | Path) -> AnnData:
         if cells.isbacked:
             _check_matrix(cells)
         return _expression_of(cells, "the AnnData object")
+    check_readable(cells)
     if not Path(cells).is_file():
         raise FileNotFoundError(f"there is no file {str(cells)!r}")
     if not h5py.is_hdf5(cells):

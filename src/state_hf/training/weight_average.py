@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from state_hf.configuration.file_permissions import check_readable, follow_umask
+
 AVERAGE_FILE = "weight_average.safetensors"
 
 
@@ -83,7 +85,9 @@ class WeightAverage:
         """Write the average to a checkpoint's folder; every process has to call it where weights are sharded."""
         whole = _whole(self.weights)
         if is_main:
-            save_file(whole, Path(folder, AVERAGE_FILE), metadata={"steps": str(self.steps)})
+            path = Path(folder, AVERAGE_FILE)
+            save_file(whole, path, metadata={"steps": str(self.steps)})
+            follow_umask(path)
 
     def load(self, folder: str | Path, *, steps: int) -> None:
         """Read the average of a checkpoint.
@@ -92,6 +96,7 @@ class WeightAverage:
             FileNotFoundError: The checkpoint has none.
         """
         path = Path(folder, AVERAGE_FILE)
+        check_readable(path)
         if not path.exists():
             raise FileNotFoundError(
                 f"The checkpoint {folder} has no {AVERAGE_FILE}: it was trained without average_decay; go on without"
