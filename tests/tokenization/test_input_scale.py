@@ -6,6 +6,7 @@ import pytest
 import scipy.sparse as sp
 from transformers.utils import logging as transformers_logging
 
+from state_hf.tokenization.cell_matrix import layer_names
 from state_hf.tokenization.input_scale import check_input_type, check_scale, look_at_values
 
 COUNTS = np.array([[0, 3, 1, 40], [2, 0, 0, 1]])
@@ -122,7 +123,7 @@ def test_real_data(shared_data):
         adata = ad.read_h5ad(path, backed="r")
         scale = "log1p" if "norman" in path.name else "counts"
         assert check_input_type(adata.X[:200], "auto") == scale, path.name
-        for layer in adata.layers:
+        for layer in layer_names(adata):
             expected = "log1p" if layer == "lognorm" else "counts"
             assert check_input_type(adata.layers[layer][:200], "auto") == expected, (path.name, layer)
         adata.file.close()

@@ -18,10 +18,12 @@ from anndata.io import read_elem
 from scipy import sparse
 from transformers.utils import logging
 
+from state_hf.configuration.file_permissions import check_readable
 from state_hf.data.cells.frames import row_names
 from state_hf.data.damaged_files import check_indices, check_starts, damage_named, names_in, open_hdf5
 from state_hf.data.file_stamps import file_stamp
 from state_hf.data.remote_files import is_url, open_url, url_fingerprint
+from state_hf.tokenization.cell_matrix import layer_names
 from state_hf.tokenization.feature_types import expression_features
 
 logger = logging.get_logger(__name__)
@@ -268,7 +270,7 @@ def _blocks_of_object(adata: anndata.AnnData, layer: str | None) -> CellBlocks:
             "take it into memory with adata.to_memory(), or write the subset to a file of its own"
         )
     first = adata[:1] if adata.is_view else adata
-    place = _pick_matrix(name, layer, list(adata.layers), has_x=first.X is not None, has_raw=adata.raw is not None)
+    place = _pick_matrix(name, layer, layer_names(adata), has_x=first.X is not None, has_raw=adata.raw is not None)
     if place == "raw/X":
         return CellBlocks(name, place, _rows_of(adata.raw.X, f"raw.X of {name}"), adata.raw.var, adata)
     if adata.is_view:
@@ -280,6 +282,7 @@ def _blocks_of_object(adata: anndata.AnnData, layer: str | None) -> CellBlocks:
 def _open_group(path: Path | str) -> Any:
     if isinstance(path, str):
         return open_url(path)
+    check_readable(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path}.")
     if path.is_dir():

@@ -13,10 +13,12 @@ from anndata.io import read_elem
 from scipy import sparse
 from transformers.utils import logging
 
+from state_hf.configuration.file_permissions import check_readable
 from state_hf.data.cells.frames import column_names, num_rows, read_column, row_names
 from state_hf.data.damaged_files import check_indices, check_starts, damage_named, names_in, open_hdf5
 from state_hf.data.hdf5_items import HDF5Items, join_ranges
 from state_hf.tokenization._kernels import kernel
+from state_hf.tokenization.cell_matrix import layer_names
 from state_hf.tokenization.feature_types import expression_features, type_columns
 
 logger = logging.get_logger(__name__)
@@ -223,6 +225,7 @@ class CellRows:
     def _open(self) -> Any:
         if isinstance(self.source, anndata.AnnData):
             return _matrix_rows(self.place, self._in_memory(self.source))
+        check_readable(self.source)
         if not self.source.exists():
             raise FileNotFoundError(f"there is no file {self.source}")
         self._file = open_hdf5(self.source, rdcc_nbytes=_CHUNK_CACHE_BYTES)
@@ -241,7 +244,7 @@ class CellRows:
         else:
             matrix = {"layers": adata.layers, "obsm": adata.obsm}.get(group, {}).get(name)
         if matrix is None:
-            slots = [f"{kind}/{key}" for kind in ("layers", "obsm") for key in getattr(adata, kind)]
+            slots = [*(f"layers/{key}" for key in layer_names(adata)), *(f"obsm/{key}" for key in adata.obsm)]
             raise ValueError(f"there is no {self.place}; it has {', '.join(['X', *slots])}")
         return matrix
 

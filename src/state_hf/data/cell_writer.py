@@ -8,10 +8,10 @@ from typing import Any, BinaryIO
 import h5py
 import numpy as np
 import pandas as pd
-from anndata.io import write_elem
 from numpy.typing import DTypeLike
 from scipy import sparse
 
+from state_hf.data.anndata_elements import write_element
 from state_hf.data.whole_files import written_whole
 
 _CHUNK = 2**16
@@ -36,7 +36,7 @@ class CellWriter:
         file.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
         self._embedding: h5py.Dataset | None = None
         if embedding is not None:
-            write_elem(file, "obsm", {})
+            write_element(file, "obsm", {})
             self._embedding = _growing_matrix(file["obsm"], *embedding, np.dtype(np.float32))
         if dense:
             self._values = _growing_matrix(file, "X", len(genes), dtype)
@@ -93,9 +93,9 @@ class CellWriter:
             group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape})
         columns = {name: pd.Categorical(np.concatenate(parts)) for name, parts in self._columns.items()}
         index = pd.Index([f"cell_{number}" for number in range(self.num_cells)], dtype=object)
-        write_elem(self._file, "obs", pd.DataFrame(columns, index=index))
-        write_elem(self._file, "var", pd.DataFrame(index=pd.Index(self._genes, dtype=object)))
-        write_elem(self._file, "uns", dict(uns))
+        write_element(self._file, "obs", pd.DataFrame(columns, index=index))
+        write_element(self._file, "var", pd.DataFrame(index=pd.Index(self._genes, dtype=object)))
+        write_element(self._file, "uns", dict(uns))
 
 
 def _growing_matrix(group: h5py.Group, name: str, width: int, dtype: np.dtype) -> h5py.Dataset:

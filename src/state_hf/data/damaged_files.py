@@ -164,4 +164,4 @@ def _check_whole(place: str, name: str, numbers: np.ndarray) -> None:
         raise ValueError(f"{place} is damaged: its {name} are of the type {numbers.dtype}, not whole numbers")
 
 
-__all__ = ["check_indices", "check_starts", "damage_named", "names_in", "open_hdf5"]
+__all__ = ["IORegistryError", "check_indices", "check_starts", "damage_named", "names_in", "open_hdf5"]

@@ -1,10 +1,7 @@
 """Writes an embedding as .h5ad, .zarr, .npy or .parquet, block by block, and reads back how it was made."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from anndata.io import read_elem
 
 from state_hf.data.anndata_files import add_embedding, copy_store, open_store
 from state_hf.data.cell_blocks import CellBlocks
+from state_hf.data.whole_files import store_written_whole, written_whole
 
 FORMATS = ("h5ad", "zarr", "npy", "parquet")
 _PARQUET_METADATA = b"state_hf"
@@ -39,34 +37,6 @@ def output_format(path: Path) -> str:
 
 def _sidecar(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
-
-
-def remove_output(path: Path) -> None:
-    """Delete an output (file or store) and its sidecar, as far as they exist."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-    _sidecar(path).unlink(missing_ok=True)
-
-
-@contextmanager
-def store_written_whole(path: Path) -> Iterator[Path]:
-    """A name beside `path` (and with its suffix) to write to, renamed to `path` at the end or removed on an error."""
-    temporary = path.with_name(f".writing-{path.name}")
-    remove_output(temporary)
-    try:
-        yield temporary
-    except BaseException:
-        remove_output(temporary)
-        raise
-    if temporary.is_file():
-        # The blocks that it was made of are deleted next, so it has to be on the disk, not on its way there.
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-    elif path.is_dir():
-        shutil.rmtree(path)
-    temporary.replace(path)
 
 
 def _write_npy(path: Path, shape: tuple[int, int], blocks: Blocks) -> None:
@@ -132,7 +102,8 @@ def write_embedding(
             _write_parquet(temporary, shape, blocks, record, cells, key)
         else:
             _write_npy(temporary, shape, blocks)
-            _sidecar(path).write_text(json.dumps(record, indent=2) + "\n")
+            with written_whole(_sidecar(path)) as sidecar:
+                sidecar.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def read_record(path: Path, key: str) -> dict[str, Any]:

@@ -167,11 +167,13 @@ def _gene_problems(prediction: AnnData, reference: AnnData) -> list[str]:
                 f"{counted(len(duplicated), 'gene')} of the {side} named more than once: {listed(duplicated)}"
             )
     problems += gene_differences(prediction.var_names, reference.var_names, "prediction", "the reference")
-    if not problems and not prediction.var_names.equals(reference.var_names):
-        first = int(np.flatnonzero(prediction.var_names != reference.var_names)[0])
+    # An index of nullable strings is not equal to another of the same names.
+    names, expected = (np.asarray(adata.var_names, dtype=object) for adata in (prediction, reference))
+    if not problems and (names != expected).any():
+        first = int(np.flatnonzero(names != expected)[0])
         problems.append(
             f"the genes are the same but in another order, from position {first} on (prediction "
-            f"{prediction.var_names[first]!r}, reference {reference.var_names[first]!r}): reorder with "
+            f"{names[first]!r}, reference {expected[first]!r}): reorder with "
             "prediction[:, reference.var_names]"
         )
     return problems

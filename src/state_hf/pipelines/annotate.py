@@ -14,11 +14,10 @@ from anndata.io import read_elem
 from transformers.utils import logging
 
 from state_hf.analysis.nearest_cells import nearest_neighbours, vote
-from state_hf.data.anndata_files import add_columns, copy_store, open_store, read_labels
+from state_hf.data.anndata_files import add_columns, check_copy, copy_store, open_store, read_labels
 from state_hf.data.cell_blocks import open_cells
-from state_hf.data.embedding_files import store_written_whole
 from state_hf.data.partial_results import PartialResults
-from state_hf.data.whole_files import written_whole
+from state_hf.data.whole_files import store_written_whole, written_whole
 from state_hf.inference.cell_encoder import BatchSize, CellEncoder, Part
 from state_hf.inference.classifiers import (
     check_linear_head,
@@ -103,7 +102,8 @@ def annotate(
 
     Raises:
         FileExistsError: The output or the classifier exists, or an unfinished run.
-        ValueError: The options do not fit each other, or the files the model.
+        ValueError: The options do not fit each other, or the files the model, or the output's format does not hold what
+            the data have.
     """
     target = ResumableOutput(Path(output), resume=resume, overwrite=overwrite)
     _check_arguments(target.path, reference, fit_head, neighbours, unknown_threshold, distance_quantile)
@@ -111,6 +111,8 @@ def annotate(
     if processes.is_main:
         target.refuse_existing()
         _refuse_existing_head(fit_head, keep=resume or overwrite)
+        if target.path.suffix != ".csv":
+            check_copy(Path(data), target.path)
     loading: dict[str, Any] = {"dtype": dtype, "device": processes.device}
     options = {"batch_size": batch_size, "seed": seed, "workers": workers, **encoding}
     reading = {"layer": layer, "gene_column": gene_column, "input_type": input_type, "processes": processes.count}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from anndata import AnnData
 
 from state_hf.data.cell_writer import CellWriter, cell_writer
@@ -33,7 +32,7 @@ class CellCollector:
         folder = tempfile.mkdtemp(prefix="state-hf-")
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self.path = Path(folder) / f"{side}.h5ad"
-        self._genes = pd.Index([], dtype=str)
+        self._genes: list[str] = []
         self._dtype: np.dtype = np.dtype(np.float32)
         self._writer: CellWriter | None = None
         self._open_file = ExitStack()
@@ -52,7 +51,7 @@ class CellCollector:
                 raise ValueError(f"a block of the {self.side} has no obs column {column!r}")
         if self._writer is None:
             self._writer = self._start(cells)
-        elif not cells.var_names.equals(self._genes):
+        elif list(cells.var_names) != self._genes:
             differences = gene_differences(cells.var_names, self._genes, "new block", "the first block")
             reasons = "; ".join(differences) or "they stand in another order"
             raise ValueError(f"the blocks of the {self.side} must have the same genes: {reasons}")
@@ -66,11 +65,9 @@ class CellCollector:
         return self.path
 
     def _start(self, cells: AnnData) -> CellWriter:
-        self._genes, self._dtype = cells.var_names, np.dtype(cells.X.dtype)
+        self._genes, self._dtype = list(cells.var_names), np.dtype(cells.X.dtype)
         dense = isinstance(cells.X, np.ndarray) and int(np.count_nonzero(cells.X)) * 2 > cells.X.size
-        return self._open_file.enter_context(
-            cell_writer(self.path, list(cells.var_names), dtype=self._dtype, dense=dense)
-        )
+        return self._open_file.enter_context(cell_writer(self.path, self._genes, dtype=self._dtype, dense=dense))
 
     def _check_type(self, matrix: Any) -> None:
         values = matrix if isinstance(matrix, np.ndarray) else matrix.data

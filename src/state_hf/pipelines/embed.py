@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from state_hf.data.anndata_files import check_copy
 from state_hf.data.cell_blocks import open_cells
 from state_hf.data.embedding_files import output_format, read_record, write_embedding
 from state_hf.data.partial_results import PartialResults
@@ -147,6 +148,9 @@ def embed(
         if processes.is_main:
             logger.info(f"{task.name}: {task.num_cells:,} cells; {task.genes}")
         _check_key(run, task, output)
+    for task, path in zip(tasks, outputs, strict=bool(outputs)):
+        if processes.is_main and output_format(path) in ("h5ad", "zarr"):
+            check_copy(task.source, path)
     with encoder.evaluating():
         if isinstance(data, anndata.AnnData) and output is None:
             return _embed_object(run, tasks[0], data)

@@ -11,12 +11,13 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 import pandas as pd
-from anndata.io import read_elem, write_elem
+from anndata.io import read_elem
 from scipy import sparse
 from transformers.utils import logging
 
 from state_hf._version import __version__
 from state_hf.configuration.near_names import nearest
+from state_hf.data.anndata_elements import write_element
 from state_hf.data.cell_blocks import CellBlocks, open_cells
 from state_hf.data.damaged_files import damage_named, names_in, open_hdf5
 from state_hf.data.file_stamps import FileStamps
@@ -431,7 +432,7 @@ def _copy_rows(source: Any, target: h5py.Group, name: str, rows: np.ndarray) -> 
     """Copy some rows of an entry of obsm; an array piece by piece, whatever else as a whole."""
     if not isinstance(source, h5py.Dataset):
         entry = read_elem(source)
-        write_elem(target, name, entry.iloc[rows] if isinstance(entry, pd.DataFrame) else entry[rows])
+        write_element(target, name, entry.iloc[rows] if isinstance(entry, pd.DataFrame) else entry[rows])
         return
     copy = target.create_dataset(name, (len(rows), *source.shape[1:]), dtype=source.dtype)
     copy.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
@@ -455,12 +456,12 @@ def _write(
     rows = np.flatnonzero(kept.kept)
     with open_hdf5(source) as old, h5py.File(path, "w") as new:
         new.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        write_elem(new, "obs", read_elem(old["obs"]).iloc[rows])
-        write_elem(new, "var", var)
+        write_element(new, "obs", read_elem(old["obs"]).iloc[rows])
+        write_element(new, "var", var)
         entries, dangling = _without_references(read_elem(old["uns"]) if "uns" in old else {}, len(kept.kept))
-        write_elem(new, "uns", {**entries, **uns})
+        write_element(new, "uns", {**entries, **uns})
         for slot in ("obsm", "layers"):
-            write_elem(new, slot, {})
+            write_element(new, slot, {})
         for name in names_in(old.get("obsm")):
             if name != HVG_SLOT:
                 _copy_rows(old["obsm"][name], new["obsm"], name, rows)

@@ -17,6 +17,7 @@ from scipy import sparse
 from transformers.utils.logging import tqdm
 
 from state_hf.configuration.near_names import listed, near_matches
+from state_hf.data.anndata_files import copy_store
 from state_hf.metrics.input_check import (
     INTEGER_TOLERANCE,
     LOGNORM_LIMIT,
@@ -257,7 +258,7 @@ def _estimate_sizes(plan: SubmissionPlan) -> None:
 
 
 def _write_h5ad(plan: SubmissionPlan, path: Path) -> None:
-    AnnData(obs=plan.labels.astype("category"), var=pd.DataFrame(index=plan.genes)).write_h5ad(path)
+    copy_store(AnnData(obs=plan.labels.astype("category"), var=pd.DataFrame(index=plan.genes)), path)
     pointer_type = np.int32 if plan.nonzero < 2**31 else np.int64
     with h5py.File(path, "r+") as file:
         if "X" in file:
@@ -287,7 +288,7 @@ def _check_h5ad(plan: SubmissionPlan, path: Path) -> None:
             name
             for name, wrong in {
                 "genes": list(written.var_names) != plan.genes,
-                "labels": not written.obs.astype(str).equals(plan.labels),
+                "labels": any(list(written.obs[name]) != list(column) for name, column in plan.labels.items()),
                 "value type": written.X.dtype != np.float32,
                 "number of values": written.X.group["indptr"][-1] != plan.nonzero,
             }.items()

@@ -17,6 +17,11 @@ from state_hf.tokenization.gene_names import GeneReport
 logger = logging.get_logger(__name__)
 
 
+def layer_names(adata: Any) -> list[str]:
+    """Names of the layers of an AnnData; for anndata 0.13, `X` is one of them, whose name is `None`."""
+    return [name for name in adata.layers if name is not None]
+
+
 def expression_of(adata: Any, *, layer: str | None = None) -> tuple[Any, Any]:
     """The expression matrix of an AnnData, in memory, and the annotation of its genes.
 
@@ -37,7 +42,7 @@ def expression_of(adata: Any, *, layer: str | None = None) -> tuple[Any, Any]:
     elif layer == "raw" and adata.raw is not None:
         matrix, var = adata.raw.X, adata.raw.var
     else:
-        held = ", ".join([*adata.layers, *(["raw"] if adata.raw is not None else [])]) or "none"
+        held = ", ".join([*layer_names(adata), *(["raw"] if adata.raw is not None else [])]) or "none"
         raise ValueError(f"The AnnData has no layer {layer!r}; it has: {held}.")
     if matrix is None:
         raise ValueError("The AnnData has no X: choose a layer.")

@@ -8,6 +8,8 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from state_hf.tokenization.cell_matrix import layer_names
+
 TEXT = h5py.string_dtype()
 
 
@@ -43,8 +45,8 @@ def write_as_07(adata: AnnData, path: Path) -> Path:
         _write_matrix_as_07(file, "X", adata.X)
         for slot in ("layers", "obsm", "obsp", "varm", "varp", "uns"):
             file.create_group(slot)
-        for name, matrix in adata.layers.items():
-            _write_matrix_as_07(file["layers"], name, matrix)
+        for name in layer_names(adata):
+            _write_matrix_as_07(file["layers"], name, adata.layers[name])
         for name, matrix in adata.obsm.items():
             file["obsm"].create_dataset(name, data=matrix)
     return path
