@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. Wh
     from state_hf.gene_embeddings.gene_table import GeneTable as GeneTable
     from state_hf.gene_embeddings.gene_table import load_gene_table as load_gene_table
     from state_hf.gene_embeddings.model_tables import extend_gene_table as extend_gene_table
+    from state_hf.inference.cell_encoder import CellEncoder as CellEncoder
     from state_hf.metrics.modules import metric_path as metric_path
     from state_hf.metrics.modules import push_metric as push_metric
     from state_hf.metrics.profiles import load_profile as load_profile
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. Wh
     from state_hf.pipelines.embed import embed as embed
     from state_hf.pipelines.embed_genes import embed_genes as embed_genes
     from state_hf.pipelines.evaluate import evaluate_predictions as evaluate_predictions
+    from state_hf.pipelines.finetune import finetune as finetune
     from state_hf.pipelines.predict import predict as predict
     from state_hf.pipelines.pretrain import pretrain as pretrain
     from state_hf.pipelines.train import train as train
@@ -49,6 +51,7 @@ if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. Wh
 # Verbs and parts of no family, and where they are: `tests/test_public_names.py` holds them against the block above.
 _EXPORTS = {
     "CellCorpus": "state_hf.data.cell_corpus",
+    "CellEncoder": "state_hf.inference.cell_encoder",
     "CellEmbeddingPipeline": "state_hf.pipelines.cell_embedding",
     "ExpressionTargets": "state_hf.training.expression_targets",
     "GeneTable": "state_hf.gene_embeddings.gene_table",
@@ -62,6 +65,7 @@ _EXPORTS = {
     "embed_genes": "state_hf.pipelines.embed_genes",
     "evaluate_predictions": "state_hf.pipelines.evaluate",
     "extend_gene_table": "state_hf.gene_embeddings.model_tables",
+    "finetune": "state_hf.pipelines.finetune",
     "generate_screen": "state_hf.data.synthetic_screen",
     "inspect": "state_hf.conversion.inspection",
     "load_gene_table": "state_hf.gene_embeddings.gene_table",

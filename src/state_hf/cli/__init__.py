@@ -16,6 +16,7 @@ _COMMANDS = {
     "pretrain": "pretrain a State Embedding model, or go on with one",
     "tokenize": "write a tokenised Parquet copy of a corpus",
     "annotate": "label cells by a labelled reference, or by a trained classifier",
+    "finetune": "fine-tune a model on labelled cells, beside simple baselines",
     "convert": "turn a checkpoint of arc-state into a model folder, or back",
     "inspect": "say what a checkpoint or model is, without loading its weights",
     "embed-genes": "compute a gene table from protein sequences",

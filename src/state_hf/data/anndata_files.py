@@ -227,8 +227,8 @@ def add_columns(path: Path, table: pd.DataFrame, key: str, record: dict[str, Any
         write_element(store["uns"], key, record)
 
 
-def read_labels(path: str | Path, key: str) -> np.ndarray:
-    """A column of obs as text; "" where a cell has no label.
+def read_column(path: str | Path, key: str) -> pd.Series:
+    """A column of obs.
 
     Raises:
         ValueError: There is no such column (the message lists what there is).
@@ -237,4 +237,14 @@ def read_labels(path: str | Path, key: str) -> np.ndarray:
         obs = read_elem(store["obs"])
     if key not in obs:
         raise ValueError(f"{path} has no column {key!r} in obs; it has {', '.join(map(str, obs.columns))}")
-    return obs[key].astype(object).where(obs[key].notna(), "").astype(str).to_numpy(dtype=object)
+    return obs[key]
+
+
+def read_labels(path: str | Path, key: str) -> np.ndarray:
+    """A column of obs as text; "" where a cell has no label.
+
+    Raises:
+        ValueError: There is no such column (the message lists what there is).
+    """
+    column = read_column(path, key)
+    return column.astype(object).where(column.notna(), "").astype(str).to_numpy(dtype=object)

@@ -1,0 +1,432 @@
+"""Fine-tunes a family's sequence classifier on labelled cells, and says what simple answers reach on the same cells."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+from transformers import AutoConfig, AutoModelForSequenceClassification, EarlyStoppingCallback, TrainingArguments
+from transformers.utils import logging
+
+from state_hf.analysis.label_scores import (
+    VariableGeneModel,
+    class_scores,
+    confusion,
+    per_class_scores,
+    regression_scores,
+)
+from state_hf.configuration.model_folders import loading_from
+from state_hf.data.anndata_files import read_column
+from state_hf.data.cell_blocks import CellBlocks, open_cells
+from state_hf.data.group_split import PARTS, LabelledSplit, shared_profiles, split_labelled_cells
+from state_hf.data.whole_files import folder_written_whole
+from state_hf.inference.cell_encoder import CellEncoder
+from state_hf.inference.embedding_task import DeclaredInputType, EmbeddingTask, inspect_source
+from state_hf.inference.loading import load_tokenizer, model_digest, refuse_missing_weights
+from state_hf.inference.resumable_output import ResumableOutput
+from state_hf.training.checkpoints import last_complete_checkpoint
+from state_hf.training.encoded_cells import EncodedCells, encode_to_disk
+from state_hf.training.label_trainer import TRAINED, LabelTrainer, Trained, choose_trained_weights, merged
+
+logger = logging.get_logger(__name__)
+
+Task = Literal["classification", "regression"]
+RECORD_FILE = "finetuning.json"
+# What works for each way of training; a head alone learns from random numbers, and takes larger steps.
+_LEARNING_RATES = {"all": 5e-5, "last": 1e-4, "head": 1e-3, "lora": 3e-4}
+# So many expressions are kept to see cells that are on both sides, and to fit the baseline to.
+_BLOCK_CELLS = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuned:
+    """A fine-tuned classifier, and how well it does. `str()` is the table of scores.
+
+    Attributes:
+        folder: Where the model lies.
+        scores: One row a model (this one and the baselines), one column a score, on the test part.
+        per_class: Precision, recall, F1 and cells of every class; None for a regression.
+        confusion: (true, predicted) numbers of cells; None for a regression.
+        record: How it was made: settings, split with its audit, scores.
+    """
+
+    folder: Path
+    scores: pd.DataFrame
+    per_class: pd.DataFrame | None
+    confusion: pd.DataFrame | None
+    record: dict[str, Any]
+
+    def __str__(self) -> str:
+        cells, groups = self.record["split"]["cells"], self.record["split"]["groups"]
+        sizes = ", ".join(
+            f"{part} {cells[part]:,}" + (f" ({len(groups[part])} groups)" if groups[part] else "") for part in PARTS
+        )
+        lines = [f"cells: {sizes}", "", self.scores.to_string(float_format=lambda value: f"{value:.3f}")]
+        lines += [f"note: {sentence}" for sentence in self.record["split"]["audit"]]
+        return "\n".join(lines)
+
+
+def finetune(
+    reference: str | Path,
+    output: str | Path,
+    *,
+    model: str | Path,
+    label_key: str = "cell_type",
+    task: Task = "classification",
+    trained: Trained = "all",
+    layers: int = 2,
+    lora_rank: int = 8,
+    group_key: str | None = None,
+    val_share: float = 0.1,
+    test_share: float = 0.2,
+    class_weights: bool = True,
+    epochs: float = 10,
+    learning_rate: float | None = None,
+    batch_size: int = 16,
+    patience: int = 3,
+    layer: str | None = None,
+    gene_column: str | None = None,
+    input_type: DeclaredInputType = "counts",
+    seed: int = 0,
+    bf16: bool = False,
+    device: Literal["auto", "cpu"] = "auto",
+    training: TrainingArguments | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **encoding: Any,
+) -> FineTuned:
+    """Fine-tune a model of any family with a sequence classifier on labelled cells.
+
+    Cells are tokenized once, divided into parts that train, choose the checkpoint, and are scored, and the scores stand
+    beside those of the most frequent class (or mean) and of a linear model on variable genes, fitted to the same cells.
+
+    Args:
+        reference: A labelled .h5ad file or .zarr store.
+        output: Folder for the model, its tokenizer, the tables of scores and the test part's predictions.
+        model: Folder or hub id of the model to start from, with or without a head.
+        label_key: Column of obs with the labels; cells without one are left out.
+        task: Whether labels are classes or numbers.
+        trained: "all" weights, the "last" layers, the "head" alone, or "lora" (low-rank changes, which are merged at
+            the end).
+        layers: How many "last" layers.
+        lora_rank: Rank of the changes.
+        group_key: Column of obs whose values (donors, batches) stay on one side of the split. Default: cells are
+            divided at random, which the audit says.
+        val_share: Share of the cells that choose the checkpoint and end the training, in [0, 1).
+        test_share: Share of the cells that are scored, in (0, 1).
+        class_weights: Whether every class weighs the same in the loss, whatever its size.
+        epochs: Most passes over the training cells.
+        learning_rate: Of AdamW. Default: 5e-5 for all weights, 1e-4 for the last layers, 1e-3 for a head, 3e-4 for
+            low-rank changes.
+        batch_size: Cells a step and process.
+        patience: The training ends when so many epochs brought no improvement on the validation cells.
+        layer: Layer to read, or "raw". Default: `X`.
+        gene_column: Column of `var` with the gene names, or "index". Default: the one that matches best.
+        input_type: "counts", "log1p", or "auto" to decide by a sample and say so.
+        seed: Of the split, the new head, and the order of the cells.
+        bf16: Whether to compute in bfloat16 where that is safe.
+        device: "cpu" even if there is a GPU.
+        training: All of the training's arguments, instead of the ones above; its `output_dir` is not used.
+        resume: Go on from the last checkpoint of an interrupted call with the same settings.
+        overwrite: Replace a folder that exists, and throw away an unfinished run.
+        **encoding: The tokenizer's own options. Default: as the model was trained.
+
+    Returns:
+        The scores, and where the model lies.
+
+    Raises:
+        FileExistsError: The output exists, or an unfinished run.
+        ValueError: The options do not fit each other, the labels, or the model; or an interrupted run was made with
+            other settings.
+    """
+    target = ResumableOutput(Path(output), resume=resume, overwrite=overwrite)
+    target.refuse_existing()
+    if task not in ("classification", "regression") or trained not in TRAINED:
+        raise ValueError(
+            f"task is 'classification' or 'regression', and trained one of {', '.join(TRAINED)}; they are {task!r} and "
+            f"{trained!r}"
+        )
+    by_class = task == "classification"
+    labels = _labels(reference, label_key, by_class=by_class)
+    groups = None if group_key is None else read_column(reference, group_key).astype(str).to_numpy()
+    split = split_labelled_cells(
+        labels, groups=groups, val_share=val_share, test_share=test_share, seed=seed, by_class=by_class
+    )
+    names = sorted(set(labels[split.rows["train"]])) if by_class else []
+    if by_class and len(names) < 2:
+        raise ValueError(f"the training cells have one label in obs[{label_key!r}], {names}; a classifier needs two")
+    loaded = _load(model, names, by_class=by_class, seed=seed)
+    encoder = CellEncoder(loaded, load_tokenizer(str(model), loaded), seed=seed, **encoding)
+    task_of = inspect_source(
+        Path(reference),
+        encoder,
+        layer=layer,
+        gene_column=gene_column,
+        input_type=input_type,
+        model={"name": str(model), "sha256": model_digest(loaded.base_model)},
+        for_file=True,
+    )
+    logger.info(f"{task_of.name}: {task_of.num_cells:,} cells; {task_of.genes}")
+    settings = task_of.settings | {
+        "label_key": label_key, "labels_sha256": hashlib.sha256("\n".join(map(str, labels)).encode()).hexdigest(),
+        "task": task, "trained": trained, "layers": layers, "lora_rank": lora_rank, "group_key": str(group_key),
+        "val_share": val_share, "test_share": test_share, "class_weights": class_weights,
+    }  # fmt: skip
+    if target.is_complete:
+        target.check_complete(settings, _read_record(target.path).get("settings", {}))
+        logger.info(f"{target.path} is already complete")
+        return read_finetuned(target.path)
+    _take_up(target, settings)
+    arguments = training or TrainingArguments(
+        num_train_epochs=epochs,
+        learning_rate=_LEARNING_RATES[trained] if learning_rate is None else learning_rate,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=2 * batch_size,
+        warmup_steps=0.1,
+        weight_decay=0.01,
+        bf16=bf16,
+        use_cpu=device == "cpu",
+        seed=seed,
+        report_to="none",
+    )
+    validates = len(split.rows["val"]) > 0
+    arguments.output_dir = str(target.partial / "checkpoints")
+    # Batches come whole, with what the model reads and the labels.
+    arguments.remove_unused_columns = False
+    if training is None:
+        arguments.eval_strategy = arguments.save_strategy = "epoch" if validates else "no"
+        arguments.load_best_model_at_end = validates
+        arguments.metric_for_best_model = "macro_f1" if by_class else "mae"
+        arguments.greater_is_better = by_class
+        arguments.save_total_limit = 2
+    with open_cells(reference, layer=layer) as cells:
+        digests = _encode(target.partial / "cells", cells, task_of, encoder)
+        parts = {part: _part(target.partial / "cells", rows, labels, names) for part, rows in split.rows.items()}
+        doubled = shared_profiles(digests, split.rows)
+        if doubled:
+            split.audit.append(f"{doubled:,} cells of the other parts have exactly the expression of a training cell")
+        trainer = LabelTrainer(
+            model=choose_trained_weights(loaded, trained, layers=layers, lora_rank=lora_rank),
+            args=arguments,
+            train_dataset=parts["train"],
+            eval_dataset=parts["val"] if validates else None,
+            scores=class_scores if by_class else regression_scores,
+            class_weights=_weights(parts["train"], len(names)) if by_class and class_weights else None,
+            by_class=by_class,
+            callbacks=[EarlyStoppingCallback(patience)] if validates and training is None else [],
+        )
+        trainer.train(resume_from_checkpoint=last_complete_checkpoint(arguments.output_dir))
+        tuned = merged(trainer.accelerator.unwrap_model(trainer.model)).eval()
+        logits = np.asarray(trainer.predict(parts["test"]).predictions)
+        predictions = _predictions(logits, labels, split, names, cells)
+        result = _scored(predictions, labels, split, names, cells, task_of, seed=seed)
+    if trainer.is_world_process_zero():
+        record = {
+            "settings": settings,
+            "split": split.to_dict(),
+            "training": {
+                "epochs": trainer.state.epoch,
+                "steps": trainer.state.global_step,
+                "learning_rate": arguments.learning_rate,
+                "batch_size": arguments.per_device_train_batch_size,
+                "best": trainer.state.best_metric,
+            },
+            "model": str(model),
+        }
+        _write(target.path, tuned, encoder.tokenizer, result, predictions, record)
+        target.delete_partial()
+        logger.info(f"Wrote {target.path}: {type(tuned).__name__}, {len(names) or 1} outputs")
+    trainer.accelerator.wait_for_everyone()
+    return read_finetuned(target.path)
+
+
+def _labels(reference: str | Path, label_key: str, *, by_class: bool) -> np.ndarray:
+    column = read_column(reference, label_key)
+    if by_class:
+        return column.astype(object).where(column.notna(), "").astype(str).to_numpy(dtype=object)
+    try:
+        return pd.to_numeric(column.astype(object)).to_numpy(dtype=np.float32)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"obs[{label_key!r}] of {reference} is no column of numbers, which a regression needs"
+        ) from error
+
+
+def _load(model: str | Path, names: list[str], *, by_class: bool, seed: int) -> Any:
+    """The family's classifier with a head for these labels; the head that the model has is replaced by a new one."""
+    heads = (
+        {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+        if by_class
+        else {"num_labels": 1}
+    )
+    problem = "single_label_classification" if by_class else "regression"
+    with loading_from(model):
+        config = AutoConfig.from_pretrained(str(model), trust_remote_code=False, problem_type=problem, **heads)
+    # The new head's numbers come from the seed, and the user's generator is left as it is.
+    with torch.random.fork_rng(devices=[]), loading_from(model):
+        torch.manual_seed(seed)
+        loaded, info = AutoModelForSequenceClassification.from_pretrained(
+            str(model),
+            config=config,
+            dtype="float32",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    prefix = f"{loaded.base_model_prefix}."
+    # A stock model's pooler is part of its head.
+    encoder = [key for key in info["missing_keys"] if key.startswith(prefix) and ".pooler." not in key]
+    refuse_missing_weights(model, encoder)
+    new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    if new:
+        logger.info(f"New weights, which the training starts from random numbers: {', '.join(new)}")
+    return loaded
+
+
+def _take_up(target: ResumableOutput, settings: dict[str, Any]) -> None:
+    """Go on with an unfinished run, or start one."""
+    target.take_up({"run": settings})
+    target.start(settings, num_rows=1, block_rows=1, part="run")
+
+
+def _encode(folder: Path, cells: CellBlocks, task: EmbeddingTask, encoder: CellEncoder) -> np.ndarray:
+    """Tokenize all cells, unless an earlier run did. Returns (cells,) digests of their expression."""
+    if folder.exists() and not EncodedCells.is_complete(folder):
+        shutil.rmtree(folder)
+    if not folder.exists():
+        with logging.tqdm(total=cells.num_cells, unit=" cells", desc="tokenize") as bar:
+            encode_to_disk(
+                folder,
+                cells,
+                encoder.tokenizer,
+                task.genes,
+                input_type=task.input_type,
+                max_length=encoder.length,
+                seed=encoder.seed,
+                progress=bar.update,
+                **encoder.encoding,
+            )
+    digests: list[str] = []
+    for _, block in _blocks(cells):
+        for start, stop in zip(block.indptr[:-1], block.indptr[1:], strict=True):
+            order = np.argsort(block.indices[start:stop], kind="stable")
+            digest = hashlib.blake2b(block.indices[start:stop][order].astype(np.int64).data, digest_size=8)
+            digest.update(block.data[start:stop][order].astype(np.float32).data)
+            digests.append(digest.hexdigest() if stop > start else f"empty {len(digests)}")
+    return np.array(digests)
+
+
+def _blocks(cells: CellBlocks) -> Iterator[tuple[int, sparse.csr_matrix]]:
+    for start in range(0, cells.num_cells, _BLOCK_CELLS):
+        yield start, cells.read(start, start + _BLOCK_CELLS)
+
+
+def _part(folder: Path, rows: np.ndarray, labels: np.ndarray, names: list[str]) -> EncodedCells:
+    if not names:
+        return EncodedCells(folder, rows, labels[rows].astype(np.float32))
+    # A label that no training cell has is wrong whatever is predicted; cross-entropy leaves it out.
+    numbers = {name: number for number, name in enumerate(names)}
+    return EncodedCells(folder, rows, np.array([numbers.get(label, -100) for label in labels[rows]], dtype=np.int64))
+
+
+def _weights(part: EncodedCells, number: int) -> np.ndarray:
+    counts = np.bincount(np.asarray(part.labels), minlength=number)
+    return len(part) / (number * counts)
+
+
+def _predictions(
+    logits: np.ndarray, labels: np.ndarray, split: LabelledSplit, names: list[str], cells: CellBlocks
+) -> pd.DataFrame:
+    rows = split.rows["test"]
+    index = pd.Index(cells.cell_names()[rows], name="cell")
+    if not names:
+        return pd.DataFrame({"label": labels[rows].astype(float), "predicted": logits.reshape(-1)}, index=index)
+    probability = torch.from_numpy(logits).float().softmax(dim=-1).numpy()
+    predicted = np.array(names, dtype=object)[probability.argmax(axis=1)]
+    return pd.DataFrame({"label": labels[rows], "predicted": predicted, "share": probability.max(axis=1)}, index=index)
+
+
+def _scored(
+    predictions: pd.DataFrame,
+    labels: np.ndarray,
+    split: LabelledSplit,
+    names: list[str],
+    cells: CellBlocks,
+    task: EmbeddingTask,
+    *,
+    seed: int,
+) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
+    """The table of scores with the baselines, per class, and the confusion matrix."""
+    truth, predicted = predictions["label"].to_numpy(), predictions["predicted"].to_numpy()
+    rows = {part: split.rows[part] for part in ("train", "test")}
+    # The baseline reads the cells that it needs, as sparse rows.
+    kept = {part: sparse.vstack([b[np.isin(np.arange(s, s + b.shape[0]), r)] for s, b in _blocks(cells)], format="csr")
+            for part, r in rows.items()}  # fmt: skip
+    baseline = VariableGeneModel(is_counts=task.input_type == "counts", by_class=bool(names), seed=seed)
+    simple = baseline.fit(kept["train"], labels[rows["train"]]).predict(kept["test"])
+    if not names:
+        mean = np.full(len(truth), labels[rows["train"]].mean())
+        columns = {"fine-tuned": predicted, "variable genes, PCA, ridge": simple, "mean": mean}
+        table = pd.DataFrame({name: regression_scores(truth, found) for name, found in columns.items()}).T
+        return table, None, None
+    train_names, counts = np.unique(labels[rows["train"]].astype(str), return_counts=True)
+    majority = np.full(len(truth), train_names[counts.argmax()], dtype=object)
+    columns = {"fine-tuned": predicted, "variable genes, PCA, logistic regression": simple, "majority": majority}
+    truth = truth.astype(str)
+    table = pd.DataFrame({name: class_scores(truth, found.astype(str)) for name, found in columns.items()}).T
+    known = sorted({*names, *truth})
+    return table, per_class_scores(truth, predicted.astype(str), known), confusion(truth, predicted.astype(str), known)
+
+
+def _write(
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    result: tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None],
+    predictions: pd.DataFrame,
+    record: dict[str, Any],
+) -> None:
+    with folder_written_whole(folder, overwrite=True) as unfinished:
+        tables = dict(zip(("test_scores", "per_class", "confusion"), result, strict=True))
+        for name, table in (*tables.items(), ("test_predictions", predictions)):
+            if table is not None:
+                table.to_csv(unfinished / f"{name}.csv")
+        (unfinished / RECORD_FILE).write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+        model.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / RECORD_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def read_finetuned(folder: str | Path) -> FineTuned:
+    """What `finetune` wrote into a folder.
+
+    Raises:
+        FileNotFoundError: It wrote nothing there.
+    """
+    folder = Path(folder)
+    record = _read_record(folder)
+    if not record:
+        raise FileNotFoundError(f"{folder} has no {RECORD_FILE}, which finetune writes")
+    tables = {
+        name: pd.read_csv(folder / f"{name}.csv", index_col=0, keep_default_na=name != "confusion")
+        if (folder / f"{name}.csv").is_file()
+        else None
+        for name in ("test_scores", "per_class", "confusion")
+    }
+    scores = tables["test_scores"]
+    assert scores is not None  # noqa: S101 - written together with the record
+    return FineTuned(folder, scores, tables["per_class"], tables["confusion"], record)
+
+
+__all__ = ["FineTuned", "finetune", "read_finetuned"]

@@ -1,0 +1,143 @@
+"""Cells that were tokenized once, in files on disk, and are read in any order: an epoch costs no tokenizing."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from state_hf.data.cell_blocks import CellBlocks
+from state_hf.tokenization.cell_tokenizer import CellTokenizer
+from state_hf.tokenization.gene_names import GeneReport
+from state_hf.tokenization.input_scale import InputType
+
+_INDEX = "encoded.json"
+_BLOCK_CELLS = 512
+
+
+def encode_to_disk(
+    folder: Path,
+    cells: CellBlocks,
+    tokenizer: CellTokenizer,
+    genes: GeneReport,
+    *,
+    input_type: InputType,
+    max_length: int,
+    seed: int = 0,
+    progress: Callable[[int], Any] = lambda cells: None,
+    **encoding: Any,
+) -> None:
+    """Tokenize all cells of a data set into a folder, block by block; padding is left out.
+
+    Args:
+        folder: A new folder.
+        cells: The data.
+        tokenizer: Whose tokens they become.
+        genes: How the data's genes map to its vocabulary.
+        input_type: "counts" or "log1p".
+        max_length: Most tokens of a cell.
+        seed: Of the tokenizer's random choices.
+        progress: Called with a number of cells when they are written.
+        **encoding: The tokenizer's own options.
+    """
+    folder.mkdir(parents=True)
+    files: dict[str, Any] = {}
+    dtypes: dict[str, str] = {}
+    starts = [0]
+    try:
+        for first in range(0, cells.num_cells, _BLOCK_CELLS):
+            stop = min(first + _BLOCK_CELLS, cells.num_cells)
+            block = tokenizer.encode_cells(
+                cells.read(first, stop),
+                genes,
+                input_type=input_type,
+                seed=seed,
+                first_cell=first,
+                max_length=max_length,
+                return_tensors="np",
+                **encoding,
+            )
+            real = block["attention_mask"].astype(bool)
+            starts += (starts[-1] + np.cumsum(real.sum(axis=1))).tolist()
+            for name, values in block.items():
+                if name == "attention_mask":
+                    continue
+                # Ids fit into 32 bits.
+                kept = values[real].astype(np.int32 if values.dtype.kind in "iu" else np.float32)
+                if name not in files:
+                    files[name], dtypes[name] = (folder / f"{name}.bin").open("wb"), kept.dtype.str
+                files[name].write(kept.data)
+            progress(stop - first)
+    finally:
+        for file in files.values():
+            file.close()
+    np.save(folder / "starts.npy", np.array(starts, dtype=np.int64))
+    # Written last: a folder with it is complete.
+    content = {"dtypes": dtypes, "pad_token_id": getattr(tokenizer, "pad_token_id", 0)}
+    (folder / _INDEX).write_text(json.dumps(content), encoding="utf-8")
+
+
+class EncodedCells(Dataset[dict[str, torch.Tensor]]):
+    """Some cells of a folder of `encode_to_disk`, with their labels; items come as whole padded batches.
+
+    Args:
+        folder: The folder.
+        rows: Which of its cells, in the order of this data set.
+        labels: (rows,) class numbers, or numbers of a regression; None for cells without.
+    """
+
+    def __init__(self, folder: Path, rows: Sequence[int] | np.ndarray, labels: np.ndarray | None = None) -> None:
+        content = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        self.pad_token_id = content["pad_token_id"]
+        self.starts = np.load(folder / "starts.npy")
+        self.values = {
+            name: np.memmap(folder / f"{name}.bin", dtype=np.dtype(dtype), mode="r")
+            for name, dtype in content["dtypes"].items()
+        }
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self.labels = None if labels is None else torch.as_tensor(labels)
+
+    @staticmethod
+    def is_complete(folder: Path) -> bool:
+        """Whether a folder holds all cells."""
+        return (folder / _INDEX).is_file()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(rows,) tokens of every cell."""
+        return (self.starts[1:] - self.starts[:-1])[self.rows]
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """A batch: the model's inputs, (cells, tokens) each, and `labels` (cells,)."""
+        rows = self.rows[list(indices)]
+        bounds = list(zip(self.starts[rows].tolist(), self.starts[rows + 1].tolist(), strict=True))
+        shape = (len(rows), max(stop - start for start, stop in bounds))
+        batch = {"attention_mask": torch.zeros(shape, dtype=torch.int64)}
+        for name, values in self.values.items():
+            is_id = values.dtype.kind == "i"
+            padding = self.pad_token_id if name == "input_ids" else 0
+            batch[name] = torch.full(shape, padding, dtype=torch.int64 if is_id else torch.float32)
+        for at, (start, stop) in enumerate(bounds):
+            batch["attention_mask"][at, : stop - start] = 1
+            for name, values in self.values.items():
+                batch[name][at, : stop - start] = torch.from_numpy(np.array(values[start:stop]))
+        if self.labels is not None:
+            batch["labels"] = self.labels[list(indices)]
+        return batch
+
+
+def whole_batch(batch: Any) -> Any:
+    """A collator for data sets whose items come as batches."""
+    return batch
+
+
+__all__ = ["EncodedCells", "encode_to_disk", "whole_batch"]

@@ -1,0 +1,28 @@
+"""Cells tokenized to disk are the cells that the tokenizer gives, in any order and batch."""
+
+import numpy as np
+import pytest
+import torch
+from tests.corpus_files import GENES, cells, tokenizer
+
+from state_hf.data.cell_blocks import open_cells
+from state_hf.tokenization.gene_names import resolve_genes
+from state_hf.training.encoded_cells import EncodedCells, encode_to_disk
+
+
+@pytest.mark.parametrize("fill", ["none", "seeded"])
+def test_batches_are_what_the_tokenizer_gives(tmp_path, fill):
+    data, words = cells(0, 50, GENES), tokenizer()
+    with open_cells(data) as opened:
+        genes = resolve_genes(opened.var, words)
+        encode_to_disk(tmp_path / "cells", opened, words, genes, input_type="counts", max_length=20, fill=fill)
+    part = EncodedCells(tmp_path / "cells", [9, 3, 40], np.array([1, 0, 1]))
+    batch = part.__getitems__([2, 0])
+    expected = words.encode_cells(data[[40, 9]], fill=fill)
+    assert torch.equal(batch.pop("labels"), torch.tensor([1, 1]))
+    assert set(batch) == set(expected)
+    for name in batch:
+        assert torch.equal(batch[name], expected[name]), name
+    assert part.lengths.tolist() == words.encode_cells(data[[9, 3, 40]], fill=fill)["attention_mask"].sum(1).tolist()
+    assert EncodedCells.is_complete(tmp_path / "cells")
+    assert torch.equal(part[1]["labels"], torch.tensor(0))
