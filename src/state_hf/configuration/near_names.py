@@ -4,6 +4,8 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
+from state_hf.configuration.labels import look_alike_form
+
 # What is appended to a name to tell versions, lanes or repeated names apart: an Ensembl version, -1, _2, .1
 _SUFFIX = re.compile(r"(?<=[^\s._-])[._-]\d{1,3}$")
 _ENSEMBL_VERSION = re.compile(r"^(ens[a-z]*\d{6,})\.\d+$")
@@ -15,10 +17,8 @@ _PAIRED, _SUGGESTED = 0.84, 0.6
 
 
 def normalized_name(name: str) -> str:
-    """The name without what people change by accident: case, spaces, `_` for `-`, 7.0 for 7, an Ensembl version."""
-    text = re.sub(r"[\s_-]+", "-", name.strip()).casefold()
-    if re.fullmatch(r"-?\d+\.0", text):  # an integer label that went through a float column
-        text = text[:-2]
+    """The name without what people change by accident: see `look_alike_form`; `_` for `-`, an Ensembl version."""
+    text = re.sub(r"[\s_-]+", "-", look_alike_form(name))
     return _ENSEMBL_VERSION.sub(r"\1", text)
 
 
