@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -9,38 +10,24 @@ import anndata
 import h5py
 import numpy as np
 import pandas as pd
+from transformers.utils import logging
 
 from state_hf.configuration.file_permissions import check_readable
+from state_hf.configuration.labels import FoundLabels, as_label
 from state_hf.configuration.near_names import nearest
+from state_hf.configuration.perturbation_labels import Perturbation, PerturbationNames
+from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 from state_hf.data.cells.frames import column_names, num_rows, read_column, row_names
 from state_hf.data.damaged_files import damage_named, open_hdf5
+from state_hf.data.shared_labels import share_labels
+from state_hf.metrics.label_columns import LabelColumn, labels_or_error
+
+logger = logging.get_logger(__name__)
 
 Source: TypeAlias = Path | anndata.AnnData
 Sources: TypeAlias = str | Path | anndata.AnnData | Sequence[str | Path | anndata.AnnData]
-# The code of every cell, and the texts that the codes stand for.
-Labels: TypeAlias = tuple[np.ndarray, list[str]]
-
-
-def _label_texts(column: pd.Series, place: str) -> Labels:
-    """Codes (cells,) and category names of a column of any type; refuses missing and look-alike labels."""
-    categorical = column.astype("category")
-    codes = categorical.cat.codes.to_numpy()
-    if (codes < 0).any():
-        first = int(np.flatnonzero(codes < 0)[0])
-        raise ValueError(
-            f"{place} has no label for {int((codes < 0).sum()):,} of {len(codes):,} cells (the first is cell {first}); "
-            "label or remove them"
-        )
-    texts = [str(category) for category in categorical.cat.categories]
-    stripped: dict[str, str] = {}
-    for code in np.unique(codes):
-        text = texts[code]
-        other = stripped.setdefault(text.strip(), text)
-        if other != text:
-            raise ValueError(
-                f"{place} has the labels {other!r} and {text!r}, which differ in spaces only; make them one"
-            )
-    return codes, texts
+# The cell type or batch of all cells where no column has them.
+_NO_COLUMN = "all"
 
 
 def _open_file(path: Path) -> h5py.File:
@@ -55,36 +42,36 @@ def _open_file(path: Path) -> h5py.File:
     return file
 
 
-def _columns(obs: Any, keys: Mapping[str, str | None], name: str) -> tuple[dict[str, Labels], int]:
+def _columns(obs: Any, keys: Mapping[str, str | None], name: str) -> tuple[dict[str, LabelColumn], int]:
     """The asked columns of obs (a frame, or its group in a file) and the number of cells; no other column is read."""
     known = [str(key) for key in obs] if isinstance(obs, pd.DataFrame) else column_names(obs)
-    read: dict[str, Labels] = {}
+    read: dict[str, LabelColumn] = {}
     for kind, key in keys.items():
         if key is None:
             continue
         if key not in known:
             raise ValueError(f"obs of {name} has no column {key!r} (for the {kind}); {nearest(key, known)}")
         values = obs[key] if isinstance(obs, pd.DataFrame) else read_column(obs, key)
-        read[kind] = _label_texts(values, f"obs[{key!r}] of {name}")
+        read[kind] = labels_or_error(values, f"obs[{key!r}] of {name}")
     if isinstance(obs, pd.DataFrame):
         return read, len(obs)
     num_cells = num_rows(obs)
-    for kind, (codes, _) in read.items():
-        if len(codes) != num_cells:
+    for kind, column in read.items():
+        if len(column.codes) != num_cells:
             raise ValueError(
-                f"obs of {name} is damaged: it names {num_cells:,} cells, and has a {kind} for {len(codes):,}"
+                f"obs of {name} is damaged: it names {num_cells:,} cells, and has a {kind} for {len(column.codes):,}"
             )
     return read, num_cells
 
 
-def _read_labels(source: Source, keys: Mapping[str, str | None], name: str) -> dict[str, Labels]:
+def _read_labels(source: Source, keys: Mapping[str, str | None], name: str) -> dict[str, LabelColumn]:
     if isinstance(source, anndata.AnnData):
         labels, num_cells = _columns(source.obs, keys, name)
     else:
         with damage_named(f"obs of {name}"), _open_file(source) as file:
             labels, num_cells = _columns(file["obs"], keys, name)
     for kind in keys:
-        labels.setdefault(kind, (np.zeros(num_cells, dtype=np.int8), ["all"]))
+        labels.setdefault(kind, LabelColumn(np.zeros(num_cells, dtype=np.int64), [_NO_COLUMN], [], {}))
     return labels
 
 
@@ -133,10 +120,12 @@ class PerturbationScreens:
 
     Attributes:
         screens: One entry a file, in the order of the datasets and, within one, of its files.
-        perturbations: Names in the order of their ids; the control is among them.
+        perturbations: Names in the order of their ids; the control is among them. Of a perturbation that the files
+            spell in several ways ("A+B" and "B+A"), the spelling that most cells have.
         cell_types: Names in the order of their ids.
         batches: Names in the order of their ids.
         control: The control's label.
+        notes: What was taken as one perturbation.
     """
 
     screens: tuple[Screen, ...]
@@ -144,6 +133,17 @@ class PerturbationScreens:
     cell_types: list[str]
     batches: list[str]
     control: str
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def perturbation_names(self) -> PerturbationNames:
+        """Finds the screens' names of perturbations, whatever their spelling."""
+        return PerturbationNames(self.perturbations, control=self.control)
+
+    def ids_of(self, perturbation: Any) -> list[int]:
+        """Ids of a perturbation, however it is spelt; several where a given vocabulary lists it more than once."""
+        names = {*self.perturbation_names.spellings(perturbation), self.perturbation_names.find(perturbation)}
+        return [number for number, name in enumerate(self.perturbations) if name in names]
 
     @property
     def control_id(self) -> int:
@@ -190,35 +190,43 @@ def _refuse_same_file_twice(listed: Mapping[str, Sequence[Source]]) -> None:
             seen[key] = dataset
 
 
-def _vocabulary(kind: str, found: Sequence[tuple[str, set[str]]], given: Sequence[str] | None) -> list[str]:
-    """The given names, or those found, sorted by code point (the order that cell-load's maps have)."""
-    if given is None:
-        return sorted(set().union(*(labels for _, labels in found)))
-    names = list(given)
-    known = set(names)
-    for place, labels in found:
-        for label in sorted(labels):
-            if label not in known:
-                raise ValueError(
-                    f"{place} has the {kind} {label!r}, which the vocabulary lacks; {nearest(label, names)}"
-                )
-    return names
+def _source_names(listed: Mapping[str, Sequence[Source]]) -> list[str]:
+    """What messages call the sources, in order; objects have numbers where there are several."""
+    sources = [source for items in listed.values() for source in items]
+    objects = [place for place, source in enumerate(sources) if isinstance(source, anndata.AnnData)]
+    if len(objects) < 2:
+        numbers = dict.fromkeys(objects, "the AnnData object")
+    else:
+        numbers = {place: f"AnnData object {number}" for number, place in enumerate(objects, start=1)}
+    return [numbers.get(place, str(source)) for place, source in enumerate(sources)]
+
+
+def _told_apart(kind: str, vocabulary: StateTransitionVocabulary, control: str) -> list[FoundLabels]:
+    """The names of a model, and the control, which the user has named."""
+    names = {"perturbation": vocabulary.perturbations, "cell type": vocabulary.cell_types, "batch": vocabulary.batches}
+    # Without a column all cells are of one cell type or batch, whose name nobody gave.
+    known = [] if tuple(names[kind]) == (_NO_COLUMN,) else [FoundLabels(f"the model ({kind} names)", names[kind])]
+    return [*known, FoundLabels("the command", [control])] if kind == "perturbation" else known
 
 
 def open_screens(
     sources: Sources | Mapping[str, Sources],
     *,
     perturbation_key: str = "perturbation",
-    control: str = "non-targeting",
+    control: str | float = "non-targeting",
     cell_type_key: str | None = "cell_type",
     batch_key: str | None = None,
     perturbations: Sequence[str] | None = None,
     cell_types: Sequence[str] | None = None,
     batches: Sequence[str] | None = None,
+    vocabulary: StateTransitionVocabulary | None = None,
+    distinct_case: bool = False,
 ) -> PerturbationScreens:
     """Read the labels of perturbation screens; no expression is read.
 
-    Labels of any type (categories, text, whole numbers) are taken as text, as they are.
+    Labels of any type (categories, text, numbers) are taken as text: texts as they are, a whole number as that number,
+    whatever its type (see `label_text`). Labels of perturbations that mean the same, as "A+B" and "B+A" or, with the
+    control "ctrl", "A+ctrl" and "A", are one perturbation (see `Perturbation`), which is noted.
 
     Args:
         sources: A .h5ad file, an AnnData object, several of them, or a mapping of dataset names to them.
@@ -229,42 +237,58 @@ def open_screens(
         perturbations: A model's vocabulary, when its ids are to be used; `None` makes one of what is found, sorted.
         cell_types: Likewise for cell types.
         batches: Likewise for batches.
+        vocabulary: Names of a model that the labels are to be found among: of labels that look alike, those that it
+            knows are different things. It need not know all.
+        distinct_case: Whether labels that differ in upper and lower case only are different things.
 
     Raises:
         FileNotFoundError: A file does not exist.
-        ValueError: A column or the control label is missing, a cell has no label, labels differ in spaces only, a label
-            is not in a given vocabulary, or a file is listed twice.
+        ValueError: A column or the control label is missing, a cell has no label (or a text that stands for none, see
+            `MISSING_TEXTS`), labels of any of the files differ in spaces, case or encoding only, a label is not in a
+            given vocabulary, or a file is listed twice.
     """
     listed = _as_mapping(sources)
     _refuse_same_file_twice(listed)
+    control = as_label(control, "control")
     keys = {"perturbation": perturbation_key, "cell type": cell_type_key, "batch": batch_key}
-    read: list[tuple[str, Source, str, dict[str, Labels]]] = []
-    for dataset, items in listed.items():
-        for source in items:
-            name = "the AnnData object" if isinstance(source, anndata.AnnData) else str(source)
-            read.append((dataset, source, name, _read_labels(source, keys, name)))
+    origins = [(dataset, source) for dataset, items in listed.items() for source in items]
+    names = _source_names(listed)
+    read = [_read_labels(source, keys, name) for (_, source), name in zip(origins, names, strict=True)]
     given = {"perturbation": perturbations, "cell type": cell_types, "batch": batches}
-    found: dict[str, list[tuple[str, set[str]]]] = {kind: [] for kind in given}
-    for _, _, name, labels in read:
-        for kind, (codes, texts) in labels.items():
-            found[kind].append((name, {texts[code] for code in np.unique(codes)}))
-    for name, labels_found in found["perturbation"]:
-        if control not in labels_found:
+    columns = {kind: [labels[kind] for labels in read] for kind in keys}
+    found = {
+        kind: [
+            FoundLabels(f"obs[{keys[kind]!r}] of {name}", column.labels, keys[kind])
+            for name, column in zip(names, columns[kind], strict=True)
+        ]
+        for kind in keys
+    }
+    for here in found["perturbation"]:
+        if not any(Perturbation.of(label, control=control).is_control for label in here.labels):
             raise ValueError(
-                f"obs[{perturbation_key!r}] of {name} has no cell labelled {control!r}, the control; "
-                f"{nearest(control, sorted(labels_found))}"
+                f"{here.place} has no cell labelled {control!r}, the control; {nearest(control, sorted(here.labels))}"
             )
-    names = {kind: _vocabulary(kind, found[kind], given[kind]) for kind in given}
-    places = {kind: {label: place for place, label in enumerate(names[kind])} for kind in names}
-
-    def to_ids(kind: str, labels: dict[str, Labels]) -> np.ndarray:
-        codes, texts = labels[kind]
-        # A category without cells may be absent from a given vocabulary.
-        return np.array([places[kind].get(text, -1) for text in texts], dtype=np.int32)[codes]
-
-    screens = []
-    for dataset, source, _, labels in read:
-        ids = to_ids("perturbation", labels)
-        is_control = ids == places["perturbation"][control]
-        screens.append(Screen(dataset, source, ids, to_ids("cell type", labels), to_ids("batch", labels), is_control))
-    return PerturbationScreens(tuple(screens), names["perturbation"], names["cell type"], names["batch"], control)
+    shared = {
+        kind: share_labels(
+            kind,
+            columns[kind],
+            found[kind],
+            known=given[kind],
+            distinct_case=distinct_case,
+            control=control if kind == "perturbation" else None,
+            told_apart=[] if vocabulary is None or keys[kind] is None else _told_apart(kind, vocabulary, control),
+        )
+        for kind in keys
+    }
+    perturbation, cell_type, batch = (shared[kind] for kind in keys)
+    for note in perturbation.notes:
+        logger.warning_once(note)
+    # A given vocabulary may spell the control's label in another way.
+    name = PerturbationNames(perturbation.names, control=control).find(control) or control
+    screens = tuple(
+        Screen(dataset, source, ids, cell_type_ids, batch_ids, ids == perturbation.names.index(name))
+        for (dataset, source), ids, cell_type_ids, batch_ids in zip(
+            origins, perturbation.ids, cell_type.ids, batch.ids, strict=True
+        )
+    )
+    return PerturbationScreens(screens, perturbation.names, cell_type.names, batch.names, name, perturbation.notes)

@@ -1,12 +1,13 @@
 """What a split declares: the contexts and perturbations that train, validate and test a model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import anndata
 import numpy as np
 
+from state_hf.configuration.labels import as_label
 from state_hf.configuration.near_names import nearest
 from state_hf.data.perturbation_screens import PerturbationScreens
 
@@ -27,6 +28,8 @@ class SplitDefinition:
         fewshot: Contexts of which some perturbations go to "val" and "test", and the others train. A perturbation may
             be in both lists.
         exclude: Perturbations of a context that go to no part.
+
+    Cell types and perturbations may be given as numbers, and are texts here (see `label_text`).
     """
 
     datasets: dict[str, str] = field(default_factory=dict)
@@ -35,11 +38,37 @@ class SplitDefinition:
     fewshot: dict[Context, dict[str, list[str]]] = field(default_factory=dict)
     exclude: dict[Context, list[str]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("zeroshot", "fewshot", "exclude"):
+            contexts = {
+                (dataset, as_label(cell_type, "a cell type of the split")): _texts(value)
+                for (dataset, cell_type), value in getattr(self, name).items()
+            }
+            object.__setattr__(self, name, contexts)
+
     @property
     def used_datasets(self) -> list[str]:
         """Names of the datasets of which any cell is used, in order."""
         contexts = [*self.zeroshot, *self.fewshot, *self.exclude]
         return list(dict.fromkeys([*self.training, *(dataset for dataset, _ in contexts)]))
+
+
+def _texts(value: Any) -> Any:
+    """A part as it is, and perturbations, in a list or by part, as texts."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return {part: _texts(names) for part, names in value.items()}
+    return [as_label(name, "a perturbation of the split") for name in value]
+
+
+def _known_cell_types(screens: PerturbationScreens, names: Sequence[Any]) -> list[str]:
+    """The names as texts; refuses those that the screens lack."""
+    found = [as_label(name, "a cell type") for name in names]
+    for name in found:
+        if name not in screens.cell_types:
+            raise ValueError(f"there is no cell type {name!r}; {nearest(name, screens.cell_types)}")
+    return found
 
 
 def _check_fractions(val: float, test: float) -> None:
@@ -71,13 +100,11 @@ def zeroshot_split(screens: PerturbationScreens, *, test: Sequence[str], val: Se
     Raises:
         ValueError: A cell type is unknown, or in both lists.
     """
+    val, test = _known_cell_types(screens, val), _known_cell_types(screens, test)
     both = sorted(set(test) & set(val))
     if both:
         raise ValueError(f"the cell type {both[0]!r} is in both val and test")
     parts: dict[str, SplitPart] = {**dict.fromkeys(val, "val"), **dict.fromkeys(test, "test")}
-    for cell_type in parts:
-        if cell_type not in screens.cell_types:
-            raise ValueError(f"there is no cell type {cell_type!r}; {nearest(cell_type, screens.cell_types)}")
     zeroshot = {context: parts[context[1]] for context in contexts_of(screens) if context[1] in parts}
     return SplitDefinition(dataset_places(screens), tuple(screens.datasets), zeroshot=zeroshot)
 
@@ -105,14 +132,8 @@ def random_split(
         ValueError: The shares are impossible, or a cell type is unknown.
     """
     _check_fractions(val, test)
-    for cell_type in cell_types or ():
-        if cell_type not in screens.cell_types:
-            raise ValueError(f"there is no cell type {cell_type!r}; {nearest(cell_type, screens.cell_types)}")
-    contexts = {
-        context: labels
-        for context, labels in contexts_of(screens).items()
-        if cell_types is None or context[1] in cell_types
-    }
+    chosen_types = screens.cell_types if cell_types is None else _known_cell_types(screens, cell_types)
+    contexts = {context: labels for context, labels in contexts_of(screens).items() if context[1] in chosen_types}
     names = sorted(set().union(*contexts.values()))
     order = np.random.default_rng([seed]).permutation(len(names))
     num_test, num_val = round(test * len(names)), round(val * len(names))

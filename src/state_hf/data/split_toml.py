@@ -29,7 +29,8 @@ def _context(key: str, datasets: Mapping[str, str], table: str, path: Path) -> C
 
 
 def _names(value: Any, place: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+    # Labels that are numbers may stand without quotes; a TOML true is none.
+    if not isinstance(value, list) or not all(type(name) in (str, int, float) for name in value):
         raise ValueError(f"{place} must be a list of perturbations in quotes")
     return value
 

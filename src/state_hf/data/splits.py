@@ -15,8 +15,6 @@ from state_hf.data.whole_files import written_whole
 
 SplitControls = Literal["shared", "train-only", "held-out"]
 
-# What joins the perturbations of a combination in a label.
-_COMBINATION_SEPARATOR = "+"
 # Two files that name so many cells alike, with the same labels, hold the same cells.
 _COPIED_SHARE = 0.5
 _FILE, _TABLE = "split.json", "split.csv"
@@ -40,9 +38,10 @@ def _check_names(definition: SplitDefinition, screens: PerturbationScreens) -> N
     ]
     named += [(context, name) for context, names in definition.exclude.items() for name in names]
     for context, name in named:
-        if name == screens.control:
+        ids = screens.ids_of(name)
+        if screens.control_id in ids:
             raise ValueError(f"the split lists the control {name!r} as a perturbation of {'.'.join(context)}")
-        if name not in contexts[context]:
+        if not contexts[context].intersection(screens.perturbations[number] for number in ids):
             raise ValueError(
                 f"the split names the perturbation {name!r}, of which {'.'.join(context)} has no cells; "
                 f"{nearest(name, sorted(contexts[context]))}"
@@ -63,6 +62,8 @@ class PerturbationSplit:
     - "held-out": every control cell belongs to one part. Those of a zero-shot context go with its perturbed cells;
       those of a few-shot context are dealt out, with the seed, in proportion to the perturbed cells of its parts.
 
+    A perturbation goes to a part however the definition spells it: "B+A" holds "A+B" out, and "A" holds "A+ctrl" out.
+
     Args:
         screens: The labels.
         definition: What goes where, from `read_split_toml`, `zeroshot_split` or `random_split`, or made by hand.
@@ -70,8 +71,8 @@ class PerturbationSplit:
         seed: Seed of dealing out controls.
 
     Raises:
-        ValueError: The definition names what the screens lack (with near matches), or it leaks: the same combination in
-            another order, or copies of the same cells, in training and in a held-out part.
+        ValueError: The definition names what the screens lack (with near matches), or it leaks: copies of the same
+            cells in training and in a held-out part.
     """
 
     def __init__(
@@ -92,17 +93,15 @@ class PerturbationSplit:
         for number, screen in enumerate(screens.screens):
             for cell_type in np.unique(screen.cell_types).tolist():
                 self._assign(number, screen, cell_type)
-        self._refuse_reordered_combinations()
         self._refuse_copied_cells()
 
     def _perturbed(self, screen: Screen, cell_type: int) -> np.ndarray:
         """(parts, cells): the perturbed cells of one context by part."""
         context = (screen.dataset, self.screens.cell_types[cell_type])
         cells = (screen.cell_types == cell_type) & ~screen.is_control
-        ids = {name: number for number, name in enumerate(self.screens.perturbations)}
 
         def of(names: Sequence[str]) -> np.ndarray:
-            return np.isin(screen.perturbations, [ids[name] for name in names])
+            return np.isin(screen.perturbations, [number for name in names for number in self.screens.ids_of(name)])
 
         cells &= ~of(self.definition.exclude.get(context, ()))
         parts = np.zeros((len(PARTS), len(cells)), dtype=bool)
@@ -167,29 +166,6 @@ class PerturbationSplit:
         """For every screen (cells,) bool: the control cells that a part draws from."""
         return [masks[PARTS.index(part)] for masks in self._controls]
 
-    def _refuse_reordered_combinations(self) -> None:
-        training: dict[Context, dict[tuple[str, ...], str]] = {}
-        held_out: list[tuple[Context, tuple[str, ...], str]] = []
-        for screen, masks in zip(self.screens.screens, self._targets, strict=True):
-            for part, mask in enumerate(masks):
-                chosen = mask & ~screen.is_control
-                pairs = np.unique(np.stack([screen.cell_types[chosen], screen.perturbations[chosen]], axis=1), axis=0)
-                for cell_type, perturbation in pairs.tolist():
-                    context = (screen.dataset, self.screens.cell_types[cell_type])
-                    name = self.screens.perturbations[perturbation]
-                    members = tuple(sorted(name.split(_COMBINATION_SEPARATOR)))
-                    if part == 0:
-                        training.setdefault(context, {})[members] = name
-                    else:
-                        held_out.append((context, members, name))
-        for context, members, name in held_out:
-            other = training.get(context, {}).get(members, name)
-            if other != name:
-                raise ValueError(
-                    f"leak in {'.'.join(context)}: {name!r} is held out, but {other!r}, the same combination, trains; "
-                    "give both one label, or hold both out"
-                )
-
     def _refuse_copied_cells(self) -> None:
         """One file may hold a copy of another's cells, as where a subset was written out beside the whole."""
         if len(self.screens.screens) < 2:
@@ -239,8 +215,8 @@ class PerturbationSplit:
         return pd.DataFrame(table, columns=columns)
 
     def notes(self) -> list[str]:
-        """What the table does not show at a glance: contexts held out here that train elsewhere, and overlaps."""
-        notes = []
+        """What the table does not show: labels taken as one, contexts held out here that train elsewhere, overlaps."""
+        notes = list(self.screens.notes)
         training = {
             self.screens.cell_types[cell_type]: screen.dataset
             for screen, masks in zip(self.screens.screens, self._targets, strict=True)
