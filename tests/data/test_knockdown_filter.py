@@ -46,6 +46,30 @@ def test_a_target_that_controls_do_not_express():
     assert result.dropped["whose target no control cell expresses"] == (1, ["A"])
 
 
+def test_every_target_of_a_combination_must_be_knocked_down():
+    # A+B: both low in two of four cells; A+C: C is not low; A+no gene.
+    names = ["A+B", "A+C", "A+?", "ctrl"]
+    codes = np.repeat([0, 1, 2, 3], [4, 2, 1, 2])
+    own = np.array([[0, 0], [1, 0], [6, 0], [0, 6], [0, 9], [0, 9], [0, 0], [0, 0], [0, 0]], dtype=float)
+    means = np.array([[10, 10], [10, 10], [10, np.nan], [np.inf, np.inf]], dtype=float)
+    result = filter_knockdown(codes, own, means, names, control=3, thresholds=KnockdownFilter(min_cells=2))
+    assert np.flatnonzero(result.kept).tolist() == [0, 1, 7, 8]
+    assert [names for _, names in result.dropped.values()] == [["A+?"], [], ["A+C"], [], []]
+    assert [cells for cells, _ in result.dropped.values()] == [1, 0, 2, 2, 0]
+
+
+def test_a_single_among_combinations_has_one_target():
+    one = filter_knockdown(
+        np.array([0, 0, 1]),
+        np.array([[1.0, 9], [8, 0], [0, 0]]),
+        np.array([[10.0, np.inf], [np.inf, np.inf]]),
+        ["A", "ctrl"],
+        control=1,
+        thresholds=KnockdownFilter(residual_expression=0.6, min_cells=1),
+    )
+    assert one.kept.tolist() == [True, False, True]
+
+
 @given(
     codes=npst.arrays(np.int64, st.integers(1, 40), elements=st.integers(0, 4)),
     means=npst.arrays(np.float64, 5, elements=st.sampled_from([0.0, 1.0, 3.0, np.nan])),

@@ -39,6 +39,16 @@ def test_combinations_are_sums_and_the_control_is_zero():
         feature_table({**features, "A": features["A"]}, ["AA"], control="control")
 
 
+def test_features_are_found_whatever_the_spelling():
+    features = {"FOO": np.ones(2), "BAR": np.full(2, 2.0), "A+B": np.full(2, 5.0), "CD3+ T": np.full(2, 7.0)}
+    names = ["ctrl", "FOO+ctrl", "ctrl+BAR", "FOO+BAR", "BAR+ctrl+FOO", "B+A", "CD3+ T", "CD3+ T+FOO", "FOO+FOO"]
+    table = feature_table(features, names, control="ctrl")
+    assert table[:, 0].tolist() == [0, 1, 2, 3, 3, 5, 7, 8, 1]
+    assert feature_table({"2": np.ones(1)}, [2, 2.0, "0", "2+0"], control=0.0).tolist() == [[1], [1], [0], [1]]
+    with pytest.raises(ValueError, match="2 perturbations have no features: 'X', 'Y'; "):
+        feature_table(features, ["X+ctrl", "FOO+Y", "X"], control="ctrl")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -108,6 +108,51 @@ def test_knockdown_filter_comes_before_the_median_and_the_ranking(screen, source
             assert shares[screen.obs_names.get_loc(name), gene] < 0.5 * shares[control, gene].mean()
 
 
+@pytest.mark.parametrize("kind", ["A+ctrl", "ctrl+A", "both", "numbers"])
+def test_the_knockdown_filter_takes_labels_for_what_they_mean(screen, tmp_path, kind):
+    labels = screen.obs["perturbation"].astype(str).replace({"non-targeting": "ctrl"})
+    single = labels != "ctrl"
+    even = np.arange(len(labels)) % 2 == 0
+    renamed, genes, control = labels.copy(), list(screen.var_names), "ctrl"
+    if kind in ("A+ctrl", "both"):
+        renamed[single] += "+ctrl"
+    if kind in ("ctrl+A", "both"):
+        chosen = single & even if kind == "both" else single
+        renamed[chosen] = "ctrl+" + labels[chosen]
+    if kind == "numbers":  # genes named by numbers, as Entrez does, in a float column
+        numbers = {gene: number for number, gene in enumerate(genes, start=1)}
+        renamed = labels.replace({"ctrl": "0"}).map(lambda label: float(numbers.get(label, 0)))
+        genes, control = [str(numbers[gene]) for gene in genes], 0
+    kept = []
+    for number, (column, names, name) in enumerate([(labels, screen.var_names, "ctrl"), (renamed, genes, control)]):
+        adata = anndata.AnnData(screen.X, obs=pd.DataFrame({"p": column}, index=screen.obs_names))
+        adata.var_names = names
+        adata.write_h5ad(tmp_path / f"{number}.h5ad")
+        output = tmp_path / f"{number}_out.h5ad"
+        options = {"perturbation_key": "p", "control": name, "knockdown": KnockdownFilter(min_cells=10)}
+        preprocess(tmp_path / f"{number}.h5ad", output=output, num_variable_genes=50, **options)
+        kept.append(anndata.read_h5ad(output).obs)
+    assert list(kept[1].index) == list(kept[0].index)
+    assert len(kept[0]) < screen.n_obs
+    # Labels are written as they were.
+    assert kept[1]["p"].astype(str).tolist() == renamed[kept[1].index].astype(str).tolist()
+
+
+def test_a_filter_that_leaves_no_perturbed_cell_is_an_error(screen, source, tmp_path, capsys):
+    drugs, renamed = screen.copy(), tmp_path / "drugs.h5ad"
+    drugs.obs["perturbation"] = drugs.obs["perturbation"].astype(str).replace(r"^(?=GENE)", "drug ", regex=True)
+    drugs.write_h5ad(renamed)
+    words = ["preprocess", str(renamed), "--output", str(tmp_path / "out.h5ad"), "--filter-knockdown"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "the knock-down filter leaves no perturbed cell of" in error
+    assert "cells whose target is no gene of the file (5 perturbations: " in error
+    assert "--gene-column" in error
+    assert not (tmp_path / "out.h5ad").exists()
+    with pytest.raises(ValueError, match="leaves no perturbed cell"):
+        preprocess(source, output=tmp_path / "out.h5ad", knockdown=KnockdownFilter(min_cells=1000))
+
+
 def test_given_genes_keep_their_order(screen, source, tmp_path):
     genes = ["GENE0007", "GENE0003", "GENE0400"]
     report = preprocess(source, output=tmp_path / "out.h5ad", genes=genes, keep_counts=True)

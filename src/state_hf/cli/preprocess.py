@@ -52,6 +52,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     knockdown.add_argument("--perturbation-key", default="perturbation", metavar="NAME", help="column of obs")
     knockdown.add_argument("--control", default="non-targeting", metavar="LABEL", help="label of control cells")
     knockdown.add_argument(
+        "--distinct-case", action="store_true", help="labels that differ in upper and lower case are different things"
+    )
+    knockdown.add_argument(
         "--residual-expression",
         type=float,
         default=0.30,

@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class KnockdownFilter:
-    """Thresholds of the three stages, with cell-load's names and defaults.
+    """Thresholds of the three stages, with cell-load's names and defaults; of a combination, every target must pass.
 
     Attributes:
         residual_expression: A perturbation is kept if its cells have, on average, less than this share of the control
@@ -43,30 +43,35 @@ def filter_knockdown(
     control: int,
     thresholds: KnockdownFilter,
 ) -> KnockdownResult:
-    """Keep the cells of perturbations whose target gene is knocked down, and of these the cells where it shows.
+    """Keep the cells of perturbations whose target genes are knocked down, and of these the cells where it shows.
 
     Args:
         codes: (cells,) index of every cell's perturbation in `names`.
-        own_expression: (cells,) normalised expression of the cell's own target gene, not logged; of no meaning for
-            control cells and where the target is no gene.
-        control_means: (perturbations,) mean expression of the target gene over all control cells, NaN where the target
-            is no gene.
+        own_expression: (cells, targets) normalised expression of the cell's own target genes, not logged; of no meaning
+            for control cells, where a perturbation has fewer targets, and where the target is no gene. (cells,) where
+            none has more than one.
+        control_means: (perturbations, targets) mean expression of the target genes over all control cells: NaN where
+            the target is no gene, infinite where a perturbation has fewer targets. (perturbations,) likewise.
         names: (perturbations,) names, with the control's among them.
         control: The control's index in `names`.
         thresholds: The thresholds.
     """
+    own_expression, control_means = own_expression.reshape(len(codes), -1), control_means.reshape(len(names), -1)
     is_target = np.arange(len(names)) != control
     sizes = np.bincount(codes, minlength=len(names))
-    no_gene = is_target & np.isnan(control_means)
+    no_gene = is_target & np.isnan(control_means).any(axis=1)
     # As close to zero as NumPy's isclose takes for zero, which is cell-load's test.
-    unexpressed = is_target & ~no_gene & (control_means <= 1e-8)
+    unexpressed = is_target & ~no_gene & (control_means <= 1e-8).any(axis=1)
     measured = is_target & ~no_gene & ~unexpressed
-    residual = own_expression / np.where(measured, control_means, 1.0)[codes]
-    average = np.bincount(codes, weights=residual, minlength=len(names)) / np.maximum(sizes, 1)
-    weak = measured & ~(average < thresholds.residual_expression)
+    weak, escaped = np.zeros(len(names), dtype=bool), np.zeros(len(codes), dtype=bool)
+    for own, means in zip(own_expression.T, control_means.T, strict=True):
+        residual = own / np.where(measured, means, 1.0)[codes]
+        average = np.bincount(codes, weights=residual, minlength=len(names)) / np.maximum(sizes, 1)
+        weak |= measured & ~(average < thresholds.residual_expression)
+        escaped |= ~(residual < thresholds.cell_residual_expression)
 
     kept = ~(no_gene | unexpressed | weak)[codes]
-    escaped = kept & is_target[codes] & ~(residual < thresholds.cell_residual_expression)
+    escaped &= kept & is_target[codes]
     kept &= ~escaped
     left = np.bincount(codes[kept], minlength=len(names))
     few = measured & ~weak & (sizes > 0) & (left < thresholds.min_cells)

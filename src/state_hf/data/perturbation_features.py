@@ -9,12 +9,11 @@ import pandas as pd
 from safetensors import safe_open
 
 from state_hf.configuration.file_permissions import check_readable
+from state_hf.configuration.labels import as_label
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.near_names import nearest
+from state_hf.configuration.perturbation_labels import Perturbation, PerturbationNames
 from state_hf.data.damaged_files import open_hdf5
-
-# What joins the perturbations of a combination in a label.
-_COMBINATION_SEPARATOR = "+"
 
 
 def read_perturbation_features(path: str | Path) -> dict[str, np.ndarray]:
@@ -78,10 +77,13 @@ def _cells(path: Path) -> tuple[list[str], np.ndarray]:
     return table.index.astype(str).tolist(), table.to_numpy()
 
 
-def feature_table(features: Mapping[str, np.ndarray], names: Iterable[str], *, control: str) -> np.ndarray:
+def feature_table(
+    features: Mapping[str, np.ndarray], names: Iterable[str | float], *, control: str | float
+) -> np.ndarray:
     """Arrange features in the order of perturbations.
 
-    A combination "A+B" that has none of its own has the sum of its members'; the control, if it has none, zeros.
+    A perturbation has the features of its name, whatever the spelling ("B+A" those of "A+B", "A+ctrl" those of "A"). A
+    combination that has none of its own has the sum of its members'; the control, if it has none, zeros.
 
     Args:
         features: Vectors (features,) by name.
@@ -95,20 +97,25 @@ def feature_table(features: Mapping[str, np.ndarray], names: Iterable[str], *, c
         ValueError: Perturbations have no features; the message has the nearest names that do.
     """
     width = len(next(iter(features.values())))
-    rows, missing = [], []
+    control = as_label(control, "control")
+    known = PerturbationNames(features, control=control)
+    rows: list[np.ndarray] = []
+    missing: list[str] = []
     for name in names:
-        members = [name] if name in features else name.split(_COMBINATION_SEPARATOR)
-        if name == control and name not in features:
+        label = as_label(name, "a perturbation")
+        members = known.members(label)
+        if members is not None:
+            rows.append(np.stack([features[member] for member in members]).sum(axis=0, dtype=np.float32))
+        elif Perturbation.of(label, control=control).is_control:
             rows.append(np.zeros(width, dtype=np.float32))
-        elif all(member in features for member in members):
-            rows.append(np.sum([features[member] for member in members], axis=0, dtype=np.float32))
         else:
-            missing += [member for member in members if member not in features]
+            missing += known.unknown_members(label)
     if missing:
-        shown = ", ".join(map(repr, missing[:5]))
+        unique = list(dict.fromkeys(missing))
+        shown = ", ".join(map(repr, unique[:5]))
         raise ValueError(
-            f"{len(missing)} perturbations have no features: {shown}{', ...' if len(missing) > 5 else ''}; "
-            f"{nearest(missing[0], list(features))} Add them, or leave their cells out."
+            f"{len(unique)} perturbations have no features: {shown}{', ...' if len(unique) > 5 else ''}; "
+            f"{nearest(unique[0], list(features))} Add them, or leave their cells out."
         )
     return np.stack(rows)
 

@@ -23,7 +23,7 @@ from state_hf.data.damaged_files import damage_named, names_in, open_hdf5
 from state_hf.data.file_stamps import FileStamps
 from state_hf.data.highly_variable import GeneMoments, rank_variable_genes
 from state_hf.data.knockdown_filter import KnockdownFilter, filter_knockdown
-from state_hf.data.perturbation_screens import open_screens
+from state_hf.data.knockdown_targets import KnockdownTargets
 from state_hf.data.whole_files import written_whole
 from state_hf.tokenization.input_scale import SCALE_SAMPLE, check_scale, look_at_values
 
@@ -57,15 +57,9 @@ class PreprocessReport:
     rounding: float | None = None
 
     def __str__(self) -> str:
-        reasons = []
-        for reason, (cells, perturbations) in self.dropped.items():
-            if cells:
-                shown = ", ".join(perturbations[:5]) + (", ..." if len(perturbations) > 5 else "")
-                which = f" ({len(perturbations)} perturbations: {shown})" if perturbations else ""
-                reasons.append(f"{cells:,} cells {reason}{which}")
         parts = [
             f"kept {self.cells_written:,} of {self.cells_read:,} cells",
-            "dropped " + ("; ".join(reasons) if reasons else "none"),
+            f"dropped {_reasons(self.dropped) or 'none'}",
             f"normalised to {self.target_sum:g} counts and log1p",
             f"{len(self.variable_genes):,} variable genes",
         ]
@@ -74,6 +68,17 @@ class PreprocessReport:
         if self.left_out:
             parts.append(f"not carried over: {', '.join(self.left_out)}")
         return " | ".join(parts)
+
+
+def _reasons(dropped: Mapping[str, tuple[int, list[str]]]) -> str:
+    """How many cells were dropped, by reason, with the perturbations of which all were."""
+    reasons = []
+    for reason, (cells, perturbations) in dropped.items():
+        if cells:
+            shown = ", ".join(perturbations[:5]) + (", ..." if len(perturbations) > 5 else "")
+            which = f" ({len(perturbations)} perturbations: {shown})" if perturbations else ""
+            reasons.append(f"{cells:,} cells {reason}{which}")
+    return "; ".join(reasons)
 
 
 def preprocess(
@@ -86,7 +91,8 @@ def preprocess(
     genes: Sequence[str] | None = None,
     knockdown: KnockdownFilter | None = None,
     perturbation_key: str = "perturbation",
-    control: str = "non-targeting",
+    control: str | float = "non-targeting",
+    distinct_case: bool = False,
     gene_column: str | None = None,
     keep_counts: bool = False,
     round_counts: bool = False,
@@ -109,9 +115,10 @@ def preprocess(
         num_variable_genes: Number of highly variable genes (scanpy's flavor "seurat" on the cells that are kept).
         genes: Instead of choosing variable genes, take these, in this order: those that a model was trained on.
         knockdown: Thresholds of the on-target knock-down filter; `None` keeps all cells. It compares normalised counts,
-            and keeps only control cells and perturbations that are named after a gene.
+            and keeps only control cells, perturbations that are named after a gene, and combinations of such.
         perturbation_key: Column of obs with the perturbations, for the filter.
         control: Label of control cells in that column, for the filter.
+        distinct_case: Whether perturbations that differ in upper and lower case only are different things.
         gene_column: Column of var with the gene names that perturbations and `genes` use; `None` or "index" for its
             index.
         keep_counts: Whether the counts are written too, as `layers["counts"]`.
@@ -122,8 +129,8 @@ def preprocess(
     Raises:
         FileNotFoundError: There is no such input.
         FileExistsError: The output exists.
-        ValueError: The values are not counts, a gene name occurs twice or is missing, no cell is left, no gene varies,
-            or the input changes while it is read.
+        ValueError: The values are not counts, a gene name occurs twice or is missing, no cell (or, after the filter, no
+            perturbed cell) is left, no gene varies, or the input changes while it is read.
     """
     source, output = Path(source), Path(output)
     _check(source, output, target_sum, num_variable_genes, genes, overwrite=overwrite)
@@ -133,11 +140,18 @@ def preprocess(
         names = _gene_names(cells, gene_column)
         columns = _columns_of(names, genes, str(source)) if genes is not None else None
         counts = _Counts(cells, rounded=round_counts)
-        survey = _survey(counts, _Targets.read(source, names, perturbation_key, control) if knockdown else None)
+        targets = None
+        if knockdown is not None:
+            targets = KnockdownTargets.read(source, names, perturbation_key, control, distinct_case=distinct_case)
+        survey = _survey(counts, targets)
         kept, dropped = _select(survey, knockdown)
         if not kept.any():
+            raise ValueError(f"no cell of {source} is left: {_reasons(dropped)}")
+        if targets is not None and (targets.codes[kept] == targets.control).all():
             raise ValueError(
-                f"no cell of {source} is left: {'; '.join(f'{n:,} {why}' for why, (n, _) in dropped.items())}"
+                f"the knock-down filter leaves no perturbed cell of {source}: {_reasons(dropped)}. It is for "
+                "perturbations that are named after the genes that they lower, by the names in var (or in one of its "
+                "columns: gene_column=, --gene-column); leave it out, or choose other thresholds"
             )
         total = float(np.median(survey.totals[kept])) if target_sum == "median" else float(target_sum)
         chosen = _Kept(counts, kept, survey.totals, survey.lengths, total)
@@ -236,30 +250,12 @@ def _columns_of(names: np.ndarray, genes: Sequence[str], place: str) -> np.ndarr
 
 
 @dataclass(frozen=True, eq=False)
-class _Targets:
-    """Every cell's perturbation, and the column of the gene that it is named after (-1 if there is none)."""
-
-    codes: np.ndarray
-    names: list[str]
-    columns: np.ndarray
-    control: int
-
-    @classmethod
-    def read(cls, source: Path, genes: np.ndarray, key: str, control: str) -> "_Targets":
-        screens = open_screens(source, perturbation_key=key, control=control, cell_type_key=None)
-        first = {gene: column for column, gene in reversed(list(enumerate(genes)))}
-        columns = np.array([first.get(name, -1) for name in screens.perturbations])
-        columns[screens.control_id] = -1
-        return cls(screens.screens[0].perturbations, screens.perturbations, columns, screens.control_id)
-
-
-@dataclass(frozen=True, eq=False)
 class _Survey:
     """What the first pass finds: counts and stored values of every cell, and expression of the target genes."""
 
     totals: np.ndarray
     lengths: np.ndarray
-    targets: _Targets | None
+    targets: KnockdownTargets | None
     own_expression: np.ndarray
     control_sums: np.ndarray
 
@@ -327,10 +323,11 @@ class _Counts:
             )
 
 
-def _survey(counts: _Counts, targets: _Targets | None) -> _Survey:
+def _survey(counts: _Counts, targets: KnockdownTargets | None) -> _Survey:
     cells = counts.cells
     totals, lengths = np.zeros(cells.num_cells), np.zeros(cells.num_cells, dtype=np.int64)
-    own, control_sums = np.zeros(cells.num_cells), np.zeros(cells.num_genes)
+    own = np.zeros((cells.num_cells, 1 if targets is None else targets.columns.shape[1]))
+    control_sums = np.zeros(cells.num_genes)
     for start, stop in _block_starts(cells, "counting"):
         block = counts.read_checked(start, stop)
         totals[start:stop] = block.sum(axis=1, dtype=np.float64).A1
@@ -338,7 +335,9 @@ def _survey(counts: _Counts, targets: _Targets | None) -> _Survey:
         if targets is not None:
             codes = targets.codes[start:stop]
             shares = sparse.diags(_PER_CELL / np.maximum(totals[start:stop], 1.0)) @ block.astype(np.float64)
-            own[start:stop] = np.asarray(shares[np.arange(stop - start), targets.columns[codes]]).ravel()
+            for place, columns in enumerate(targets.columns.T):
+                column = np.maximum(columns, 0)[codes]
+                own[start:stop, place] = np.asarray(shares[np.arange(stop - start), column]).ravel()
             control_sums += np.asarray(shares[codes == targets.control].sum(axis=0)).ravel()
     return _Survey(totals, lengths, targets, own, control_sums)
 
@@ -351,11 +350,10 @@ def _select(survey: _Survey, knockdown: KnockdownFilter | None) -> tuple[np.ndar
     if targets is None or knockdown is None:
         return kept, dropped
     num_controls = int((kept & (targets.codes == targets.control)).sum())
-    means = np.where(targets.columns >= 0, survey.control_sums[targets.columns] / max(num_controls, 1), np.nan)
     result = filter_knockdown(
         targets.codes[kept],
         survey.own_expression[kept],
-        means,
+        targets.control_means(survey.control_sums, num_controls),
         targets.names,
         control=targets.control,
         thresholds=knockdown,
