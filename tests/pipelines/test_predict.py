@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from state_hf import PerturbationBaseline, PerturbationBaselineConfig, predict
+from state_hf import PerturbationBaseline, PerturbationBaselineConfig, StateTransitionVocabulary, predict
 from state_hf.data.cell_writer import cell_writer
 from state_hf.pipelines.control_cells import draw_windows
 from state_hf.pipelines.predicted_counts import draw_counts
@@ -103,6 +103,114 @@ def test_a_combination_is_the_sum_of_its_members(screen, vocabulary):
         baseline.shifts[vocabulary.perturbation_id(vocabulary.control_perturbation)] = 0
     sums = predict(screen, baseline, [f"{one}+{two}"], **options).X.todense().sum()
     assert sums > 0
+
+
+@pytest.fixture
+def with_pairs():
+    """A baseline that shifts all genes by a number for each perturbation; a pair by less than its members."""
+    config = PerturbationBaselineConfig(
+        method="perturbation_mean", input_dim=20, num_perturbations=7, feature_key="X", cell_set_length=8
+    )
+    baseline = PerturbationBaseline(config)
+    genes = [f"GENE{number:04d}" for number in range(20)]
+    names = ["ctrl", "TNF+IFNG", "TNF", "IFNG", "FOO+ctrl", "HLA-A+", "CD3+ T"]
+    baseline.vocabulary = StateTransitionVocabulary(names, "ctrl", ["all"], ["type_1"], genes)
+    baseline.shifts += torch.tensor([0.0, 0.5, 1.0, 2.0, 4.0, 0.25, 0.125]).unsqueeze(1)
+    obs = pd.DataFrame({"perturbation": ["NT"] * 8, "cell_type": "type_1"}, index=[f"c{number}" for number in range(8)])
+    return baseline, anndata.AnnData(np.full((8, 20), 1.0, np.float32), obs=obs, var=pd.DataFrame(index=genes))
+
+
+@pytest.mark.parametrize(
+    ("label", "shift"),
+    [
+        ("TNF+IFNG", 0.5),
+        ("IFNG+TNF", 0.5),
+        ("IFNG+NT+TNF", 0.5),
+        ("NT+TNF", 1.0),
+        ("FOO", 4.0),
+        ("NT+FOO", 4.0),
+        ("FOO+TNF", 5.0),
+        ("HLA-A+", 0.25),
+        ("HLA-A++TNF", 1.25),
+        ("CD3+ T", 0.125),
+        ("CD3+ T+TNF", 1.125),
+        ("NT", 0.0),
+    ],
+)
+def test_a_perturbation_is_found_however_it_is_spelt(with_pairs, label, shift):
+    model, cells = with_pairs
+    predicted = predict(cells, model, [label], cells=3, control="NT", controls="none")
+    assert set(predicted.obs["perturbation"]) == {label}
+    np.testing.assert_allclose(predicted.X.toarray(), 1 + shift)
+
+
+def test_the_groups_of_a_file_keep_its_spelling(with_pairs, caplog):
+    model, controls = with_pairs
+    perturbed = controls[:5].copy()
+    perturbed.obs["perturbation"] = ["IFNG+TNF", "IFNG+TNF", "TNF+NT", "NT+TNF", "NT+TNF"]
+    cells = anndata.concat([controls, perturbed], index_unique="-")
+    predicted = predict(cells, model, control="NT", controls="none")
+    assert predicted.obs["perturbation"].value_counts().to_dict() == {"NT+TNF": 3, "IFNG+TNF": 2}
+    asked = predict(cells, model, ["TNF", "TNF+NT"], cells=2, control="NT", controls="none")
+    np.testing.assert_array_equal(*(of(asked, label, "type_1") for label in ("TNF", "TNF+NT")))
+    assert "'TNF' and 'TNF+NT' are one perturbation" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("tnf", "what is to be predicted has the label 'tnf', and the model .* 'TNF', which differ in upper and lower"),
+        ("TNF ", "'TNF', which differ in spaces only"),
+        (
+            "TNF+foo",
+            r"'TNF\+foo' \(of which 'foo'\), and the model \(perturbation names\) 'FOO\+ctrl' \(of which 'FOO'\)",
+        ),
+        ("TNF+Nt", r"'TNF\+Nt' \(of which 'Nt'\), and obs 'NT'"),
+        ("nan", "a perturbation is a label, a text or a number, and not 'nan'"),
+    ],
+)
+def test_names_that_look_like_a_models_are_refused(with_pairs, label, message):
+    model, cells = with_pairs
+    for on_unknown in ("error", "control"):
+        with pytest.raises(ValueError, match=message):
+            predict(cells, model, [label], cells=3, control="NT", controls="none", on_unknown=on_unknown)
+
+
+def test_labels_of_the_file_that_look_like_a_models_are_refused(with_pairs):
+    model, controls = with_pairs
+    cells = controls.copy()
+    cells.obs["cell_type"] = "Type_1"
+    with pytest.raises(
+        ValueError, match=r"has the label 'Type_1', and the model \(cell type names\) 'type_1', which diff"
+    ):
+        predict(cells, model, ["TNF"], cells=3, control="NT", controls="none")
+    assert predict(cells, model, ["TNF"], cells=3, control="NT", controls="none", distinct_case=True).n_obs == 3
+    cells = controls.copy()
+    cells.obs["perturbation"] = ["NT"] * 7 + ["Tnf"]
+    with pytest.raises(ValueError, match=r"'Tnf', and the model \(perturbation names\) 'TNF'"):
+        predict(cells, model, ["TNF"], cells=3, control="NT", controls="none")
+
+
+def test_labels_that_are_numbers(with_pairs):
+    model, cells = with_pairs
+    names = ["0", "7+3", "7", "3", "4", "5", "6"]
+    model.vocabulary = StateTransitionVocabulary(names, "0", ["all"], ["1"], model.vocabulary.genes)
+    cells.obs["perturbation"], cells.obs["cell_type"] = 0.0, 1.0
+    for control in (0, 0.0, "0", np.int8(0), None):
+        predicted = predict(cells, model, [7.0, "3+7"], cells=2, cell_types=[1], control=control, controls="none")
+        np.testing.assert_allclose(of(predicted, "7", "1"), 2.0)
+        np.testing.assert_allclose(of(predicted, "3+7", "1"), 1.5)
+
+
+def test_a_table_may_name_the_cell_type_of_some_rows(with_pairs, tmp_path):
+    model, cells = with_pairs
+    table = tmp_path / "wanted.csv"
+    table.write_text("perturbation,cells,cell_type\nTNF,2,type_1\nIFNG,1,\n")
+    predicted = predict(cells, model, table, control="NT", controls="none")
+    assert predicted.obs["perturbation"].value_counts().to_dict() == {"TNF": 2, "IFNG": 1}
+    table.write_text("perturbation,cells\n,2\n")
+    with pytest.raises(ValueError, match="a perturbation of the table is a label"):
+        predict(cells, model, table, control="NT")
 
 
 def test_what_is_unknown_is_named(screen, model, caplog):

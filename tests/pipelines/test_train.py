@@ -43,6 +43,58 @@ def test_train_and_predict(screen_path, tmp_path, capsys):
         assert anndata.read_h5ad(output, backed="r").n_obs == 24 + 4 * 5
 
 
+def relabelled(screen_path, path, **columns):
+    """The screen again, in another file, with labels changed by functions of theirs."""
+    adata = anndata.read_h5ad(screen_path)
+    for column, change in columns.items():
+        adata.obs[column] = adata.obs[column].astype(str).map(change)
+    adata.obs_names = [f"{path.stem}_{name}" for name in adata.obs_names]
+    adata.write_h5ad(path)
+    return str(path)
+
+
+NUMBERS = {"type_1": 1, "type_2": 2, "type_3": 3}
+
+
+def test_labels_of_two_files_are_one(screen_path, tmp_path, capsys):
+    files = [
+        relabelled(
+            screen_path, tmp_path / f"{kind.__name__}.h5ad", cell_type=lambda name, kind=kind: kind(NUMBERS[name])
+        )
+        for kind in (int, float)
+    ]
+    folder = tmp_path / "model"
+    assert main(["train", *files, "--test-cell-types", "2", "--output", str(folder), *SIZES]) == 0
+    split = PerturbationSplit.load(folder, open_screens(files))
+    for mask, screen in zip(split.target_masks("train"), split.screens.screens, strict=True):
+        perturbed = mask & ~screen.is_control
+        assert {split.screens.cell_types[number] for number in screen.cell_types[perturbed]} == {"1", "3"}
+    assert json.loads((folder / "vocabulary.json").read_text())["cell_types"] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"perturbation": lambda name: f"{name} "}, "differ in spaces only"),
+        ({"perturbation": lambda name: name.capitalize()}, "differ in upper and lower case only"),
+        ({"cell_type": lambda name: name.replace("_", "\uff3f")}, "differ in how they are encoded (Unicode) only"),
+        ({"perturbation": lambda name: "nan" if name == "GENE0006" else name}, "stand for no label: 'nan' 60"),
+    ],
+)
+def test_labels_that_would_leak_are_refused(screen_path, tmp_path, capsys, columns, message):
+    keep = {"perturbation": lambda name: name}
+    changed = {kind: (lambda name, change=change: name if name == "non-targeting" else change(name))
+               for kind, change in columns.items()}  # fmt: skip
+    files = [
+        relabelled(screen_path, tmp_path / "first.h5ad", **keep),
+        relabelled(screen_path, tmp_path / "second.h5ad", **changed),
+    ]
+    words = ["train", *files, "--test-share", "0.25", "--output", str(tmp_path / "model"), *SIZES]
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
 def test_transfer_to_a_new_screen(screen_path, tmp_path, capsys):
     words = ["train", str(screen_path), "--test-cell-types", "type_3", *SIZES]
     assert main([*words, "--output", str(tmp_path / "first")]) == 0

@@ -44,6 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     labels.add_argument("--control", metavar="LABEL", help="label of control cells (default: the model's)")
     labels.add_argument("--cell-type-key", default="cell_type", metavar="NAME", help="column of obs")
     labels.add_argument("--batch-key", metavar="NAME", help="column of obs")
+    labels.add_argument(
+        "--distinct-case", action="store_true", help="labels that differ in upper and lower case are different things"
+    )
     labels.add_argument("--feature-key", metavar="NAME", help="X, a key of obsm, or layers/NAME (default: the model's)")
     labels.add_argument(
         "--perturbation-features",

@@ -58,6 +58,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     labels.add_argument("--batch-key", metavar="NAME", help="column of obs")
     labels.add_argument(
+        "--distinct-case", action="store_true", help="labels that differ in upper and lower case are different things"
+    )
+    labels.add_argument(
         "--feature-key", default="X", metavar="NAME", help="X, a key of obsm, or layers/NAME (default: X)"
     )
     labels.add_argument("--expression-slot", metavar="SLOT", help="expression to decode, where features are embeddings")
@@ -143,6 +146,7 @@ def _definition(arguments: argparse.Namespace) -> Any:
         perturbation_key=arguments.perturbation_key,
         control=arguments.control,
         cell_type_key=arguments.cell_type_key,
+        distinct_case=arguments.distinct_case,
     )
     if arguments.test_cell_types is not None:
         return zeroshot_split(screens, test=arguments.test_cell_types, val=arguments.val_cell_types)
@@ -232,6 +236,7 @@ def run(arguments: argparse.Namespace) -> int:
     chosen.update(_config_fields(arguments.config))
     same = (
         "output", "initial_model", "freeze", "lora_rank", "perturbation_key", "control", "cell_type_key", "batch_key",
+        "distinct_case",
         "feature_key", "expression_slot", "perturbation_features",
         "target_sum", "set_size", "control_matching", "split_controls", "resume",
     )  # fmt: skip

@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from state_hf.configuration.labels import label_text
 from state_hf.configuration.near_names import listed, nearest
+from state_hf.configuration.perturbation_labels import PerturbationNames
 
 
 @dataclass(frozen=True)
@@ -51,21 +53,31 @@ class StateTransitionVocabulary:
                 f"{len(self.perturbations)} perturbations."
             )
         object.__setattr__(self, "_perturbation_ids", {name: i for i, name in enumerate(self.perturbations)})
+        names = PerturbationNames(self.perturbations, control=self.control_perturbation)
+        object.__setattr__(self, "_perturbation_names", names)
         object.__setattr__(self, "_batch_ids", {name: i for i, name in enumerate(self.batches)})
 
-    def perturbation_id(self, name: str) -> int:
-        """Row of a perturbation.
+    @property
+    def perturbation_names(self) -> PerturbationNames:
+        """Finds the model's names of perturbations, whatever their spelling ("B+A", "A+B+ctrl")."""
+        return self._perturbation_names  # type: ignore[attr-defined]
+
+    def perturbation_id(self, name: str | float) -> int:
+        """Row of a perturbation, whatever the spelling of its name ("B+A" for "A+B", "A+ctrl" for "A").
 
         Raises:
             ValueError: If the model does not know it; the message has the nearest known names.
         """
         return self.perturbation_ids([name])[0]
 
-    def perturbation_ids(self, names: Iterable[str]) -> list[int]:
+    def perturbation_ids(self, names: Iterable[str | float]) -> list[int]:
         """Rows of perturbations, see `perturbation_id`."""
-        return _ids(self._perturbation_ids, names, "perturbation")  # type: ignore[attr-defined]
+        known: dict[str, int] = self._perturbation_ids  # type: ignore[attr-defined]
+        found = [(name, self.perturbation_names.find(name)) for name in names]
+        _refuse_unknown([name for name, known_as in found if known_as is None], list(known), "perturbation")
+        return [known[known_as] for _, known_as in found if known_as is not None]
 
-    def batch_id(self, name: str) -> int:
+    def batch_id(self, name: str | float) -> int:
         """Number of a batch.
 
         Raises:
@@ -73,9 +85,12 @@ class StateTransitionVocabulary:
         """
         return self.batch_ids([name])[0]
 
-    def batch_ids(self, names: Iterable[str]) -> list[int]:
+    def batch_ids(self, names: Iterable[str | float]) -> list[int]:
         """Numbers of batches, see `batch_id`."""
-        return _ids(self._batch_ids, names, "batch")  # type: ignore[attr-defined]
+        known: dict[str, int] = self._batch_ids  # type: ignore[attr-defined]
+        texts = [label_text(name) or str(name) for name in names]
+        _refuse_unknown([text for text in texts if text not in known], list(known), "batch")
+        return [known[text] for text in texts]
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write `vocabulary.json` into a folder."""
@@ -106,17 +121,15 @@ class StateTransitionVocabulary:
             raise ValueError(f"{path} is not a vocabulary: {error}") from error
 
 
-def _ids(known: dict[str, int], names: Iterable[str], kind: str) -> list[int]:
-    names = list(names)
-    unknown = [name for name in dict.fromkeys(names) if name not in known]
+def _refuse_unknown(names: Iterable[Any], known: Sequence[str], kind: str) -> None:
+    unknown = [str(name) for name in dict.fromkeys(names)]
     if unknown:
         which = f"for {unknown[0]!r}, " if len(unknown) > 1 else ""
         kinds = "batches" if kind == "batch" else f"{kind}s"
         raise ValueError(
             f"The model knows {len(known)} {kinds}, and not {listed(unknown, limit=5)}; "
-            f"{which}{nearest(str(unknown[0]), list(known))}"
+            f"{which}{nearest(unknown[0], known)}"
         )
-    return [known[name] for name in names]
 
 
 __all__ = ["StateTransitionVocabulary"]

@@ -170,7 +170,7 @@ class CellPredictor:
                 self.features.of(group.cell_type),
                 group.cells,
                 set_size=self.set_size,
-                rng=seeded_stream(self.seed, "controls", group.cell_type, group.perturbation),
+                rng=seeded_stream(self.seed, "controls", group.cell_type, group.draw_name),
             )
         )
         while batch := list(islice(windows, self.batch_size)):

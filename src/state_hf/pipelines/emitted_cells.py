@@ -9,6 +9,7 @@ import numpy as np
 from transformers.utils import logging
 
 from state_hf._version import __version__
+from state_hf.configuration.perturbation_labels import Perturbation
 from state_hf.data.cell_writer import CellWriter, MatrixWriter, cell_writer, matrix_writer
 from state_hf.data.file_stamps import FileStamps
 from state_hf.data.split_parts import GroupParts
@@ -126,7 +127,7 @@ class EmittedCells:
         else:
             raise ValueError("depths are taken from raw counts: name their slot (counts_slot='layers/counts')")
         group = cells.group
-        rng = seeded_stream(self.predictor.seed, "counts", group.cell_type, group.perturbation, str(number))
+        rng = seeded_stream(self.predictor.seed, "counts", group.cell_type, group.draw_name, str(number))
         return draw_counts(cells.values, depths, is_log1p=self.predictor.scale == "log1p", rng=rng)
 
     def real_controls(self, cell_types: Sequence[str]) -> Iterator[Block]:
@@ -180,7 +181,8 @@ def write_predictions(
     """
     if controls not in ("real", "simulated", "none"):
         raise ValueError(f"controls is one of real, simulated, none, not {controls!r}")
-    named = [group for group in groups if group.perturbation == emitted.predictor.screens.control]
+    control = emitted.predictor.screens.control
+    named = [group for group in groups if Perturbation.of(group.perturbation, control=control).is_control]
     if named and controls != "none":
         raise ValueError(
             f"the control {named[0].perturbation!r} is among what to predict: write no others (controls='none'), or "

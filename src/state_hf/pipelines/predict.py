@@ -9,6 +9,7 @@ import anndata
 import torch
 from transformers import PreTrainedModel
 
+from state_hf.configuration.labels import as_label
 from state_hf.data.file_stamps import FileStamps
 from state_hf.data.perturbation_features import read_perturbation_features
 from state_hf.data.perturbation_screens import open_screens
@@ -32,9 +33,10 @@ def predict(
     output: str | Path | None = None,
     overwrite: bool = False,
     perturbation_key: str = "perturbation",
-    control: str | None = None,
+    control: str | float | None = None,
     cell_type_key: str | None = "cell_type",
     batch_key: str | None = None,
+    distinct_case: bool = False,
     feature_key: str | None = None,
     perturbation_features: str | Path | None = None,
     cells: int | None = None,
@@ -63,7 +65,8 @@ def predict(
         model: A folder, a hub id, or a loaded model: a State Transition model or a baseline.
         perturbations: What to predict: `None` for the groups of perturbed cells in the data, with their numbers of
             cells; "all" for every perturbation that the model knows; names; or a table (frame, .csv or .tsv) with the
-            columns `perturbation`, `cells` and, if a row is for one cell type only, `cell_type`. A combination "A+B"
+            columns `perturbation`, `cells` and, if a row is for one cell type only, `cell_type`. A perturbation is
+            found however it is spelt ("B+A" where the model knows "A+B"), and written as it is asked for. A combination
             that the model has no row for is the sum of its members.
         output: The .h5ad file to write; or a .npy file of the matrix, with the labels beside it as .obs.csv. By default
             the cells are returned.
@@ -72,6 +75,8 @@ def predict(
         control: Label of control cells. By default the model's.
         cell_type_key: Column of obs with the cell types; `None` takes all cells for one.
         batch_key: Column of obs with the batches, for a model that reads them.
+        distinct_case: Whether labels that differ in upper and lower case only are different things. Those that the
+            model knows are.
         feature_key: Where the model's features are: "X", a key of obsm, or a slot such as "layers/NAME". By default
             where they were in training.
         perturbation_features: File of features of further perturbations, see `read_perturbation_features`, for a model
@@ -105,8 +110,8 @@ def predict(
 
     Raises:
         FileExistsError: The output exists, and is not to be replaced.
-        ValueError: A perturbation, cell type or slot is unknown, the control label is missing, the data do not fit the
-            model, or they change while they are read.
+        ValueError: A perturbation, cell type or slot is unknown, the control label is missing, labels look alike (see
+            `open_screens`), the data do not fit the model, or they change while they are read.
     """
     target = None if output is None else Path(output)
     if target is not None and target.exists() and not overwrite:
@@ -119,14 +124,20 @@ def predict(
     loaded = load_perturbation_model(model, device=device)
     if perturbation_features is not None:
         add_perturbations(loaded, read_perturbation_features(perturbation_features))
-    control = control or loaded.vocabulary.control_perturbation
+    control = loaded.vocabulary.control_perturbation if control is None else as_label(control, "control")
     if control is None:
         raise ValueError("the model does not name its control perturbation: give the data's label (control=...)")
     if batch_key is None and getattr(loaded.config, "use_batch_encoder", False):
         raise ValueError("the model reads the batch of each cell: name its column in obs (batch_key=...)")
     stamps = FileStamps(data)
     screens = open_screens(
-        data, perturbation_key=perturbation_key, control=control, cell_type_key=cell_type_key, batch_key=batch_key
+        data,
+        perturbation_key=perturbation_key,
+        control=control,
+        cell_type_key=cell_type_key,
+        batch_key=batch_key,
+        vocabulary=loaded.vocabulary,
+        distinct_case=distinct_case,
     )
     groups = plan_predictions(
         screens,
@@ -137,6 +148,7 @@ def predict(
         max_cells=max_cells,
         cell_types=cell_types,
         on_unknown=on_unknown,
+        distinct_case=distinct_case,
     )
     keys = (perturbation_key, cell_type_key, batch_key)
     slots = Slots(

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
+from state_hf.configuration.labels import FoundLabels, as_label, label_text, refuse_look_alikes
 from state_hf.configuration.near_names import nearest
+from state_hf.configuration.perturbation_labels import Perturbation, label_parts
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 from state_hf.data.perturbation_screens import PerturbationScreens
 
 logger = logging.get_logger(__name__)
 
 Perturbations: TypeAlias = Literal["all"] | Sequence[str] | pd.DataFrame | str | Path | None
-# What joins the perturbations of a combination in a label.
-_COMBINATION_SEPARATOR = "+"
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,20 @@ class PredictedGroup:
         perturbation: Label of the predicted cells.
         ids: The model's ids of the perturbations; several for a combination.
         cells: Number of cells.
+        meaning: The model's names of the perturbations, which random draws are named after, whatever the label's
+            spelling; the label, if empty.
     """
 
     cell_type: str
     perturbation: str
     ids: tuple[int, ...]
     cells: int
+    meaning: str = ""
+
+    @property
+    def draw_name(self) -> str:
+        """What random draws are named after."""
+        return self.meaning or self.perturbation
 
 
 def plan_predictions(
@@ -47,6 +55,7 @@ def plan_predictions(
     max_cells: int | None,
     cell_types: Sequence[str] | None,
     on_unknown: Literal["error", "control"],
+    distinct_case: bool = False,
 ) -> list[PredictedGroup]:
     """List what is to be predicted; for the arguments see `predict`.
 
@@ -56,20 +65,40 @@ def plan_predictions(
     for name, number in (("cells", cells), ("min_cells", min_cells), ("max_cells", max_cells)):
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, and is {number}")
-    for cell_type in cell_types or ():
+    named = None if cell_types is None else [as_label(name, "a cell type") for name in cell_types]
+    for cell_type in named or ():
         if cell_type not in screens.cell_types:
             raise ValueError(f"there is no cell type {cell_type!r}; {nearest(cell_type, screens.cell_types)}")
-    chosen = [name for name in screens.cell_types if cell_types is None or name in cell_types]
+    chosen = [name for name in screens.cell_types if named is None or name in named]
     wanted = _wanted(screens, vocabulary, perturbations, chosen, cells)
     groups = []
     labels = list(dict.fromkeys(label for _, label, _ in wanted))
-    ids = dict(zip(labels, _ids(labels, vocabulary, on_unknown), strict=True))
+    control = screens.control
+    refuse_look_alikes(
+        [FoundLabels("what is to be predicted", labels)],
+        known=[FoundLabels("the model (perturbation names)", vocabulary.perturbations), FoundLabels("obs", [control])],
+        distinct_case=distinct_case,
+        parts=label_parts,
+    )
+    names = _known_names(labels, vocabulary, control, on_unknown)
+    _note_spellings(labels, control)
     for cell_type, label, number in wanted:
         number = max(number, min_cells or 1)
-        groups.append(PredictedGroup(cell_type, label, ids[label], min(number, max_cells or number)))
+        ids = tuple(vocabulary.perturbation_ids(names[label]))
+        meaning = "+".join(vocabulary.perturbation_names.members(label, control=control) or ())
+        groups.append(PredictedGroup(cell_type, label, ids, min(number, max_cells or number), meaning))
     if not groups:
         raise ValueError("there is nothing to predict: no perturbed cells in the file, and no perturbations named")
     return groups
+
+
+def _note_spellings(labels: Sequence[str], control: str) -> None:
+    spellings: dict[Perturbation, list[str]] = {}
+    for label in labels:
+        spellings.setdefault(Perturbation.of(label, control=control), []).append(label)
+    for alike in spellings.values():
+        if len(alike) > 1:
+            logger.warning(f"{' and '.join(map(repr, alike))} are one perturbation: each has the same cells")
 
 
 def _wanted(
@@ -93,6 +122,7 @@ def _wanted(
         ]
     if isinstance(perturbations, str):
         perturbations = [name for name in vocabulary.perturbations if name != vocabulary.control_perturbation]
+    perturbations = [as_label(name, "a perturbation") for name in perturbations]
     if cells is None:
         raise ValueError("say how many cells of each perturbation to predict (cells=...)")
     return [(cell_type, label, cells) for cell_type in cell_types for label in dict.fromkeys(perturbations)]
@@ -135,38 +165,31 @@ def _of_table(
         number = int(row["cells"]) if "cells" in row else int(cells or 0)
         if number < 1:
             raise ValueError(f"the table asks for {number} cells of {row['perturbation']!r}; leave such rows out")
-        named = row.get("cell_type")
+        label, named = as_label(row["perturbation"], "a perturbation of the table"), label_text(row.get("cell_type"))
         if named is not None and named not in screens.cell_types:
-            raise ValueError(f"the table names the cell type {named!r}; {nearest(str(named), screens.cell_types)}")
-        wanted += [(name, str(row["perturbation"]), number) for name in cell_types if named in (None, name)]
+            raise ValueError(f"the table names the cell type {named!r}; {nearest(named, screens.cell_types)}")
+        wanted += [(name, label, number) for name in cell_types if named in (None, name)]
     return wanted
 
 
-def _ids(
-    labels: Sequence[str], vocabulary: StateTransitionVocabulary, on_unknown: Literal["error", "control"]
-) -> list[tuple[int, ...]]:
-    """The model's ids of every label; a combination that has no row of its own is the sum of its members."""
-    known = set(vocabulary.perturbations)
-    members = [[label] if label in known else label.split(_COMBINATION_SEPARATOR) for label in labels]
-    unknown = [label for label, names in zip(labels, members, strict=True) if not known.issuperset(names)]
+def _known_names(
+    labels: Sequence[str], vocabulary: StateTransitionVocabulary, control: str, on_unknown: Literal["error", "control"]
+) -> dict[str, list[str]]:
+    """The model's names for every label; a combination that has no row of its own is the sum of its members."""
+    names = vocabulary.perturbation_names
+    members = {label: names.members(label, control=control) for label in labels}
+    unknown = [label for label, found in members.items() if found is None]
     if unknown and on_unknown == "control":
         if vocabulary.control_perturbation is None:
             raise ValueError("the model does not say which perturbation is its control, so nothing can stand in")
         shown = ", ".join(map(repr, unknown[:5]))
         logger.warning(f"{len(unknown)} perturbations are unknown and predicted as the control: {shown}")
-        members = [
-            [vocabulary.control_perturbation] if label in unknown else names
-            for label, names in zip(labels, members, strict=True)
-        ]
+        members.update({label: [vocabulary.control_perturbation] for label in unknown})
     elif unknown:
-        vocabulary.perturbation_ids([name for label in unknown for name in _unknown_members(label, known)])
-    return [tuple(vocabulary.perturbation_ids(names)) for names in members]
-
-
-def _unknown_members(label: str, known: set[str]) -> list[str]:
-    names = label.split(_COMBINATION_SEPARATOR)
-    # Of a combination that is partly known, the members that are not; else the label as a whole.
-    return [name for name in names if name not in known] if any(name in known for name in names) else [label]
+        vocabulary.perturbation_ids(
+            [name for label in unknown for name in names.unknown_members(label, control=control)]
+        )
+    return {label: found for label, found in members.items() if found is not None}
 
 
 __all__ = ["Perturbations", "PredictedGroup", "plan_predictions"]

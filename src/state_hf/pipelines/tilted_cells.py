@@ -41,7 +41,7 @@ class TiltedCells:
         """Make the cells of groups in their order, in blocks."""
         for group in groups:
             mean = self.profiles.of(group)
-            rng = seeded_stream(self.predictor.seed, "tilted", group.cell_type, group.perturbation)
+            rng = seeded_stream(self.predictor.seed, "tilted", group.cell_type, group.draw_name)
             pool = self.predictor.expression.of(group.cell_type)
             rounds = -(-group.cells // len(pool))
             order = np.concatenate([rng.permutation(len(pool)) for _ in range(rounds)])[: group.cells]

@@ -132,9 +132,10 @@ def train(
     freeze: bool = False,
     lora_rank: int | None = None,
     perturbation_key: str = "perturbation",
-    control: str = "non-targeting",
+    control: str | float = "non-targeting",
     cell_type_key: str | None = "cell_type",
     batch_key: str | None = None,
+    distinct_case: bool = False,
     feature_key: str = "X",
     expression_slot: str | None = None,
     perturbation_features: str | Path | None = None,
@@ -164,6 +165,8 @@ def train(
         control: Label of control cells in that column.
         cell_type_key: Column of obs with the cell types or other contexts.
         batch_key: Column of obs with the batches.
+        distinct_case: Whether labels that differ in upper and lower case only are different things. Otherwise they are
+            refused, see `open_screens`.
         feature_key: Where the cells' features are: "X", a key of obsm, or a slot such as "layers/NAME".
         expression_slot: Slot of the expression to decode, where the features are an embedding.
         perturbation_features: File of perturbation features, see `read_perturbation_features`, that the model reads
@@ -190,7 +193,12 @@ def train(
     definition = split if isinstance(split, SplitDefinition) else read_split_toml(split)
     sources: Any = dataset_files(definition) if data is None else _named(definition, data)
     screens = open_screens(
-        sources, perturbation_key=perturbation_key, control=control, cell_type_key=cell_type_key, batch_key=batch_key
+        sources,
+        perturbation_key=perturbation_key,
+        control=control,
+        cell_type_key=cell_type_key,
+        batch_key=batch_key,
+        distinct_case=distinct_case,
     )
     applied = PerturbationSplit(screens, definition, controls=split_controls, seed=training.seed)
     sets = ScreenSets(applied, feature_key, expression_slot, set_size, control_matching, training.seed)
@@ -202,9 +210,9 @@ def train(
     features = None
     if perturbation_features is not None:
         features = feature_table(
-            read_perturbation_features(perturbation_features), vocabulary.perturbations, control=control
+            read_perturbation_features(perturbation_features), vocabulary.perturbations, control=screens.control
         )
-    model = _model(sets, train_sets, vocabulary, config or {}, initial_model, features)
+    model = _model(sets, train_sets, vocabulary, config or {}, initial_model, features, distinct_case=distinct_case)
     model.config.target_sum = trained_total(
         model.config,
         screens,
@@ -264,6 +272,8 @@ def _model(
     config: dict[str, Any],
     initial_model: str | Path | None,
     features: np.ndarray | None,
+    *,
+    distinct_case: bool,
 ) -> StateTransitionForPerturbation:
     if initial_model is not None:
         if config:
@@ -271,7 +281,7 @@ def _model(
         with loading_from(initial_model):
             model, info = StateTransitionForPerturbation.from_pretrained(initial_model, output_loading_info=True)
         refuse_missing_weights(initial_model, info["missing_keys"])
-        replace_perturbations(model, vocabulary, features)
+        replace_perturbations(model, vocabulary, features, distinct_case=distinct_case)
         return model
     decoder: dict[str, Any] = {}
     if sets.expression_slot is not None:

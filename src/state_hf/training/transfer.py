@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from state_hf.configuration.labels import FoundLabels, refuse_look_alikes
+from state_hf.configuration.perturbation_labels import label_parts
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 from state_hf.modeling.baselines import PerturbationBaseline
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
@@ -22,20 +24,24 @@ def replace_perturbations(
     model: StateTransitionForPerturbation,
     vocabulary: StateTransitionVocabulary,
     features: np.ndarray | None = None,
+    *,
+    distinct_case: bool = False,
 ) -> None:
     """Give a model the perturbations of a new screen.
 
-    Where it learns a row for each perturbation, those that it knows keep what it learnt of them. Where it reads
-    features, it gets those of the new perturbations. Its `effect_scale` is 1 again: that of the old screen's validation
-    says nothing of a new one.
+    Where it learns a row for each perturbation, those that it knows, however they are spelt, keep what it learnt of
+    them, and the new control what it learnt of the old. Where it reads features, it gets those of the new
+    perturbations. Its `effect_scale` is 1 again: that of the old screen's validation says nothing of a new one.
 
     Args:
         model: The model, changed in place.
         vocabulary: The new names. Its genes must be the model's.
         features: (perturbations, perturbation_dim), for a model that reads features.
+        distinct_case: Whether perturbations that differ in upper and lower case only are different things.
 
     Raises:
-        ValueError: Features are missing or not to be given, or the genes are others.
+        ValueError: Features are missing or not to be given, the genes are others, or a new name looks like one of which
+            the model learnt a row.
     """
     config, old = model.config, model.vocabulary
     if (config.perturbation_features == "vectors") != (features is not None):
@@ -52,6 +58,17 @@ def replace_perturbations(
     if features is not None:
         set_perturbation_table(model, vocabulary, features)
         return
+    refuse_look_alikes(
+        [FoundLabels("the screen", vocabulary.perturbations)],
+        known=[
+            FoundLabels("the model to start from", old.perturbations),
+            # What the control is called, the user has said.
+            FoundLabels("the screen", [vocabulary.control_perturbation or ""]),
+        ],
+        distinct_case=distinct_case,
+        parts=label_parts,
+    )
+    known = [_known_row(old, name, vocabulary.control_perturbation) for name in vocabulary.perturbations]
     encoder = model.state_transition.perturbation_encoder
     first: Any = encoder[0]
     new = nn.Linear(
@@ -60,19 +77,25 @@ def replace_perturbations(
     with torch.no_grad():
         new.weight.normal_(std=config.initializer_range)
         new.bias.copy_(first.bias)
-        for row, name in enumerate(vocabulary.perturbations):
-            if name in old.perturbations:
-                new.weight[:, row] = first.weight[:, old.perturbation_id(name)]
+        for row, number in enumerate(known):
+            if number is not None:
+                new.weight[:, row] = first.weight[:, number]
     encoder[0] = new
     offsets = model.state_transition.perturbation_offsets
     if offsets is not None:
         fitted = offsets.new_zeros(len(vocabulary.perturbations), offsets.shape[1])
-        for row, name in enumerate(vocabulary.perturbations):
-            if name in old.perturbations:
-                fitted[row] = offsets[old.perturbation_id(name)]
+        for row, number in enumerate(known):
+            if number is not None:
+                fitted[row] = offsets[number]
         model.state_transition.perturbation_offsets = nn.Parameter(fitted, requires_grad=False)
     config.perturbation_dim = config.num_perturbations = len(vocabulary.perturbations)
     model.vocabulary = vocabulary
+
+
+def _known_row(vocabulary: StateTransitionVocabulary, name: str, control: str | None) -> int | None:
+    """Row of a perturbation of a screen whose control is `control`; None if the model does not know it."""
+    known = vocabulary.perturbation_names.find(name, control=control)
+    return None if known is None else vocabulary.perturbation_id(known)
 
 
 def set_perturbation_table(
@@ -117,7 +140,7 @@ def add_perturbations(model: StateTransitionPreTrainedModel, features: Mapping[s
             "The model learnt its perturbations by their names, and not by features: it can predict no others."
         )
     old, config = model.vocabulary, model.config
-    added = [name for name in features if name not in set(old.perturbations)]
+    added = [name for name in features if old.perturbation_names.find(name) is None]
     if not added:
         return
     rows = np.stack([features[name] for name in added])
