@@ -60,12 +60,39 @@ def test_genes_in_another_order_are_told_how_to_be_reordered():
     assert "prediction[:, reference.var_names]" in found[0]
 
 
-def test_labels_are_compared_as_text_whatever_their_type():
+@pytest.mark.parametrize(
+    "labels", [np.array([0, 0, 7, 7, 8]), np.array([0.0, 0.0, 7.0, 7.0, 8.0]), [0, "0", 7.0, 7, 8]]
+)
+def test_labels_are_compared_as_text_whatever_their_type(labels):
     reference = screen(labels=["0", "0", "7", "7", "8"])
-    check(screen(labels=np.array([0, 0, 7, 7, 8])), reference, control="0")
-    found = problems(screen(labels=np.array([0.0, 0.0, 7.0, 7.0, 8.0])), reference, control="0")
-    assert found[0].endswith("in obs['perturbation']; perhaps it has '0.0' for '0'")
-    assert "'7', '8'; perhaps it has '7.0' for '7', '8.0' for '8'" in found[1]
+    check(screen(labels=labels), reference, control="0")
+
+
+def test_texts_of_floats_are_no_labels_of_integers():
+    found = problems(screen(labels=["0", "0", "7.0", "7.0", "8"]), screen(labels=[0, 0, 7, 7, 8]), control="0")
+    assert found == [
+        "1 perturbation of the reference missing from the prediction: '7'; perhaps it has '7.0' for '7'",
+        "1 perturbation of the prediction missing from the reference: '7.0'",
+    ]
+
+
+def test_labels_that_look_alike_within_a_side():
+    labels = ["non-targeting", "non-targeting", "GATA1", "GATA1 ", "KLF1"]
+    found = problems(screen(labels=labels), screen(labels=labels))
+    assert [problem[:90] for problem in found] == [
+        f"obs['perturbation'] of the {side} has the labels 'GATA1' and 'GATA1 ', which differ in spa"[:90]
+        for side in ("prediction", "reference")
+    ]
+    # Upper and lower case may tell human from mouse where both sides have both.
+    labels = ["non-targeting", "non-targeting", "GATA1", "Gata1", "KLF1"]
+    check(screen(labels=labels), screen(labels=labels))
+
+
+def test_perturbations_are_called_by_their_names():
+    prediction = screen(labels=["non-targeting", "non-targeting", "KLF1+GATA1", "KLF1+GATA1", "KLF1"])
+    reference = screen(labels=["non-targeting", "non-targeting", "GATA1+KLF1", "GATA1+KLF1", "KLF1"])
+    assert len(problems(prediction, reference)) == 2
+    check(prediction, reference, names={"KLF1+GATA1": "GATA1+KLF1"})
 
 
 def test_declared_perturbation_without_cells():
@@ -110,6 +137,11 @@ def test_missing_column_names_the_close_one():
 def test_unlabelled_cells():
     prediction = screen(labels=["non-targeting", None, "GATA1", "GATA1", "KLF1"])
     assert problems(prediction) == ["the prediction has 1 cell without a label in obs['perturbation']"]
+    prediction = screen(labels=["non-targeting", "nan", "GATA1", "None", "KLF1"])
+    assert problems(prediction) == [
+        "the prediction has 2 cells without a label in obs['perturbation']; texts that stand for no label: "
+        "'nan' 1, 'None' 1"
+    ]
 
 
 def test_controls_of_the_prediction_may_be_absent_where_the_profile_does_not_read_them():

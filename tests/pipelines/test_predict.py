@@ -117,7 +117,7 @@ def with_pairs():
     baseline.vocabulary = StateTransitionVocabulary(names, "ctrl", ["all"], ["type_1"], genes)
     baseline.shifts += torch.tensor([0.0, 0.5, 1.0, 2.0, 4.0, 0.25, 0.125]).unsqueeze(1)
     obs = pd.DataFrame({"perturbation": ["NT"] * 8, "cell_type": "type_1"}, index=[f"c{number}" for number in range(8)])
-    return baseline, anndata.AnnData(np.full((8, 20), 1.0, np.float32), obs=obs, var=pd.DataFrame(index=genes))
+    return baseline, anndata.AnnData(np.full((8, 20), 1.25, np.float32), obs=obs, var=pd.DataFrame(index=genes))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_perturbation_is_found_however_it_is_spelt(with_pairs, label, shift):
     model, cells = with_pairs
     predicted = predict(cells, model, [label], cells=3, control="NT", controls="none")
     assert set(predicted.obs["perturbation"]) == {label}
-    np.testing.assert_allclose(predicted.X.toarray(), 1 + shift)
+    np.testing.assert_allclose(predicted.X.toarray(), 1.25 + shift)
 
 
 def test_the_groups_of_a_file_keep_its_spelling(with_pairs, caplog):
@@ -198,8 +198,8 @@ def test_labels_that_are_numbers(with_pairs):
     cells.obs["perturbation"], cells.obs["cell_type"] = 0.0, 1.0
     for control in (0, 0.0, "0", np.int8(0), None):
         predicted = predict(cells, model, [7.0, "3+7"], cells=2, cell_types=[1], control=control, controls="none")
-        np.testing.assert_allclose(of(predicted, "7", "1"), 2.0)
-        np.testing.assert_allclose(of(predicted, "3+7", "1"), 1.5)
+        np.testing.assert_allclose(of(predicted, "7", "1"), 2.25)
+        np.testing.assert_allclose(of(predicted, "3+7", "1"), 1.75)
 
 
 def test_a_table_may_name_the_cell_type_of_some_rows(with_pairs, tmp_path):

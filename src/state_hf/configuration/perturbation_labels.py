@@ -1,6 +1,6 @@
 """What was done to a cell, as a label says it: one perturbation, several at once, or the control's nothing."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,6 +8,9 @@ from state_hf.configuration.labels import label_text
 
 SEPARATOR = "+"
 """What joins the members of a combination in a label, as in "IFNG+TNF"."""
+
+# Perturbations that a note names.
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,38 @@ def label_parts(label: str) -> list[str]:
     if SEPARATOR not in label:
         return [label]
     return list(dict.fromkeys([label, *member_names(label)]))
+
+
+def common_names(
+    counts: Mapping[str, int], *, control: str, preferred: Container[str] = ()
+) -> tuple[dict[str, str], list[str]]:
+    """One name for all labels of a perturbation.
+
+    Args:
+        counts: Number of cells of every label.
+        control: Label of the control, which is its name.
+        preferred: Labels that give their perturbation its name. Without one it is the label that most cells have.
+
+    Returns:
+        The name of every label, and notes in words on labels that were taken as one.
+    """
+    spellings: dict[Perturbation, list[str]] = {}
+    for label in sorted(counts):
+        spellings.setdefault(Perturbation.of(label, control=control), []).append(label)
+    names: dict[str, str] = {}
+    merged = []
+    for meaning, labels in spellings.items():
+        candidates = [label for label in labels if label in preferred] or labels
+        name = control if meaning.is_control else max(candidates, key=lambda label: counts[label])
+        names.update(dict.fromkeys(labels, name))
+        if labels != [name]:
+            listed = " and ".join(f"{label!r} ({counts[label]:,})" for label in labels)
+            merged.append(f"{listed} as {name!r}")
+    if not merged:
+        return names, []
+    more = f"; and {len(merged) - _SHOWN:,} more" if len(merged) > _SHOWN else ""
+    shown = "; ".join(merged[:_SHOWN])
+    return names, [f"labels of one perturbation are taken as one (numbers of cells): {shown}{more}"]
 
 
 class PerturbationNames:
@@ -165,4 +200,4 @@ def _spelt_names(label: str, known: Collection[str]) -> list[str] | None:
     return names
 
 
-__all__ = ["SEPARATOR", "Perturbation", "PerturbationNames", "label_parts", "member_names"]
+__all__ = ["SEPARATOR", "Perturbation", "PerturbationNames", "common_names", "label_parts", "member_names"]

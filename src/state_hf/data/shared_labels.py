@@ -8,10 +8,8 @@ import numpy as np
 
 from state_hf.configuration.labels import FoundLabels, refuse_look_alikes
 from state_hf.configuration.near_names import nearest
-from state_hf.configuration.perturbation_labels import Perturbation, PerturbationNames, label_parts
+from state_hf.configuration.perturbation_labels import PerturbationNames, common_names, label_parts
 from state_hf.metrics.label_columns import LabelColumn
-
-_SHOWN = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +61,9 @@ def share_labels(
     )
     counts: Counter[str] = sum((column.counts for column in columns), Counter())
     names: dict[str, str] = {label: label for label in sorted(counts)}
-    notes: tuple[str, ...] = ()
+    notes: list[str] = []
     if control is not None:
-        names, notes = _names_of_meanings(counts, control)
+        names, notes = common_names(counts, control=control)
     if known is not None:
         index = (
             PerturbationNames(known, control=control) if control is not None else dict(zip(known, known, strict=True))
@@ -76,7 +74,7 @@ def share_labels(
     ids = [
         np.array([number[names[label]] for label in column.labels], dtype=np.int32)[column.codes] for column in columns
     ]
-    return SharedLabels(vocabulary, ids, notes)
+    return SharedLabels(vocabulary, ids, tuple(notes))
 
 
 def _known_name(
@@ -91,26 +89,6 @@ def _known_name(
         place = next(here.place for here in found if label in here.labels)
         raise ValueError(f"{place} has the {kind} {label!r}, which the vocabulary lacks; {nearest(label, known)}")
     return name
-
-
-def _names_of_meanings(counts: Counter[str], control: str) -> tuple[dict[str, str], tuple[str, ...]]:
-    """The name that each label of perturbations goes by, one for labels that mean the same, and notes on those."""
-    spellings: dict[Perturbation, list[str]] = {}
-    for label in sorted(counts):
-        spellings.setdefault(Perturbation.of(label, control=control), []).append(label)
-    names: dict[str, str] = {}
-    merged = []
-    for meaning, labels in spellings.items():
-        name = control if meaning.is_control else max(labels, key=lambda label: counts[label])
-        names.update(dict.fromkeys(labels, name))
-        if labels != [name]:
-            listed = " and ".join(f"{label!r} ({counts[label]:,})" for label in labels)
-            merged.append(f"{listed} as {name!r}")
-    if not merged:
-        return names, ()
-    more = f"; and {len(merged) - _SHOWN:,} more" if len(merged) > _SHOWN else ""
-    shown = "; ".join(merged[:_SHOWN])
-    return names, (f"labels of one perturbation are taken as one (numbers of cells): {shown}{more}",)
 
 
 __all__ = ["SharedLabels", "share_labels"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from state_hf.configuration.perturbation_labels import Perturbation
 from state_hf.data.split_definition import Context, SplitDefinition, SplitPart
 from state_hf.data.split_toml import read_split_toml
 
@@ -60,11 +61,12 @@ class GroupParts:
 
     Args:
         path: A split's file or a folder with one, see `read_split`.
-        control: Label of control cells. A combination is found in any order, with the control among its members or not.
+        control: Label of control cells. A perturbation is found in any spelling, see `Perturbation`.
+        split_control: What the split calls the control, if it has another name there.
     """
 
-    def __init__(self, path: str | Path, *, control: str) -> None:
-        self.path, self._control = split_file(path), control
+    def __init__(self, path: str | Path, *, control: str, split_control: str | None = None) -> None:
+        self.path, self._control, self._split_control = split_file(path), control, split_control
         self._definition = read_split(self.path)
         self._lists = {
             context: {part: set(map(self._meaning, names)) for part, names in lists.items()}
@@ -89,7 +91,7 @@ class GroupParts:
                 return "train"
         return next((part for part in ("train", "test", "val") if part in parts), None)
 
-    def _part_in(self, context: Context, meaning: frozenset[str]) -> SplitPart | None:
+    def _part_in(self, context: Context, meaning: Perturbation) -> SplitPart | None:
         if meaning in self._excluded.get(context, ()):
             return None
         if context in self._definition.zeroshot:
@@ -97,8 +99,8 @@ class GroupParts:
         held: list[SplitPart] = [part for part in ("test", "val") if meaning in self._lists[context].get(part, ())]
         return held[0] if held else "train"
 
-    def _meaning(self, label: str) -> frozenset[str]:
-        return frozenset(label.split("+")) - {self._control}
+    def _meaning(self, label: str) -> Perturbation:
+        return Perturbation.of(label, control=self._control).without(self._split_control)
 
 
 def _by_context(nested: Mapping[str, Mapping[str, Any]]) -> dict[Context, Any]:

@@ -10,7 +10,10 @@ import pandas as pd
 from anndata import AnnData
 from transformers.utils import logging
 
+from state_hf.configuration.labels import FoundLabels, refuse_look_alikes
 from state_hf.configuration.near_names import listed, near_matches
+from state_hf.configuration.perturbation_labels import label_parts
+from state_hf.metrics.label_columns import LabelColumn, read_label_column
 from state_hf.metrics.value_check import ValueSummary, summarize_values
 
 logger = logging.get_logger(__name__)
@@ -40,6 +43,7 @@ def check_inputs(
     perturbation_key: str,
     control: str,
     cell_type_key: str | None = None,
+    names: Mapping[str, str] | None = None,
     control_in_prediction: bool = True,
     max_counts_per_cell: float | None = None,
 ) -> CheckedInputs:
@@ -56,6 +60,7 @@ def check_inputs(
             text.
         control: Label of the control cells.
         cell_type_key: Column of `obs` with the contexts (cell types) that are scored apart from each other.
+        names: What labels of perturbations are called, see `common_names`. Others are called as they are.
         control_in_prediction: Whether the profile takes the prediction's own control cells.
         max_counts_per_cell: Largest total of one cell, for `"counts"`.
 
@@ -70,10 +75,13 @@ def check_inputs(
     columns = [perturbation_key] if cell_type_key is None else [cell_type_key, perturbation_key]
     missing = _column_problems(sides, columns)
     problems += missing
+    labels: dict[str, _SideLabels] = {}
     if not missing:
-        problems += _label_problems(
-            sides, perturbation_key, control, cell_type_key, control_in_prediction=control_in_prediction
-        )
+        labels = {
+            side: _SideLabels.read(side, adata, perturbation_key, cell_type_key, names or {})
+            for side, adata in sides.items()
+        }
+        problems += _label_problems(labels, control, control_in_prediction=control_in_prediction)
     summaries: dict[str, ValueSummary] = {}
     for side, adata in sides.items():
         if adata.X is None:
@@ -85,8 +93,8 @@ def check_inputs(
             problems.append(f"the {side}: {error}")
             continue
         problems += value_problems(summaries[side], adata, scale, side, max_counts_per_cell=max_counts_per_cell)
-        if scale == "counts" and not missing:
-            problems += _empty_perturbations(summaries[side], adata, columns, side)
+        if scale == "counts" and side in labels:
+            problems += _empty_perturbations(summaries[side], labels[side])
         _warn_of_duplicate_cells(adata, side)
     if problems:
         raise ValueError(problem_list(f"{_source(prediction)} cannot be scored against {_source(reference)}", problems))
@@ -191,32 +199,86 @@ def _column_problems(sides: dict[str, AnnData], columns: list[str]) -> list[str]
     return problems
 
 
-def _label_problems(
-    sides: dict[str, AnnData],
-    perturbation_key: str,
-    control: str,
-    cell_type_key: str | None,
-    *,
-    control_in_prediction: bool,
-) -> list[str]:
+@dataclass(frozen=True, eq=False)
+class _SideLabels:
+    """The labels of one side.
+
+    Attributes:
+        side: What messages call it.
+        perturbation_key, cell_type_key: Columns of obs.
+        perturbations, cell_types: What they hold.
+        names: (cells,) object: what every cell's perturbation is called; None without a label.
+    """
+
+    side: str
+    perturbation_key: str
+    cell_type_key: str | None
+    perturbations: LabelColumn
+    cell_types: LabelColumn | None
+    names: np.ndarray
+
+    @classmethod
+    def read(
+        cls, side: str, adata: AnnData, perturbation_key: str, cell_type_key: str | None, names: Mapping[str, str]
+    ) -> "_SideLabels":
+        column = read_label_column(adata.obs[perturbation_key])
+        called = [names.get(label, label) for label in column.labels]
+        cell_types = None if cell_type_key is None else read_label_column(adata.obs[cell_type_key])
+        by_cell = np.array([*called, None], dtype=object)[column.codes]
+        return cls(side, perturbation_key, cell_type_key, column, cell_types, by_cell)
+
+    @property
+    def columns(self) -> list[tuple[str, LabelColumn]]:
+        """Each column with its name; the contexts first."""
+        perturbations = [(self.perturbation_key, self.perturbations)]
+        if self.cell_types is None or self.cell_type_key is None:
+            return perturbations
+        return [(self.cell_type_key, self.cell_types), *perturbations]
+
+    @property
+    def present(self) -> list[str]:
+        """What the perturbations that have cells are called, in order, each once."""
+        return [name for name in dict.fromkeys(self.names.tolist()) if name is not None]
+
+    @property
+    def pairs(self) -> set[tuple[str, str]]:
+        """(context, perturbation) that have cells."""
+        contexts = [] if self.cell_types is None else self.cell_types.texts.tolist()
+        return set(zip(contexts, self.names.tolist(), strict=True))
+
+    def own_problems(self) -> list[str]:
+        """Cells without a label, and labels that look alike; case tells two apart, where both sides have both."""
+        problems = []
+        for key, column in self.columns:
+            if column.unlabelled:
+                number = counted(column.unlabelled, "cell")
+                problems.append(f"the {self.side} has {number} without a label in obs[{key!r}]{column.missing()}")
+            parts = label_parts if key == self.perturbation_key else lambda label: [label]
+            found = FoundLabels(f"obs[{key!r}] of the {self.side}", column.labels, key)
+            try:
+                refuse_look_alikes([found], distinct_case=True, parts=parts)
+            except ValueError as error:
+                problems.append(str(error))
+        return problems
+
+
+def _label_problems(labels: Mapping[str, _SideLabels], control: str, *, control_in_prediction: bool) -> list[str]:
     problems = []
-    labels = {side: _labels(adata.obs[perturbation_key]) for side, adata in sides.items()}
-    for side, adata in sides.items():
-        for column in [perturbation_key] if cell_type_key is None else [cell_type_key, perturbation_key]:
-            unlabelled = int(adata.obs[column].isna().sum())
-            if unlabelled:
-                problems.append(f"the {side} has {counted(unlabelled, 'cell')} without a label in obs[{column!r}]")
-        if control not in labels[side] and (side == "reference" or control_in_prediction):
-            hint = _hint(near_matches([control], labels[side]))
-            if not hint and labels[side]:
-                hint = f"; its most frequent label is {str(adata.obs[perturbation_key].value_counts().index[0])!r}"
-            problems.append(f"the control {control!r} is no label of the {side} in obs[{perturbation_key!r}]{hint}")
+    present = {side: found.present for side, found in labels.items()}
+    for side, found in labels.items():
+        problems += found.own_problems()
+        if control not in present[side] and (side == "reference" or control_in_prediction):
+            hint = _hint(near_matches([control], present[side]))
+            if not hint and present[side]:
+                hint = f"; its most frequent label is {found.perturbations.counts.most_common(1)[0][0]!r}"
+            key = found.perturbation_key
+            problems.append(f"the control {control!r} is no label of the {side} in obs[{key!r}]{hint}")
     for side, other in (("prediction", "reference"), ("reference", "prediction")):
-        absent = [label for label in labels[other] if label not in labels[side] and label != control]
-        extra = [label for label in labels[side] if label not in labels[other] and label != control]
+        absent = [label for label in present[other] if label not in set(present[side]) and label != control]
+        extra = [label for label in present[side] if label not in set(present[other]) and label != control]
         if not absent:
             continue
-        declared = set(_categories(sides[side].obs[perturbation_key]))
+        declared = set(labels[side].perturbations.declared)
         empty = [label for label in absent if label in declared]
         # The other direction would only repeat the pairs.
         hint = _hint(near_matches(absent, extra)) if side == "prediction" else ""
@@ -225,21 +287,14 @@ def _label_problems(
         problems.append(
             f"{counted(len(absent), 'perturbation')} of the {other} missing from the {side}: {listed(absent)}{hint}"
         )
-    if not problems and cell_type_key is not None:
-        problems += _context_problems(
-            sides, perturbation_key, control, cell_type_key, control_in_prediction=control_in_prediction
-        )
+    if not problems and labels["reference"].cell_types is not None:
+        problems += _context_problems(labels, control, control_in_prediction=control_in_prediction)
     return problems
 
 
-def _context_problems(
-    sides: dict[str, AnnData], perturbation_key: str, control: str, cell_type_key: str, *, control_in_prediction: bool
-) -> list[str]:
-    pairs = {
-        side: set(zip(adata.obs[cell_type_key].astype(str), adata.obs[perturbation_key].astype(str), strict=True))
-        for side, adata in sides.items()
-    }
-    reference_pairs = pairs["reference"]
+def _context_problems(labels: Mapping[str, _SideLabels], control: str, *, control_in_prediction: bool) -> list[str]:
+    pairs = {side: found.pairs for side, found in labels.items()}
+    key, reference_pairs = labels["reference"].cell_type_key, pairs["reference"]
     if not control_in_prediction:
         pairs = {side: {pair for pair in found if pair[1] != control} for side, found in pairs.items()}
     problems = []
@@ -249,7 +304,7 @@ def _context_problems(
             names = [f"{label} in {context}" for context, label in absent]
             problems.append(
                 f"{counted(len(names), 'perturbation')} of the {other} missing from the {side} in their context "
-                f"(obs[{cell_type_key!r}]): {listed(names)}"
+                f"(obs[{key!r}]): {listed(names)}"
             )
     contexts = sorted({context for context, _ in pairs["reference"]})
     without = [context for context in contexts if (context, control) not in reference_pairs]
@@ -258,12 +313,17 @@ def _context_problems(
     return problems
 
 
-def _empty_perturbations(summary: ValueSummary, adata: AnnData, columns: list[str], side: str) -> list[str]:
-    groups = pd.Series(summary.totals).groupby([adata.obs[column].to_numpy() for column in columns]).sum()
-    empty = [label if len(columns) == 1 else f"{label[1]} in {label[0]}" for label in groups.index[groups == 0]]
+def _empty_perturbations(summary: ValueSummary, labels: _SideLabels) -> list[str]:
+    groups = pd.DataFrame({"name": labels.names, "total": summary.totals})
+    keys = ["name"]
+    if labels.cell_types is not None:
+        groups["context"] = labels.cell_types.texts
+        keys = ["context", "name"]
+    totals = groups.groupby(keys)["total"].sum()
+    empty = [label if len(keys) == 1 else f"{label[1]} in {label[0]}" for label in totals.index[totals == 0]]
     if not empty:
         return []
-    return [f"{counted(len(empty), 'perturbation')} of the {side} without a single count: {listed(empty)}"]
+    return [f"{counted(len(empty), 'perturbation')} of the {labels.side} without a single count: {listed(empty)}"]
 
 
 def _warn_of_duplicate_cells(adata: AnnData, side: str) -> None:
@@ -272,14 +332,6 @@ def _warn_of_duplicate_cells(adata: AnnData, side: str) -> None:
         logger.warning(
             f"{duplicated:,} cell names of the {side} occur more than once; check that no cells are doubled."
         )
-
-
-def _labels(column: pd.Series) -> list[str]:
-    return list(dict.fromkeys(map(str, column.dropna().unique())))
-
-
-def _categories(column: pd.Series) -> list[str]:
-    return [str(label) for label in column.cat.categories] if hasattr(column, "cat") else []
 
 
 def _hint(matches: Mapping[str, str], *, limit: int = 3) -> str:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 
 from state_hf.data.cell_writer import CellWriter, cell_writer
 from state_hf.metrics.input_check import gene_differences
+from state_hf.metrics.label_columns import read_label_column
 
 
 class CellCollector:
@@ -56,7 +58,7 @@ class CellCollector:
             reasons = "; ".join(differences) or "they stand in another order"
             raise ValueError(f"the blocks of the {self.side} must have the same genes: {reasons}")
         self._check_type(cells.X)
-        self._writer.add(cells.X, {column: cells.obs[column].astype(str).to_list() for column in self.columns})
+        self._writer.add(cells.X, {column: _texts(cells.obs[column]) for column in self.columns})
         self.n_cells += cells.n_obs
 
     def finish(self) -> Path:
@@ -77,3 +79,8 @@ class CellCollector:
             f"a block of the {self.side} has {values.dtype} values that the first block's type, {self._dtype}, does "
             "not hold exactly: give all blocks the same type"
         )
+
+
+def _texts(column: pd.Series) -> list[str]:
+    """The labels as texts; "" where a cell has none, which the evaluation refuses."""
+    return ["" if text is None else text for text in read_label_column(column).texts]

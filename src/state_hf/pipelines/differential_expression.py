@@ -1,13 +1,19 @@
 """The differential expression table of a screen, by the rules of an evaluation profile."""
 
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 from anndata import AnnData
+from transformers.utils import logging
 
+from state_hf.configuration.labels import as_label
+from state_hf.configuration.perturbation_labels import common_names
 from state_hf.metrics.profiles import Profile, load_profile
 from state_hf.metrics.summary import de_table
-from state_hf.pipelines.reading import open_cells, read_screens
+from state_hf.pipelines.reading import labels_of, open_cells, read_screens
+
+logger = logging.get_logger(__name__)
 
 
 def differential_expression(
@@ -15,7 +21,7 @@ def differential_expression(
     profile: str | Profile = "vcc2025",
     *,
     perturbation_key: str = "perturbation",
-    control: str = "non-targeting",
+    control: str | float = "non-targeting",
     device: str | None = None,
 ) -> pd.DataFrame:
     """Test every gene of every perturbation against the control cells.
@@ -39,5 +45,12 @@ def differential_expression(
         ValueError: If the labels or values do not fit.
     """
     rule = load_profile(profile) if isinstance(profile, str) else profile
-    screen = read_screens(open_cells(cells), perturbation_key=perturbation_key, control=control, cell_type_key=None)[""]
+    opened, control = open_cells(cells), as_label(control, "control")
+    counts = Counter(labels_of(opened, perturbation_key).tolist())
+    names, notes = common_names(counts, control=control)
+    for note in notes:
+        logger.warning(note)
+    screen = read_screens(opened, perturbation_key=perturbation_key, control=control, cell_type_key=None, names=names)[
+        ""
+    ]
     return de_table(screen, rule, device=device).to_frame()

@@ -75,7 +75,10 @@ class EmittedCells:
         total = None if self.counts else predictor.target_sum
         perturbation_key, cell_type_key, batch_key = self.keys
         split = split_of_model(str(config.name_or_path))
-        parts = None if split is None else GroupParts(split, control=predictor.screens.control)
+        parts = None
+        if split is not None:
+            known = predictor.model.vocabulary.control_perturbation
+            parts = GroupParts(split, control=predictor.screens.control, split_control=known)
         pairs = dict.fromkeys((group.cell_type, group.perturbation) for group in groups)
         return PredictionRecord(
             perturbation_key=perturbation_key,

@@ -17,6 +17,7 @@ from state_hf.metrics.input_check import check_inputs
 from state_hf.metrics.profiles import Profile, load_profile
 from state_hf.metrics.result import EvaluationResult
 from state_hf.metrics.screen import Screen
+from state_hf.metrics.target_genes import target_genes_of
 from state_hf.pipelines.evaluate_screens import EvaluationOptions, RealSide, evaluate_screen
 from state_hf.pipelines.evaluation_cache import content_key
 from state_hf.pipelines.evaluation_scope import ScoredGenes, ScoredGroups, resolve_scope
@@ -33,7 +34,7 @@ def evaluate_predictions(
     profile: str | Profile = "vcc2025",
     *,
     perturbation_key: str | None = None,
-    control: str | None = None,
+    control: str | float | None = None,
     cell_type_key: str | None = None,
     split: str | Path | None = None,
     groups: ScoredGroups | None = None,
@@ -48,9 +49,10 @@ def evaluate_predictions(
 ) -> EvaluationResult:
     """Score predicted cells against real ones by a frozen profile.
 
-    Both sides need the same genes in the same order, the same perturbation labels, and cells of the control. Labels may
-    be categories, strings or numbers. Numbers of cells may differ. Matrices may be sparse or dense, in memory or on
-    disk; they are walked in blocks and never made dense as a whole.
+    Both sides need the same genes in the same order, the same perturbations, and cells of the control. Labels may be
+    categories, strings or numbers, and spell a perturbation in any way ("B+A", "A+B"): it has the reference's name,
+    which is noted. Numbers of cells may differ. Matrices may be sparse or dense, in memory or on disk; they are walked
+    in blocks and never made dense as a whole.
 
     What is not given is read from what `predict` wrote into the prediction, see `PredictionRecord`. What is left out of
     a side, and why, is logged and in `settings["notes"]`.
@@ -105,8 +107,9 @@ def evaluate_predictions(
     )
     for note in scope.notes:
         logger.warning(note)
-    options = EvaluationOptions(rule, scope.control, replicate, target_genes, on_error, seed, device)
-    columns = _Columns(scope.perturbation_key, scope.control, scope.cell_type_key)
+    targets = target_genes_of(sorted({*scope.names.values()}), whole.var_names, target_genes, control=scope.control)
+    options = EvaluationOptions(rule, scope.control, replicate, targets, on_error, seed, device)
+    columns = _Columns(scope.perturbation_key, scope.control, scope.cell_type_key, scope.names)
     real, predicted = scope.apply(whole), scope.apply(predicted)
     columns.check(predicted, real, rule)
     source = reference if real is whole else real
@@ -143,6 +146,7 @@ class _Columns:
     perturbation_key: str
     control: str
     cell_type_key: str | None
+    names: Mapping[str, str]
 
     def check(self, prediction: AnnData, reference: AnnData, profile: Profile) -> None:
         check_pair(
@@ -151,6 +155,7 @@ class _Columns:
             perturbation_key=self.perturbation_key,
             control=self.control,
             cell_type_key=self.cell_type_key,
+            names=self.names,
             profile=profile,
         )
 
@@ -169,6 +174,7 @@ class _Columns:
                         perturbation_key=self.perturbation_key,
                         control=self.control,
                         cell_type_key=self.cell_type_key,
+                        names=self.names,
                     )
                 )
             return read.pop(context)
@@ -183,6 +189,7 @@ def check_pair(
     perturbation_key: str,
     control: str,
     cell_type_key: str | None,
+    names: Mapping[str, str],
     profile: Profile,
 ) -> None:
     """Refuse a prediction that cannot be scored against the reference, with all reasons at once.
@@ -198,6 +205,7 @@ def check_pair(
         perturbation_key=perturbation_key,
         control=control,
         cell_type_key=cell_type_key,
+        names=names,
         control_in_prediction=profile.settings["control_source"] == "own",
         max_counts_per_cell=expression["max_counts_per_cell"],
     )
@@ -243,6 +251,7 @@ def _key(cells: AnnData, source: AnnData | str | Path, options: EvaluationOption
         "columns": [column for column in (columns.perturbation_key, columns.cell_type_key) if column is not None],
         "control": options.control,
         "target_genes": targets,
+        "names": sorted(map(list, columns.names.items())),
     }
     return content_key(cells, source, parts)
 

@@ -1,6 +1,7 @@
 """What of a prediction and a screen is scored: the groups that were held out, and the genes that both have."""
 
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -10,8 +11,10 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from state_hf.configuration.perturbation_labels import common_names
 from state_hf.data.split_parts import GroupParts
 from state_hf.metrics.input_check import counted
+from state_hf.metrics.label_columns import read_label_column
 from state_hf.pipelines.prediction_record import (
     CELL_TYPE_KEY,
     CONTROL,
@@ -41,6 +44,7 @@ class EvaluationScope:
             for all that there are.
         group_key: Column of obs of the cell types of `groups`; None without.
         genes: The genes that are scored, in order; None for those that there are.
+        names: What labels of perturbations are called, those of the prediction as in the reference, see `common_names`.
         notes: In words, what is left out, and why.
     """
 
@@ -50,6 +54,7 @@ class EvaluationScope:
     groups: frozenset[Group] | None = None
     group_key: str | None = None
     genes: pd.Index | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def apply(self, cells: AnnData) -> AnnData:
@@ -64,7 +69,7 @@ class EvaluationScope:
 
     def _rows(self, cells: AnnData, groups: frozenset[Group]) -> np.ndarray:
         """(cells,) bool: those of the groups, and the control cells of their cell types."""
-        found = groups_of(cells, self.perturbation_key, self.group_key)
+        found = groups_of(cells, self.perturbation_key, self.group_key, self.names)
         controls = {(cell_type, self.control) for cell_type, _ in groups}
         wanted = groups | controls
         return np.fromiter((group in wanted for group in found), dtype=bool, count=len(found))
@@ -75,7 +80,7 @@ def resolve_scope(
     reference: AnnData,
     *,
     perturbation_key: str | None,
-    control: str | None,
+    control: str | float | None,
     cell_type_key: str | None,
     split: str | Path | None,
     groups: ScoredGroups | None,
@@ -103,10 +108,20 @@ def resolve_scope(
     keys = [scope.perturbation_key, *([group_key] if group_key else ())]
     # What misses columns or labels is reported with all other problems, later.
     if all(_are_labelled(cells.obs, keys) for cells in (prediction, reference)):
+        scope = _with_names(scope, prediction, reference)
         scope = _with_groups(scope, prediction, reference, record, split, groups)
         if cell_type_key is None and group_key is not None and (record is not None or scope.groups is not None):
             scope = _by_cell_type(scope, prediction, reference)
     return _with_genes(scope, prediction, reference, record, genes)
+
+
+def _with_names(scope: EvaluationScope, prediction: AnnData, reference: AnnData) -> EvaluationScope:
+    """One name for every perturbation, however the sides spell it."""
+    measured, predicted = (
+        Counter(labels_of(cells, scope.perturbation_key).tolist()) for cells in (reference, prediction)
+    )
+    names, notes = common_names(measured + predicted, control=scope.control, preferred=measured)
+    return replace(scope, names=names, notes=[*scope.notes, *notes])
 
 
 def _with_groups(
@@ -135,7 +150,10 @@ def _with_groups(
         return _scored(scope, held[part], f"the {part} part of {parts.path}", measured)
     if groups in (None, "held-out") and record is not None and record.held_out is not None:
         part, recorded = record.held_out
-        chosen = {group if scope.group_key else ("", group[1]) for group in recorded}
+        chosen = {
+            (cell_type if scope.group_key else "", scope.names.get(perturbation, perturbation))
+            for cell_type, perturbation in recorded
+        }
         return _scored(scope, chosen, f"the {part} part of {record.split}, as the prediction records", measured)
     if groups == "held-out":
         raise ValueError("the prediction does not record what was held out: name the split (split=...)")
@@ -187,12 +205,14 @@ def _with_genes(
 
 
 def _are_labelled(obs: pd.DataFrame, keys: list[str]) -> bool:
-    return all(key in obs and not obs[key].isna().any() for key in keys)
+    return all(key in obs and not read_label_column(obs[key]).unlabelled for key in keys)
 
 
-def groups_of(cells: AnnData, perturbation_key: str, cell_type_key: str | None) -> list[Group]:
-    """(cell type, perturbation) of every cell; without a column the cell type is ""."""
-    perturbations = labels_of(cells, perturbation_key).tolist()
+def groups_of(
+    cells: AnnData, perturbation_key: str, cell_type_key: str | None, names: Mapping[str, str] | None = None
+) -> list[Group]:
+    """(cell type, perturbation) of every cell, perturbations by their names; without a column the cell type is ""."""
+    perturbations = labels_of(cells, perturbation_key, names).tolist()
     cell_types: Iterable[str] = [""] * len(perturbations)
     if cell_type_key is not None:
         cell_types = labels_of(cells, cell_type_key).tolist()
@@ -200,7 +220,7 @@ def groups_of(cells: AnnData, perturbation_key: str, cell_type_key: str | None) 
 
 
 def _perturbed(cells: AnnData, scope: EvaluationScope) -> set[Group]:
-    found = set(groups_of(cells, scope.perturbation_key, scope.group_key))
+    found = set(groups_of(cells, scope.perturbation_key, scope.group_key, scope.names))
     return {group for group in found if group[1] != scope.control}
 
 

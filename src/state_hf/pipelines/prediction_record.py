@@ -11,6 +11,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, t
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import HfHubHTTPError, httpx
 
+from state_hf.configuration.labels import as_label
 from state_hf.data.split_parts import SPLIT_FILE, split_file
 
 PERTURBATION_KEY, CONTROL, CELL_TYPE_KEY = "perturbation", "non-targeting", "cell_type"
@@ -127,12 +128,13 @@ def record_of(cells: AnnData) -> PredictionRecord | None:
     return read_record(cells.uns.get(RECORD_KEY), str(cells.filename) if cells.isbacked else "the AnnData object")
 
 
-def recorded_labels(cells: AnnData, perturbation_key: str | None, control: str | None) -> tuple[str, str]:
+def recorded_labels(cells: AnnData, perturbation_key: str | None, control: str | float | None) -> tuple[str, str]:
     """Column of the perturbations and label of the control: what is given, else the recorded, else the defaults."""
     record = record_of(cells)
+    recorded = CONTROL if record is None else record.control
     return (
         perturbation_key or (PERTURBATION_KEY if record is None else record.perturbation_key),
-        control or (CONTROL if record is None else record.control),
+        recorded if control is None else as_label(control, "control"),
     )
 
 

@@ -1,6 +1,6 @@
 """Read the cells of an AnnData or an .h5ad file into screens, block by block, one screen a context."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from state_hf.configuration.file_permissions import check_readable
 from state_hf.data.damaged_files import check_indices, check_starts, damage_named, open_hdf5
+from state_hf.metrics.label_columns import labels_or_error
 from state_hf.metrics.screen import Screen, ScreenBuilder
 from state_hf.tokenization.feature_types import expression_features
 
@@ -99,39 +100,55 @@ def _check_sparse(place: str, stored: Any, form: str, shape: tuple[int, int]) ->
 
 
 def read_screens(
-    cells: AnnData, *, perturbation_key: str, control: str, cell_type_key: str | None
+    cells: AnnData,
+    *,
+    perturbation_key: str,
+    control: str,
+    cell_type_key: str | None,
+    names: Mapping[str, str] | None = None,
 ) -> dict[str, Screen]:
     """All cells as screens, by context; without a context column, one screen under the empty name.
 
     A matrix in memory is used in place. One on disk is read in blocks of rows into the smallest dtypes that hold it.
+
+    Args:
+        cells: The cells.
+        perturbation_key: Column of obs with the perturbations.
+        control: Label of the control cells.
+        cell_type_key: Column of obs with the contexts.
+        names: What labels of perturbations are called, see `common_names`. Others are called as they are.
     """
-    labels = labels_of(cells, perturbation_key)
+    labels = labels_of(cells, perturbation_key, names)
     contexts = np.full(len(labels), "", dtype=object) if cell_type_key is None else labels_of(cells, cell_type_key)
-    names = sorted(set(contexts))
+    found = sorted(set(contexts))
     on_disk = cells.isbacked
-    builders = {name: ScreenBuilder(cells.var_names, control, compact=on_disk) for name in names}
+    builders = {context: ScreenBuilder(cells.var_names, control, compact=on_disk) for context in found}
     for rows, matrix in _blocks(cells):
-        for name in names:
-            inside = contexts[rows] == name
+        for context in found:
+            inside = contexts[rows] == context
             if inside.all():
-                builders[name].add(matrix, labels[rows])
+                builders[context].add(matrix, labels[rows])
             elif inside.any():
-                builders[name].add(matrix[np.flatnonzero(inside)], labels[rows][inside])
-    return {name: builder.build() for name, builder in builders.items()}
+                builders[context].add(matrix[np.flatnonzero(inside)], labels[rows][inside])
+    return {context: builder.build() for context, builder in builders.items()}
 
 
-def labels_of(cells: AnnData, column: str) -> np.ndarray:
-    """An obs column as strings, whatever its type.
+def labels_of(cells: AnnData, column: str, names: Mapping[str, str] | None = None) -> np.ndarray:
+    """(cells,) object: the labels of an obs column as texts, whatever its type, see `label_text`.
+
+    Args:
+        cells: The cells.
+        column: The column.
+        names: What labels are called. Others are called as they are.
 
     Raises:
         ValueError: If there is no such column, or cells without a label.
     """
     if column not in cells.obs:
         raise ValueError(f"obs has no column {column!r}; it has {', '.join(map(repr, cells.obs.columns))}")
-    values = pd.Series(cells.obs[column])
-    if values.isna().any():
-        raise ValueError(f"{int(values.isna().sum())} cells have no label in obs[{column!r}]")
-    return values.astype(str).to_numpy(dtype=object)
+    read = labels_or_error(pd.Series(cells.obs[column]), f"obs[{column!r}]")
+    called = [label if names is None else names.get(label, label) for label in read.labels]
+    return np.array(called, dtype=object)[read.codes]
 
 
 def _blocks(cells: AnnData) -> Iterator[tuple[slice, sp.csr_matrix | np.ndarray]]:

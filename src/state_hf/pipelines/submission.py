@@ -25,6 +25,7 @@ from state_hf.metrics.input_check import (
     problem_list,
     value_problems,
 )
+from state_hf.metrics.label_columns import read_label_column
 from state_hf.metrics.value_check import ValueSummary, summarize_values
 from state_hf.pipelines.prediction_record import recorded_labels
 from state_hf.pipelines.vcc_archive import compressed_size, pack
@@ -77,7 +78,7 @@ def plan_submission(
     genes: Sequence[str],
     *,
     perturbation_key: str | None = None,
-    control: str | None = None,
+    control: str | float | None = None,
     cell_type_key: str | None = None,
     keep_scale: bool = False,
     max_cells: int = MAX_CELLS_2025,
@@ -103,8 +104,9 @@ def plan_submission(
     """
     perturbation_key, control = recorded_labels(prediction, perturbation_key, control)
     problems = _layout_problems(prediction, genes, perturbation_key, cell_type_key)
-    if perturbation_key in prediction.obs and control not in set(prediction.obs[perturbation_key]):
-        near = near_matches([control], prediction.obs[perturbation_key].dropna().unique()).get(control)
+    labels = read_label_column(prediction.obs[perturbation_key]).labels if perturbation_key in prediction.obs else None
+    if labels is not None and control not in labels:
+        near = near_matches([control], labels).get(control)
         hint = "" if near is None else f"; did you mean {near!r}?"
         problems.append(f"no cell has the control label {control!r} in obs[{perturbation_key!r}]{hint}")
     if prediction.n_obs > max_cells:
@@ -122,7 +124,7 @@ def plan_submission(
         prediction=prediction,
         genes=list(genes),
         labels=pd.DataFrame(
-            {name: prediction.obs[column].astype(str).to_numpy() for name, column in columns.items()},
+            {name: read_label_column(prediction.obs[column]).texts for name, column in columns.items()},
             index=np.arange(prediction.n_obs).astype(str),
         ),
         reorder=list(prediction.var_names) != list(genes),
@@ -213,8 +215,8 @@ def _layout_problems(
             continue
         if column not in prediction.obs:
             problems.append(f"no obs column {column!r} (columns: {listed(list(prediction.obs.columns)) or 'none'})")
-        elif prediction.obs[column].isna().any():
-            problems.append(f"{int(prediction.obs[column].isna().sum()):,} cells without a label in obs[{column!r}]")
+        elif (read := read_label_column(prediction.obs[column])).unlabelled:
+            problems.append(f"{read.unlabelled:,} cells without a label in obs[{column!r}]{read.missing()}")
     return problems
 
 

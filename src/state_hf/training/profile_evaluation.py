@@ -17,6 +17,7 @@ from state_hf.metrics.profiles import load_profile
 from state_hf.metrics.scoring import score_table
 from state_hf.metrics.screen import ScreenBuilder
 from state_hf.metrics.summary import ScreenSummary, summarise
+from state_hf.metrics.target_genes import target_genes_of
 
 # Predicted cells (sets, cells, genes) of a batch of sets.
 Predict = Callable[[dict[str, torch.Tensor]], np.ndarray]
@@ -110,8 +111,10 @@ class ProfileEvaluation:
         return [self.dataset.screens.perturbations[perturbation]] * cells
 
     def _values(self, prediction: ScreenSummary, reference: ScreenSummary) -> dict[str, float]:
+        control = self.dataset.screens.control
+        targets = target_genes_of(reference.perturbations, self._genes, control=control)
         result = evaluate_summaries(
-            prediction, reference, self.profile, control=self.dataset.screens.control, on_error="nan"
+            prediction, reference, self.profile, control=control, target_genes=targets, on_error="nan"
         )
         return {str(name): float(value) for name, value in result.aggregate["mean"].items()}
 
