@@ -127,3 +127,10 @@ def test_real_data(shared_data):
             expected = "log1p" if layer == "lognorm" else "counts"
             assert check_input_type(adata.layers[layer][:200], "auto") == expected, (path.name, layer)
         adata.file.close()
+
+
+def test_values_that_lie_there_in_parts():
+    parts = sp.csr_matrix((np.array([1.0, 2.0, 4.0, 1.0]), np.array([2, 0, 2, 1]), np.array([0, 3, 4])), shape=(2, 3))
+    seen = look_at_values(parts)
+    assert seen.scale == "counts"
+    assert parts.nnz == 4

@@ -60,7 +60,11 @@ class SeenValues:
 def _stored(block: Any) -> sp.csr_array:
     # Dense blocks may be of a type that sparse ones cannot be, such as float16.
     matrix: Any = block if sp.issparse(block) else np.asarray(block, dtype=np.float64)
-    return sp.csr_array(matrix)
+    stored = sp.csr_array(matrix)
+    if not stored.has_canonical_format:  # a value may lie there in parts, which SciPy adds up where it comes to them
+        stored = stored.copy()
+        stored.sum_duplicates()
+    return stored
 
 
 def _sums(block: sp.csr_array, values: np.ndarray) -> np.ndarray:
