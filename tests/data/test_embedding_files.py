@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from state_hf.data.cell_blocks import open_cells
+from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.embedding_files import output_format, read_record, write_embedding
 
 # anndata 0.12 announces its next default whenever it writes a store.
@@ -51,7 +51,7 @@ def source(request, adata, tmp_path):
 
 def write(source, path: Path, blocks=blocks) -> None:
     with open_cells(source) as cells:
-        write_embedding(path, blocks(), shape=ROWS.shape, key="X_state", record=RECORD, cells=cells, source=source)
+        write_embedding(path, blocks(), shape=ROWS.shape, key="X_state", record=RECORD, cells=cells)
 
 
 @pytest.mark.parametrize("suffix", ["h5ad", "zarr"])

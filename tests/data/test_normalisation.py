@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from transformers.utils import logging as transformers_logging
 
-from state_hf.data.cell_rows import CellRows
+from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.normalisation import (
     Normalisation,
     agreed_total,
@@ -180,4 +180,5 @@ def test_one_total_over_other_genes_is_another_scale():
     assert checked(whole, nearly, slot="obsm/X_hvg") == 1e4
     with pytest.raises(ValueError, match=r"one total, but counted other genes.* 40 genes .* hold \d+% .* and 100%"):
         checked(whole, panel, slot="obsm/X_hvg")
-    check_counted_genes(CellRows(whole, "X"), CellRows(whole, "X"))
+    matrix = open_cells(whole).matrix("X")
+    check_counted_genes(matrix, matrix)

@@ -109,7 +109,7 @@ def evaluate_cells(path):
 
 
 def predict_cells(path, model):
-    predicted = predict(path, model, "all", cells=3)
+    predicted = predict(path, model, "all", cells=3, feature_key="layers/logged")
     assert np.isfinite(predicted.X.data).all()
 
 

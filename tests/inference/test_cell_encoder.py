@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from state_hf import StateEmbeddingModel, resolve_genes
-from state_hf.data.cell_blocks import open_cells
+from state_hf.data.cells.open_cells import open_cells
 from state_hf.inference.cell_encoder import BatchLimit, CellEncoder
 from tests.pipelines.conftest import make_cells
 
@@ -66,7 +66,7 @@ class SmallMemory:
 @pytest.mark.parametrize(("batch_size", "fill"), [("auto", "seeded"), (16, "none")])
 def test_batch_that_does_not_fit_is_halved_and_said_so(tiny_model, caplog, batch_size, fill):
     model, tokenizer = StateEmbeddingModel.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
-    with open_cells(make_cells(30)) as cells:
+    with open_cells(make_cells(30)).expression() as cells:
         expected = embed_all(model, tokenizer, cells, fill=fill)
         small = SmallMemory(model, cells=6)
         result = embed_all(small, tokenizer, cells, batch_size=batch_size, fill=fill)
@@ -78,7 +78,7 @@ def test_batch_that_does_not_fit_is_halved_and_said_so(tiny_model, caplog, batch
 
 def test_single_cell_that_does_not_fit_is_an_error(tiny_model):
     model, tokenizer = StateEmbeddingModel.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
-    with open_cells(make_cells(30)) as cells, pytest.raises(torch.OutOfMemoryError):
+    with open_cells(make_cells(30)).expression() as cells, pytest.raises(torch.OutOfMemoryError):
         embed_all(SmallMemory(model, cells=0), tokenizer, cells)
 
 
@@ -86,7 +86,10 @@ def test_output_that_is_not_finite_names_the_cells(tiny_model):
     model, tokenizer = StateEmbeddingModel.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
     with torch.no_grad():
         model.dataset_embedder.bias[0] = torch.nan
-    with open_cells(make_cells(30)) as cells, pytest.raises(ValueError, match=r"for 20 of the cells 0 to 19 .*'cell0'"):
+    with (
+        open_cells(make_cells(30)).expression() as cells,
+        pytest.raises(ValueError, match=r"for 20 of the cells 0 to 19 .*'cell0'"),
+    ):
         embed_all(model, tokenizer, cells)
 
 
@@ -94,5 +97,8 @@ def test_broken_values_name_the_data_and_the_cells(tiny_model):
     model, tokenizer = StateEmbeddingModel.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
     adata = make_cells(30)
     adata.X.data[-1] = np.nan
-    with open_cells(adata) as cells, pytest.raises(ValueError, match=r"Cells 20 to 29 of the AnnData object: .* NaN"):
+    with (
+        open_cells(adata).expression() as cells,
+        pytest.raises(ValueError, match=r"Cells 20 to 29 of the AnnData object: .* NaN"),
+    ):
         embed_all(model, tokenizer, cells)

@@ -90,7 +90,7 @@ def test_command_reports_genes_and_ends_with_one_line(tiny_model, h5ad, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing.h5ad", "--output", "out.h5ad"], "There is no file nothing.h5ad."),
+        (["nothing.h5ad", "--output", "out.h5ad"], "there is no file nothing.h5ad"),
         (["{h5ad}", "--output", "out.txt"], "its name must end in .h5ad, .zarr, .npy, .parquet"),
         (["{h5ad}", "--output", "{h5ad}"], "is an input, which is never changed"),
         (["{h5ad}", "--output", "{folder}/out.h5ad", "--layer", "log"], "has no layer 'log'"),

@@ -44,7 +44,7 @@ def test_forms_of_the_same_cells(pair, profile, tmp_path):
 
 def test_files_are_read_in_blocks(pair, tmp_path, monkeypatch):
     expected = values(evaluate_predictions(*pair, "vcc2026"))
-    monkeypatch.setattr("state_hf.pipelines.reading._BLOCK_ROWS", 37)
+    monkeypatch.setattr("state_hf.pipelines.reading._BLOCK_CELLS", 37)
     for name, cells in zip(("prediction", "reference"), pair, strict=True):
         cells.write_h5ad(tmp_path / f"{name}.h5ad")
     found = evaluate_predictions(tmp_path / "prediction.h5ad", tmp_path / "reference.h5ad", "vcc2026")

@@ -8,6 +8,7 @@ import pytest
 import scipy.sparse as sp
 
 from state_hf import evaluate_predictions
+from state_hf.data.cells.open_cells import open_cells
 from state_hf.metrics.baselines import resampled_screen
 from state_hf.metrics.cell_rows import stack
 from state_hf.pipelines.reading import read_screens
@@ -88,7 +89,9 @@ def test_mean_baseline_scores_nothing(reference):
 
 def test_mean_baseline_of_2026_scores_nothing(reference, monkeypatch):
     made = resampled_screen(
-        read_screens(reference, perturbation_key="perturbation", control=CONTROL, cell_type_key=None)[""],
+        read_screens(
+            open_cells(reference).matrix("X"), perturbation_key="perturbation", control=CONTROL, cell_type_key=None
+        )[""],
         seed=0,
         target_genes=None,
         shift=True,

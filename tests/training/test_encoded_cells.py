@@ -5,7 +5,7 @@ import pytest
 import torch
 from tests.corpus_files import GENES, cells, tokenizer
 
-from state_hf.data.cell_blocks import open_cells
+from state_hf.data.cells.open_cells import open_cells
 from state_hf.tokenization.gene_names import resolve_genes
 from state_hf.training.encoded_cells import EncodedCells, encode_to_disk
 
@@ -13,7 +13,7 @@ from state_hf.training.encoded_cells import EncodedCells, encode_to_disk
 @pytest.mark.parametrize("fill", ["none", "seeded"])
 def test_batches_are_what_the_tokenizer_gives(tmp_path, fill):
     data, words = cells(0, 50, GENES), tokenizer()
-    with open_cells(data) as opened:
+    with open_cells(data).expression() as opened:
         genes = resolve_genes(opened.var, words)
         encode_to_disk(tmp_path / "cells", opened, words, genes, input_type="counts", max_length=20, fill=fill)
     part = EncodedCells(tmp_path / "cells", [9, 3, 40], np.array([1, 0, 1]))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from anndata import AnnData
+    from state_hf.data.cells.cell_matrix import CellMatrix
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,25 +38,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check, and for 2025 write, the submission."""
-    from state_hf.pipelines.reading import open_cells
+    from state_hf.data.cells.open_cells import open_cells
     from state_hf.pipelines.submission import GENES_2025, GENES_2026, read_gene_list
 
     genes = read_gene_list(arguments.genes)
     expected = GENES_2025 if arguments.rules == "2025" else GENES_2026
     if len(genes) != expected:
         print(f"warning: {arguments.genes} lists {len(genes):,} genes, the challenge has {expected:,}", file=sys.stderr)
-    prediction = open_cells(arguments.prediction)
+    prediction = open_cells(arguments.prediction).matrix("X")
     try:
         if arguments.rules == "2026":
             _check(prediction, genes, arguments)
         else:
             _write(prediction, genes, arguments)
     finally:
-        prediction.file.close()
+        prediction.close()
     return 0
 
 
-def _check(prediction: "AnnData", genes: list[str], arguments: argparse.Namespace) -> None:
+def _check(prediction: "CellMatrix", genes: list[str], arguments: argparse.Namespace) -> None:
     from state_hf.pipelines.submission import check_counts_submission
 
     for option, given in {"--output": arguments.output, "--cell-type-key": arguments.cell_type_key}.items():
@@ -69,7 +69,7 @@ def _check(prediction: "AnnData", genes: list[str], arguments: argparse.Namespac
     )
 
 
-def _write(prediction: "AnnData", genes: list[str], arguments: argparse.Namespace) -> None:
+def _write(prediction: "CellMatrix", genes: list[str], arguments: argparse.Namespace) -> None:
     from state_hf.pipelines.submission import plan_submission, write_submission
 
     plan = plan_submission(

@@ -5,7 +5,7 @@ from pathlib import Path
 from anndata.io import read_elem
 
 from state_hf.conversion.errors import CheckpointError
-from state_hf.data.damaged_files import damage_named, open_hdf5
+from state_hf.data.cells.damage import damage_named, open_hdf5
 
 
 def read_names(path: Path, what: str) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 from torch.utils.data import Dataset
 
-from state_hf.data.cell_blocks import CellBlocks
+from state_hf.data.cells.cell_matrix import CellMatrix
 from state_hf.data.corpus_files import IndexedFile, index_files, open_corpus_file
 from state_hf.data.corpus_manifest import CorpusFile, read_manifest
 from state_hf.data.corpus_order import CorpusOrder
@@ -140,7 +140,7 @@ class CellCorpus(Dataset[list[CorpusCells]]):
 
     def _forget(self) -> None:
         self._windows: dict[int, tuple[tuple[int, int], _Window]] = {}
-        self._open: OrderedDict[int, CellBlocks] = OrderedDict()
+        self._open: OrderedDict[int, CellMatrix] = OrderedDict()
         self._pid = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -182,7 +182,7 @@ class CellCorpus(Dataset[list[CorpusCells]]):
             if len(self._open) >= _OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
             self._open[file] = open_corpus_file(self.files[file].file)
-        return self._open[file].read(start, stop)
+        return self._open[file].block(start, stop)
 
     def _window(self, epoch: int, lane: int, number: int) -> _Window:
         kept = self._windows.get(lane)

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from state_hf.data.cell_blocks import CellBlocks, open_cells
+from state_hf.data.cells.cell_matrix import CellMatrix
+from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.corpus_manifest import CorpusFile
-from state_hf.data.tokenised_cells import open_tokenised
+from state_hf.data.tokenised_cells import TokenisedCells
 from state_hf.data.whole_files import written_whole
 from state_hf.tokenization.gene_names import GeneReport, resolve_genes
 from state_hf.tokenization.input_scale import SCALE_SAMPLE, check_input_type
@@ -35,22 +36,11 @@ class IndexedFile:
     genes: GeneReport
 
 
-def open_corpus_file(file: CorpusFile) -> CellBlocks:
-    """Open a file for reading blocks in any order.
-
-    Raises:
-        ValueError: Its matrix is stored by genes (CSC).
-    """
+def open_corpus_file(file: CorpusFile) -> CellMatrix:
+    """Open a file for reading blocks in any order."""
     if file.path.endswith(".parquet"):
-        return open_tokenised(file.path)
-    cells = open_cells(file.path, layer=file.layer)
-    if not cells.reads_blocks:
-        cells.close()
-        raise ValueError(
-            f"{cells.matrix_name} of {file.path} is a CSC matrix, of which a block of cells cannot be read alone: "
-            "write it again as CSR (adata.X = adata.X.tocsr())"
-        )
-    return cells
+        return TokenisedCells(file.path).expression()
+    return open_cells(file.path).expression(file.layer)
 
 
 def check_corpus_scale(block: Any, file: CorpusFile) -> None:
@@ -102,8 +92,8 @@ def _index(
                 _CACHE_VERSION,
                 file,
                 min_overlap,
-                cells.fingerprint(),
-                cells.num_genes,
+                cells.cells.fingerprint(),
+                cells.num_features,
                 vocabulary,
                 "" if aliases is None else aliases.text,
             )

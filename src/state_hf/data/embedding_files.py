@@ -5,15 +5,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import anndata
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from anndata.io import read_elem
 
-from state_hf.data.anndata_files import add_embedding, copy_store, open_store
-from state_hf.data.cell_blocks import CellBlocks
+from state_hf.data.anndata_files import add_embedding, open_store
+from state_hf.data.cell_copies import copy_store
+from state_hf.data.cells.cells import Cells
 from state_hf.data.whole_files import store_written_whole, written_whole
 
 FORMATS = ("h5ad", "zarr", "npy", "parquet")
@@ -48,7 +48,7 @@ def _write_npy(path: Path, shape: tuple[int, int], blocks: Blocks) -> None:
 
 
 def _write_parquet(
-    path: Path, shape: tuple[int, int], blocks: Blocks, record: dict[str, Any], cells: CellBlocks, key: str
+    path: Path, shape: tuple[int, int], blocks: Blocks, record: dict[str, Any], cells: Cells, key: str
 ) -> None:
     columns = [f"{key}_{dimension}" for dimension in range(shape[1])]
 
@@ -77,8 +77,7 @@ def write_embedding(
     shape: tuple[int, int],
     key: str,
     record: dict[str, Any],
-    cells: CellBlocks,
-    source: Path | anndata.AnnData,
+    cells: Cells,
 ) -> None:
     """Write an embedding to a file that appears under its name only when it is complete.
 
@@ -90,13 +89,12 @@ def write_embedding(
         shape: (cells, dimensions).
         key: Name of the slot, and stem of the column names.
         record: How the embedding was made: nested dictionaries of strings and numbers.
-        cells: The data set that was embedded, for its cell names.
-        source: The data set itself, to be copied.
+        cells: The data set that was embedded: its copy, or its cell names.
     """
     kind = output_format(path)
     with store_written_whole(path) as temporary:
         if kind in ("h5ad", "zarr"):
-            copy_store(source, temporary)
+            copy_store(cells, temporary)
             add_embedding(temporary, key, shape, blocks, record)
         elif kind == "parquet":
             _write_parquet(temporary, shape, blocks, record, cells, key)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from state_hf.data.cells.remote import is_url, url_fingerprint
+
 
 def file_stamp(path: Path) -> str:
     """A short text that changes when a file, or one in a folder, is written: sizes and times."""
@@ -11,19 +13,22 @@ def file_stamp(path: Path) -> str:
     return f"{size} bytes, changed at {changed} ns"
 
 
+def _stamp(source: str | Path) -> str:
+    return url_fingerprint(str(source)) if is_url(source) else file_stamp(Path(source))
+
+
 class FileStamps:
     """The stamps of files when reading them begins.
 
     Args:
-        sources: Paths; whatever else is among them is in memory, and has no stamp.
+        sources: Paths and URLs; whatever else is among them is in memory, and has no stamp.
 
     Raises:
         FileNotFoundError: There is no such file.
     """
 
     def __init__(self, *sources: object) -> None:
-        paths = [Path(source) for source in sources if isinstance(source, str | Path)]
-        self._stamps = {path: file_stamp(path) for path in paths}
+        self._stamps = {source: _stamp(source) for source in sources if isinstance(source, str | Path)}
 
     def check(self) -> None:
         """Refuse what was read.
@@ -31,9 +36,13 @@ class FileStamps:
         Raises:
             ValueError: A file was written or removed since.
         """
-        for path, stamp in self._stamps.items():
-            if not path.exists() or file_stamp(path) != stamp:
-                raise ValueError(f"{path} changed while it was read: run again when it is complete")
+        for source, stamp in self._stamps.items():
+            try:
+                is_same = _stamp(source) == stamp
+            except FileNotFoundError:
+                is_same = False
+            if not is_same:
+                raise ValueError(f"{source} changed while it was read: run again when it is complete")
 
 
 __all__ = ["FileStamps", "file_stamp"]

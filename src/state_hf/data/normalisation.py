@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
-from state_hf.data.cell_rows import CellRows
+from state_hf.data.cells.cell_matrix import CellMatrix
 from state_hf.tokenization.input_scale import SCALE_SAMPLE, SeenValues
 
 logger = logging.get_logger(__name__)
@@ -87,9 +87,9 @@ def normalisation(uns: Mapping[str, Any], slot: str, place: str, seen: SeenValue
     return Normalisation(place, *recorded)
 
 
-def normalisation_of(rows: CellRows, seen: SeenValues) -> Normalisation:
+def normalisation_of(rows: CellMatrix, seen: SeenValues) -> Normalisation:
     """The same for a slot that is open."""
-    return normalisation({key: rows.uns(key) for key in (_RECORD, _PREDICTION_RECORD)}, rows.slot, rows.place, seen)
+    return normalisation({key: rows.uns.get(key) for key in (_RECORD, _PREDICTION_RECORD)}, rows.slot, rows.place, seen)
 
 
 def agreed_total(found: Sequence[Normalisation], advice: str = "") -> float | None:
@@ -124,7 +124,7 @@ def agreed_total(found: Sequence[Normalisation], advice: str = "") -> float | No
     return first.total
 
 
-def check_counted_genes(one: CellRows, other: CellRows) -> None:
+def check_counted_genes(one: CellMatrix, other: CellMatrix) -> None:
     """Refuse two files whose cells have one total over genes so different that it means another scale.
 
     The same variable genes, chosen from all genes here and from a panel there, hold a small share of the counts here
@@ -150,7 +150,7 @@ def check_counted_genes(one: CellRows, other: CellRows) -> None:
         )
 
 
-def _share(rows: CellRows, genes: set[str]) -> float:
+def _share(rows: CellMatrix, genes: set[str]) -> float:
     chosen = np.array([name in genes for name in rows.feature_names or ()])
     molecules = rows.sample(SCALE_SAMPLE).astype(np.float64)
     molecules.data = np.expm1(molecules.data)

@@ -8,7 +8,8 @@ import torch
 from scipy import sparse
 from torch.utils.data import Dataset, Sampler
 
-from state_hf.data.cell_rows import CellRows, RowBlock
+from state_hf.data.cells.cell_matrix import CellMatrix
+from state_hf.data.cells.row_block import RowBlock
 from state_hf.data.perturbation_screens import PerturbationScreens
 from state_hf.data.perturbation_sets import CellSet, ControlMatching, PerturbationSets
 from state_hf.data.split_definition import SplitPart
@@ -25,9 +26,9 @@ def _shuffled(num_sets: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch, _ORDER_STREAM]).permutation(num_sets)
 
 
-def _open_slot(screens: PerturbationScreens, slot: str) -> list[CellRows]:
+def _open_slot(screens: PerturbationScreens, slot: str) -> list[CellMatrix]:
     """The slot of every screen, which must have the same features in the same order."""
-    opened = [CellRows(screen.source, slot) for screen in screens.screens]
+    opened = [screen.cells.matrix(slot) for screen in screens.screens]
     first = opened[0]
     for rows, screen in zip(opened, screens.screens, strict=True):
         if rows.shape[0] != screen.num_cells:
@@ -209,7 +210,7 @@ class PerturbationDataset(Dataset[dict[str, torch.Tensor]]):
                 rows = cells.controls if role == "control" else cells.targets
                 wanted.setdefault((slot, cells.screen), []).append(rows)
         return {
-            (slot, screen): self._rows[slot][screen].read(np.unique(np.concatenate(rows)))
+            (slot, screen): self._rows[slot][screen].rows(np.unique(np.concatenate(rows)))
             for (slot, screen), rows in wanted.items()
         }
 
@@ -261,7 +262,7 @@ class PerturbationDataset(Dataset[dict[str, torch.Tensor]]):
         blocks = []
         for screen in np.unique(drawn[:, 0]).tolist():
             rows = drawn[drawn[:, 0] == screen, 1]
-            block = self._rows[self.slots[role]][screen].read(rows)
+            block = self._rows[self.slots[role]][screen].rows(rows)
             # A few cells at a time, as only the result is sparse.
             blocks += [
                 sparse.csr_matrix(block.dense(part, len(part))) for part in np.array_split(rows, -(-len(rows) // 512))

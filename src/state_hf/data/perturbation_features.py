@@ -13,7 +13,7 @@ from state_hf.configuration.labels import as_label
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.near_names import nearest
 from state_hf.configuration.perturbation_labels import Perturbation, PerturbationNames
-from state_hf.data.damaged_files import open_hdf5
+from state_hf.data.cells.damage import open_hdf5
 
 
 def read_perturbation_features(path: str | Path) -> dict[str, np.ndarray]:

@@ -7,80 +7,47 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import anndata
-import h5py
 import numpy as np
-import pandas as pd
 from transformers.utils import logging
 
-from state_hf.configuration.file_permissions import check_readable
 from state_hf.configuration.labels import FoundLabels, as_label
 from state_hf.configuration.near_names import nearest
 from state_hf.configuration.perturbation_labels import Perturbation, PerturbationNames
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
-from state_hf.data.cells.frames import column_names, num_rows, read_column, row_names
-from state_hf.data.damaged_files import damage_named, open_hdf5
+from state_hf.data.cells.cells import Cells
+from state_hf.data.cells.open_cells import open_cells
+from state_hf.data.cells.remote import is_url
 from state_hf.data.shared_labels import share_labels
 from state_hf.metrics.label_columns import LabelColumn, labels_or_error
 
 logger = logging.get_logger(__name__)
 
-Source: TypeAlias = Path | anndata.AnnData
+# A file, a URL, or an object.
+Source: TypeAlias = Path | str | anndata.AnnData
 Sources: TypeAlias = str | Path | anndata.AnnData | Sequence[str | Path | anndata.AnnData]
 # The cell type or batch of all cells where no column has them.
 _NO_COLUMN = "all"
 
 
-def _open_file(path: Path) -> h5py.File:
-    check_readable(path)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}")
-    if path.is_dir() or not h5py.is_hdf5(path):
-        raise ValueError(f"{path} is not an .h5ad file (it is not HDF5)")
-    file = open_hdf5(path)
-    if not isinstance(file.get("obs"), h5py.Group):
-        raise ValueError(f"{path} is not an AnnData file: obs is missing or of a format before anndata 0.7")
-    return file
-
-
-def _columns(obs: Any, keys: Mapping[str, str | None], name: str) -> tuple[dict[str, LabelColumn], int]:
-    """The asked columns of obs (a frame, or its group in a file) and the number of cells; no other column is read."""
-    known = [str(key) for key in obs] if isinstance(obs, pd.DataFrame) else column_names(obs)
+def _columns(cells: Cells, keys: Mapping[str, str | None], name: str) -> dict[str, LabelColumn]:
+    """The asked columns of obs; no other column is read."""
+    known = cells.column_names()
     read: dict[str, LabelColumn] = {}
     for kind, key in keys.items():
         if key is None:
             continue
         if key not in known:
             raise ValueError(f"obs of {name} has no column {key!r} (for the {kind}); {nearest(key, known)}")
-        values = obs[key] if isinstance(obs, pd.DataFrame) else read_column(obs, key)
-        read[kind] = labels_or_error(values, f"obs[{key!r}] of {name}")
-    if isinstance(obs, pd.DataFrame):
-        return read, len(obs)
-    num_cells = num_rows(obs)
-    for kind, column in read.items():
-        if len(column.codes) != num_cells:
-            raise ValueError(
-                f"obs of {name} is damaged: it names {num_cells:,} cells, and has a {kind} for {len(column.codes):,}"
-            )
-    return read, num_cells
+        read[kind] = labels_or_error(cells.column(key), f"obs[{key!r}] of {name}")
+    return read
 
 
 def _read_labels(source: Source, keys: Mapping[str, str | None], name: str) -> dict[str, LabelColumn]:
-    if isinstance(source, anndata.AnnData):
-        labels, num_cells = _columns(source.obs, keys, name)
-    else:
-        with damage_named(f"obs of {name}"), _open_file(source) as file:
-            labels, num_cells = _columns(file["obs"], keys, name)
-    for kind in keys:
-        labels.setdefault(kind, LabelColumn(np.zeros(num_cells, dtype=np.int64), [_NO_COLUMN], [], {}))
+    with open_cells(source) as cells:
+        labels = _columns(cells, keys, name)
+        for kind in keys:
+            labels.setdefault(kind, LabelColumn(np.zeros(cells.num_cells, dtype=np.int64), [_NO_COLUMN], [], {}))
     return labels
-
-
-def cell_names(source: Source) -> list[str]:
-    """Names of all cells (`obs_names`) of an .h5ad file or an AnnData object."""
-    if isinstance(source, anndata.AnnData):
-        return [str(name) for name in source.obs_names]
-    with damage_named(f"obs of {source}"), _open_file(source) as file:
-        return row_names(file["obs"]).tolist()
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +56,7 @@ class Screen:
 
     Attributes:
         dataset: Name of the dataset that the file belongs to.
-        source: The file's path, or the AnnData object itself.
+        source: The file's path or URL, or the AnnData object itself.
         perturbations: (cells,) int32, index into the vocabulary of perturbations.
         cell_types: (cells,) int32, index into the vocabulary of cell types.
         batches: (cells,) int32, index into the vocabulary of batches.
@@ -102,6 +69,11 @@ class Screen:
     cell_types: np.ndarray
     batches: np.ndarray
     is_control: np.ndarray
+
+    @cached_property
+    def cells(self) -> Cells:
+        """What its cells are read from."""
+        return open_cells(self.source)
 
     @property
     def name(self) -> str:
@@ -167,10 +139,7 @@ def _as_mapping(sources: Sources | Mapping[str, Sources]) -> dict[str, list[Sour
     listed: dict[str, list[Source]] = {}
     for dataset, entry in sources.items():
         entries = [entry] if isinstance(entry, str | Path | anndata.AnnData) else list(entry)
-        for item in entries:
-            if isinstance(item, anndata.AnnData) and item.isbacked:
-                raise ValueError(f"an AnnData object backed by {item.filename}: give the file's path instead")
-        listed[dataset] = [item if isinstance(item, anndata.AnnData) else Path(item) for item in entries]
+        listed[dataset] = [Path(item) if isinstance(item, str) and not is_url(item) else item for item in entries]
         if not listed[dataset]:
             raise ValueError(f"dataset {dataset!r} has no files")
     return listed
@@ -180,7 +149,7 @@ def _refuse_same_file_twice(listed: Mapping[str, Sequence[Source]]) -> None:
     seen: dict[Any, str] = {}
     for dataset, sources in listed.items():
         for source in sources:
-            key = id(source) if isinstance(source, anndata.AnnData) else source.resolve()
+            key = source.resolve() if isinstance(source, Path) else source if isinstance(source, str) else id(source)
             if key in seen:
                 name = "an AnnData object" if isinstance(source, anndata.AnnData) else str(source)
                 raise ValueError(
@@ -229,7 +198,7 @@ def open_screens(
     control "ctrl", "A+ctrl" and "A", are one perturbation (see `Perturbation`), which is noted.
 
     Args:
-        sources: A .h5ad file, an AnnData object, several of them, or a mapping of dataset names to them.
+        sources: A file (see `open_cells`), an AnnData object, several of them, or a mapping of dataset names to them.
         perturbation_key: Column of obs with the perturbations.
         control: Label of control cells in that column.
         cell_type_key: Column of obs with the cell types or other contexts; `None` takes all cells for one context.

@@ -1,13 +1,11 @@
 """The check of a slot when it is opened: whether its values are on the scale that a model reads, and on one scale."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
-import anndata
 import numpy as np
 
-from state_hf.data.cell_rows import CellRows
+from state_hf.data.cells.cells import Cells
 from state_hf.data.normalisation import Normalisation, agreed_total, check_counted_genes, normalisation_of
 from state_hf.data.perturbation_screens import PerturbationScreens
 from state_hf.tokenization.input_scale import SCALE_SAMPLE, check_scale, look_at_values
@@ -36,29 +34,30 @@ def check_slot(
     """
     found = []
     for screen in screens.screens:
-        rows = CellRows(screen.source, slot)
-        # Reads of values that are not finite are refused.
-        cells = rows.sample(SCALE_SAMPLE, among=np.flatnonzero(screen.is_control) if only_controls else None)
+        matrix = screen.cells.matrix(slot)
+        chosen = screen.is_control if only_controls else np.ones(screen.num_cells, dtype=bool)
+        # Values that are not finite are refused as they are read.
+        cells = matrix.sample_of(SCALE_SAMPLE, np.flatnonzero(chosen))
         if scale == "embedding":
             continue
         seen = look_at_values(cells)
-        check_scale(seen, scale, rows.place, advice)
+        check_scale(seen, scale, matrix.place, advice)
         if scale == "log1p":
-            found.append((screen.source, normalisation_of(rows, seen)))
+            found.append((screen.cells, normalisation_of(matrix, seen)))
     total = agreed_total([entry for _, entry in found])
     _check_genes(found)
     return total
 
 
-def _check_genes(found: Sequence[tuple[Path | anndata.AnnData, Normalisation]]) -> None:
+def _check_genes(found: Sequence[tuple[Cells, Normalisation]]) -> None:
     """Where files record the genes that were counted to one total, these have to be nearly the same."""
-    first_of: dict[str, Path | anndata.AnnData] = {}
-    for source, entry in found:
+    first_of: dict[str, Cells] = {}
+    for cells, entry in found:
         if entry.genes:
-            first_of.setdefault(entry.genes, source)
-    sources = list(first_of.values())
-    for other in sources[1:]:
-        check_counted_genes(CellRows(sources[0], "X"), CellRows(other, "X"))
+            first_of.setdefault(entry.genes, cells)
+    files = list(first_of.values())
+    for other in files[1:]:
+        check_counted_genes(files[0].matrix("X"), other.matrix("X"))
 
 
 __all__ = ["Scale", "check_slot"]

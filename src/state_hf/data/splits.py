@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from state_hf.configuration.near_names import nearest
-from state_hf.data.perturbation_screens import PerturbationScreens, Screen, cell_names
+from state_hf.data.perturbation_screens import PerturbationScreens, Screen
 from state_hf.data.split_definition import PARTS, Context, SplitDefinition, SplitPart, contexts_of, dataset_places
 from state_hf.data.whole_files import written_whole
 
@@ -300,7 +300,7 @@ def _by_context(nested: Mapping[str, Mapping[str, Any]]) -> dict[Context, Any]:
 
 def _cell_keys(screens: PerturbationScreens, screen: Screen) -> np.ndarray:
     """For every cell its name and labels in one text."""
-    names = pd.Series(cell_names(screen.source), dtype=str)
+    names = pd.Series(screen.cells.cell_names(), dtype=str)
     cell_types = pd.Series(screens.cell_types, dtype=str)[screen.cell_types].reset_index(drop=True)
     perturbations = pd.Series(screens.perturbations, dtype=str)[screen.perturbations].reset_index(drop=True)
     return (names + "\t" + cell_types + "\t" + perturbations).to_numpy(dtype=object)

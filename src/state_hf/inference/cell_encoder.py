@@ -11,7 +11,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from state_hf.data.cell_blocks import CellBlocks
+from state_hf.data.cells.cell_matrix import CellMatrix
 from state_hf.data.read_ahead import read_ahead
 from state_hf.inference.loading import load_model, load_tokenizer
 from state_hf.tokenization.cell_tokenizer import CellTokenizer
@@ -222,7 +222,7 @@ class CellEncoder:
 
     def embed(
         self,
-        cells: CellBlocks,
+        cells: CellMatrix,
         genes: GeneReport,
         *,
         input_type: InputType,
@@ -233,7 +233,7 @@ class CellEncoder:
         """Embed ranges of cells. The model has to be in evaluation mode.
 
         Args:
-            cells: The data.
+            cells: The expression of the data.
             genes: How its genes map to the vocabulary.
             input_type: "counts" or "log1p".
             ranges: First cell and end of every block.
@@ -248,7 +248,7 @@ class CellEncoder:
         """
 
         def read(bounds: tuple[int, int]) -> tuple[int, Any]:
-            return bounds[0], cells.read(*bounds)
+            return bounds[0], cells.block(*bounds)
 
         def encode(block: tuple[int, Any]) -> tuple[int, dict[str, torch.Tensor]]:
             start, counts = block
@@ -314,10 +314,10 @@ class CellEncoder:
         )
         return None
 
-    def _check_finite(self, embedding: np.ndarray, cells: CellBlocks, start: int) -> None:
+    def _check_finite(self, embedding: np.ndarray, cells: CellMatrix, start: int) -> None:
         broken = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
         if len(broken):
-            names = cells.cell_names(start, start + len(embedding))[broken[:5]]
+            names = cells.cells.cell_names(start, start + len(embedding))[broken[:5]]
             raise ValueError(
                 f"The model's output is not finite for {len(broken)} of the cells {start} to "
                 f"{start + len(embedding) - 1} of {cells.name}, among them {', '.join(map(repr, map(str, names)))}: "

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from state_hf.data.cell_blocks import open_cells
+from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.partial_results import PartialResults
 from state_hf.inference.cell_encoder import CellEncoder, Part
 from state_hf.inference.embedding_task import EmbeddingTask
@@ -44,14 +44,14 @@ def embed_missing_blocks(
     ranges = [partial.bounds(block) for block in processes.share(missing)]
     left = sum(stop - start for start, stop in ranges)
     done = (task.num_cells - left) if processes.count == 1 else 0
-    with open_cells(task.source, layer=task.layer) as cells:
+    with open_cells(task.source).expression(task.layer) as cells:
         with progress_bar(task, processes, done=done, total=done + left) as bar:
             for start, rows in encoder.embed(
                 cells, task.genes, input_type=task.input_type, ranges=ranges, part=part, progress=bar.update
             ):
                 partial.write(start // partial.block_rows, rows)
         processes.wait()
-        if cells.fingerprint() != task.settings["input"]:
+        if cells.cells.fingerprint() != task.settings["input"]:
             raise ValueError(f"{task.name} changed while it was read: start over (--overwrite)")
     return sum(stop - start for start, stop in map(partial.bounds, missing))
 

@@ -11,7 +11,8 @@ import anndata
 import numpy as np
 
 from state_hf._version import __version__
-from state_hf.data.cell_blocks import CellBlocks, open_cells
+from state_hf.data.cells.cell_matrix import CellMatrix
+from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.embedding_files import FORMATS, output_format
 from state_hf.inference.cell_encoder import CellEncoder, Part
 from state_hf.tokenization.gene_names import GeneReport, resolve_genes
@@ -88,7 +89,7 @@ def inspect_source(
     Raises:
         ValueError: The data set cannot be read, too few of its genes are known, or its values contradict `input_type`.
     """
-    with open_cells(source, layer=layer) as cells:
+    with open_cells(source).expression(layer) as cells:
         try:
             genes = resolve_genes(cells.var, encoder.tokenizer, gene_column=gene_column)
             found_type = check_input_type(
@@ -98,11 +99,11 @@ def inspect_source(
                 instead=other_values,
             )
         except ValueError as error:
-            raise ValueError(f"{cells.matrix_name} of {cells.name}: {error}") from error
+            raise ValueError(f"{cells.place}: {error}") from error
         settings = {
             "model_sha256": model["sha256"],
             "state_hf_version": __version__,
-            "matrix": cells.matrix_name,
+            "matrix": cells.slot,
             "genes_sha256": hashlib.sha256(genes.columns.tobytes()).hexdigest(),
             "input_type": found_type,
             **encoder.encoding,
@@ -110,7 +111,7 @@ def inspect_source(
             "dtype": str(encoder.model.dtype).removeprefix("torch."),
         }
         if for_file:
-            settings["input"] = cells.fingerprint()
+            settings["input"] = cells.cells.fingerprint()
         return EmbeddingTask(
             source=source,
             name=cells.name,
@@ -128,11 +129,11 @@ def inspect_source(
                 "dimensions": encoder.embedding_dim,
                 "genes": genes.to_dict(),
             },
-            slot_names=cells.slot_names(),
+            slot_names={*cells.cells.names_in("obsm"), *cells.cells.names_in("uns")},
         )
 
 
-def _block_cells(cells: CellBlocks, encoder: CellEncoder, processes: int) -> int:
+def _block_cells(cells: CellMatrix, encoder: CellEncoder, processes: int) -> int:
     length = encoder.length
     flops_per_cell = 2 * length * encoder.model.num_parameters(exclude_embeddings=True)
     on_cpu = encoder.model.device.type == "cpu"
@@ -161,7 +162,7 @@ def embed_in_memory(
     embedding = np.empty((0, 0), dtype=np.float32)
     starts = range(0, task.num_cells, task.block_cells)
     ranges = [(start, min(start + task.block_cells, task.num_cells)) for start in starts]
-    with open_cells(task.source, layer=task.layer) as cells, encoder.evaluating():
+    with open_cells(task.source).expression(task.layer) as cells, encoder.evaluating():
         for start, rows in encoder.embed(
             cells, task.genes, input_type=task.input_type, ranges=ranges, part=part, progress=progress
         ):

@@ -7,13 +7,13 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
 from transformers.utils import logging
 
 from state_hf.configuration.labels import FoundLabels, refuse_look_alikes
 from state_hf.configuration.near_names import listed, near_matches
 from state_hf.configuration.perturbation_labels import label_parts
 from state_hf.metrics.label_columns import LabelColumn, read_label_column
+from state_hf.metrics.labelled_cells import LabelledCells
 from state_hf.metrics.value_check import ValueSummary, summarize_values
 
 logger = logging.get_logger(__name__)
@@ -36,8 +36,8 @@ class CheckedInputs:
 
 
 def check_inputs(
-    prediction: AnnData,
-    reference: AnnData,
+    prediction: LabelledCells,
+    reference: LabelledCells,
     scale: Scale,
     *,
     perturbation_key: str,
@@ -114,7 +114,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def value_problems(
-    summary: ValueSummary, adata: AnnData, scale: Scale, side: str, *, max_counts_per_cell: float | None = None
+    summary: ValueSummary, adata: LabelledCells, scale: Scale, side: str, *, max_counts_per_cell: float | None = None
 ) -> list[str]:
     """What is wrong with the values of one side for the scale that is asked for."""
 
@@ -166,7 +166,7 @@ def gene_differences(found: Iterable[str], expected: Iterable[str], side: str, e
     return problems
 
 
-def _gene_problems(prediction: AnnData, reference: AnnData) -> list[str]:
+def _gene_problems(prediction: LabelledCells, reference: LabelledCells) -> list[str]:
     problems = []
     for side, adata in (("prediction", prediction), ("reference", reference)):
         duplicated = sorted(set(adata.var_names[adata.var_names.duplicated()]))
@@ -187,7 +187,7 @@ def _gene_problems(prediction: AnnData, reference: AnnData) -> list[str]:
     return problems
 
 
-def _column_problems(sides: dict[str, AnnData], columns: list[str]) -> list[str]:
+def _column_problems(sides: dict[str, LabelledCells], columns: list[str]) -> list[str]:
     problems = []
     for side, adata in sides.items():
         for column in columns:
@@ -219,7 +219,7 @@ class _SideLabels:
 
     @classmethod
     def read(
-        cls, side: str, adata: AnnData, perturbation_key: str, cell_type_key: str | None, names: Mapping[str, str]
+        cls, side: str, adata: LabelledCells, perturbation_key: str, cell_type_key: str | None, names: Mapping[str, str]
     ) -> "_SideLabels":
         column = read_label_column(adata.obs[perturbation_key])
         called = [names.get(label, label) for label in column.labels]
@@ -326,7 +326,7 @@ def _empty_perturbations(summary: ValueSummary, labels: _SideLabels) -> list[str
     return [f"{counted(len(empty), 'perturbation')} of the {labels.side} without a single count: {listed(empty)}"]
 
 
-def _warn_of_duplicate_cells(adata: AnnData, side: str) -> None:
+def _warn_of_duplicate_cells(adata: LabelledCells, side: str) -> None:
     duplicated = int(adata.obs_names.duplicated().sum())
     if duplicated:
         logger.warning(
@@ -342,5 +342,6 @@ def _hint(matches: Mapping[str, str], *, limit: int = 3) -> str:
     return f"; perhaps it has {pairs}{more}"
 
 
-def _source(adata: AnnData) -> str:
-    return Path(adata.filename).name if adata.isbacked and adata.filename else f"AnnData of {adata.n_obs:,} cells"
+def _source(adata: LabelledCells) -> str:
+    path = getattr(adata, "path", None) or getattr(adata, "filename", None)
+    return Path(str(path)).name if path else f"AnnData of {adata.n_obs:,} cells"

@@ -14,8 +14,9 @@ from anndata.io import read_elem
 from transformers.utils import logging
 
 from state_hf.analysis.nearest_cells import nearest_neighbours, vote
-from state_hf.data.anndata_files import add_columns, check_copy, copy_store, open_store, read_labels
-from state_hf.data.cell_blocks import open_cells
+from state_hf.data.anndata_files import add_columns, open_store, read_labels
+from state_hf.data.cell_copies import check_copy, copy_store
+from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.partial_results import PartialResults
 from state_hf.data.whole_files import store_written_whole, written_whole
 from state_hf.inference.cell_encoder import BatchSize, CellEncoder, Part

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from state_hf.data.cell_rows import CellRows
 from state_hf.data.perturbation_screens import PerturbationScreens
 
 _BLOCK_VALUES = 2**24
@@ -53,7 +52,7 @@ class ControlCells:
 
     def __init__(self, screens: PerturbationScreens, slot: str, genes: Sequence[str], *, num_features: int) -> None:
         self.screens = screens
-        self._rows = [CellRows(screen.source, slot) for screen in screens.screens]
+        self._rows = [screen.cells.matrix(slot) for screen in screens.screens]
         for rows, screen in zip(self._rows, screens.screens, strict=True):
             if rows.shape[0] != screen.num_cells:
                 raise ValueError(f"{rows.place} has {rows.shape[0]:,} rows for {screen.num_cells:,} cells")
@@ -96,7 +95,7 @@ class ControlCells:
         for place in np.unique(cells[:, 0]).tolist():
             here = np.flatnonzero(cells[:, 0] == place)
             rows, columns = cells[here, 1], self._columns[place]
-            dense = self._rows[place].read(np.unique(rows)).dense(rows, len(rows))
+            dense = self._rows[place].rows(np.unique(rows)).dense(rows, len(rows))
             dense = dense if columns is None else dense[:, columns]
             if values is None:
                 values = np.empty((len(cells), dense.shape[1]), dtype=np.float32)

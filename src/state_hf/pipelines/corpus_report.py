@@ -73,7 +73,7 @@ def _check(file: CorpusFile, tokenizer: StateEmbeddingTokenizer, min_overlap: fl
             genes = resolve_genes(cells.var, tokenizer, gene_column=file.gene_column, min_overlap=min_overlap)
             lengths, duplicates = [], 0
             for start in range(0, cells.num_cells, _BLOCK_CELLS):
-                block = cells.read(start, start + _BLOCK_CELLS)
+                block = cells.block(start, start + _BLOCK_CELLS)
                 check_corpus_scale(block, file)
                 block.sum_duplicates()
                 kept = (genes.columns[block.indices] >= 0) & (block.data > 0)
@@ -91,7 +91,7 @@ def _check(file: CorpusFile, tokenizer: StateEmbeddingTokenizer, min_overlap: fl
                 path=file.path,
                 dataset=file.dataset,
                 cells=cells.num_cells,
-                genes=cells.num_genes,
+                genes=cells.num_features,
                 kept=len(genes.genes),
                 overlap=genes.overlap,
                 scale=file.scale,

@@ -9,9 +9,10 @@ from transformers.utils import logging
 
 from state_hf.configuration.labels import as_label
 from state_hf.configuration.perturbation_labels import common_names
+from state_hf.data.cells.open_cells import open_cells
 from state_hf.metrics.profiles import Profile, load_profile
 from state_hf.metrics.summary import de_table
-from state_hf.pipelines.reading import labels_of, open_cells, read_screens
+from state_hf.pipelines.reading import labels_of, read_screens
 
 logger = logging.get_logger(__name__)
 
@@ -45,7 +46,7 @@ def differential_expression(
         ValueError: If the labels or values do not fit.
     """
     rule = load_profile(profile) if isinstance(profile, str) else profile
-    opened, control = open_cells(cells), as_label(control, "control")
+    opened, control = open_cells(cells).matrix("X"), as_label(control, "control")
     counts = Counter(labels_of(opened, perturbation_key).tolist())
     names, notes = common_names(counts, control=control)
     for note in notes:

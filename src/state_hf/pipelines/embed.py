@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from state_hf.data.anndata_files import check_copy
-from state_hf.data.cell_blocks import open_cells
+from state_hf.data.cell_copies import check_copy
+from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.embedding_files import output_format, read_record, write_embedding
 from state_hf.data.partial_results import PartialResults
 from state_hf.inference.cell_encoder import BatchSize, CellEncoder
@@ -218,7 +218,7 @@ def _embed_file(run: _Run, task: EmbeddingTask, output: ResumableOutput) -> None
     with output.disk_full_explained():
         embedded = embed_missing_blocks(task, run.encoder, output.partial, run.processes)
         if run.processes.is_main:
-            with open_cells(task.source, layer=task.layer) as cells:
+            with open_cells(task.source) as cells:
                 write_embedding(
                     output.path,
                     PartialResults.open(output.partial).blocks(),
@@ -226,7 +226,6 @@ def _embed_file(run: _Run, task: EmbeddingTask, output: ResumableOutput) -> None
                     key=run.key,
                     record=task.record,
                     cells=cells,
-                    source=task.source,
                 )
             output.delete_partial()
             _log_end(task, str(output.path), embedded=embedded, seconds=time.perf_counter() - began)

@@ -12,8 +12,11 @@ import pandas as pd
 from anndata import AnnData
 from transformers.utils import logging
 
+from state_hf.data.cells.cell_matrix import CellMatrix
+from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.file_stamps import FileStamps
 from state_hf.metrics.input_check import check_inputs
+from state_hf.metrics.labelled_cells import LabelledCells
 from state_hf.metrics.profiles import Profile, load_profile
 from state_hf.metrics.result import EvaluationResult
 from state_hf.metrics.screen import Screen
@@ -21,7 +24,7 @@ from state_hf.metrics.target_genes import target_genes_of
 from state_hf.pipelines.evaluate_screens import EvaluationOptions, RealSide, evaluate_screen
 from state_hf.pipelines.evaluation_cache import content_key
 from state_hf.pipelines.evaluation_scope import ScoredGenes, ScoredGroups, resolve_scope
-from state_hf.pipelines.reading import labels_of, open_cells, read_screens
+from state_hf.pipelines.reading import labels_of, read_screens
 
 logger = logging.get_logger(__name__)
 
@@ -93,7 +96,7 @@ def evaluate_predictions(
     """
     rule = load_profile(profile) if isinstance(profile, str) else profile
     made = baseline is None or (isinstance(baseline, str) and baseline in ("mean", "control"))
-    whole, predicted = open_cells(reference), open_cells(prediction)
+    whole, predicted = open_cells(reference).matrix("X"), open_cells(prediction).matrix("X")
     stamps = FileStamps(reference, prediction, None if made else baseline)
     scope = resolve_scope(
         predicted,
@@ -112,12 +115,11 @@ def evaluate_predictions(
     columns = _Columns(scope.perturbation_key, scope.control, scope.cell_type_key, scope.names)
     real, predicted = scope.apply(whole), scope.apply(predicted)
     columns.check(predicted, real, rule)
-    source = reference if real is whole else real
-    cache = None if cache_dir is None else Path(cache_dir) / _key(real, source, options, columns)
+    cache = None if cache_dir is None else Path(cache_dir) / _key(real, options, columns)
     read_real, read_prediction = columns.reader(real), columns.reader(predicted)
     read_baseline = None
     if not made:
-        baseline_cells = scope.apply(open_cells(cast(AnnData | str | Path, baseline)))
+        baseline_cells = scope.apply(open_cells(baseline).matrix("X"))
         columns.check(baseline_cells, real, rule)
         read_baseline = columns.reader(baseline_cells)
     results = {}
@@ -148,7 +150,7 @@ class _Columns:
     cell_type_key: str | None
     names: Mapping[str, str]
 
-    def check(self, prediction: AnnData, reference: AnnData, profile: Profile) -> None:
+    def check(self, prediction: CellMatrix, reference: CellMatrix, profile: Profile) -> None:
         check_pair(
             prediction,
             reference,
@@ -159,10 +161,10 @@ class _Columns:
             profile=profile,
         )
 
-    def contexts(self, cells: AnnData) -> list[str]:
+    def contexts(self, cells: CellMatrix) -> list[str]:
         return [""] if self.cell_type_key is None else sorted(set(labels_of(cells, self.cell_type_key)))
 
-    def reader(self, cells: AnnData) -> Callable[[str], Screen]:
+    def reader(self, cells: CellMatrix) -> Callable[[str], Screen]:
         """What reads the cells of one context; all contexts are read at once, and each is handed out once."""
         read: dict[str, Screen] = {}
 
@@ -183,8 +185,8 @@ class _Columns:
 
 
 def check_pair(
-    prediction: AnnData,
-    reference: AnnData,
+    prediction: LabelledCells,
+    reference: LabelledCells,
     *,
     perturbation_key: str,
     control: str,
@@ -244,7 +246,7 @@ def _merge(results: Mapping[str, EvaluationResult], profile: Profile) -> Evaluat
     )
 
 
-def _key(cells: AnnData, source: AnnData | str | Path, options: EvaluationOptions, columns: _Columns) -> str:
+def _key(cells: CellMatrix, options: EvaluationOptions, columns: _Columns) -> str:
     targets = None if options.target_genes is None else sorted(map(list, options.target_genes.items()))
     parts = {
         "profile": options.profile.digest,
@@ -253,7 +255,7 @@ def _key(cells: AnnData, source: AnnData | str | Path, options: EvaluationOption
         "target_genes": targets,
         "names": sorted(map(list, columns.names.items())),
     }
-    return content_key(cells, source, parts)
+    return content_key(cells.cells, parts)
 
 
 def _slug(context: str) -> str:

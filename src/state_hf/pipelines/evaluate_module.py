@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-import anndata
 import datasets
 import evaluate
 import numpy as np
@@ -15,6 +14,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
+from state_hf.data.cells.open_cells import open_cells
 from state_hf.metrics.profiles import Profile, load_profile
 from state_hf.metrics.result import EvaluationResult
 from state_hf.pipelines.cell_collector import CellCollector
@@ -177,7 +177,7 @@ class ScreenMetric(evaluate.Metric, ABC):
             if block is not None:
                 columns = [key] if self.cell_type_key is None else [key, self.cell_type_key]
                 collector = self._added.setdefault(side, CellCollector(columns, side))
-                collector.add(block if isinstance(block, AnnData) else anndata.read_h5ad(block))
+                collector.add(block if isinstance(block, AnnData) else open_cells(block).matrix("X").to_memory())
 
     def add(self, *, prediction: Cells | None = None, reference: Cells | None = None, **labels: Any) -> None:
         """Add cells as `add_batch` does; a single cell is a block of one row."""

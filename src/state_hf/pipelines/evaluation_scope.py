@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,8 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from state_hf.configuration.perturbation_labels import common_names
+from state_hf.data.cells.cell_matrix import CellMatrix
+from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.split_parts import GroupParts
 from state_hf.metrics.input_check import counted
 from state_hf.metrics.label_columns import read_label_column
@@ -57,7 +59,7 @@ class EvaluationScope:
     names: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def apply(self, cells: AnnData) -> AnnData:
+    def apply(self, cells: CellMatrix) -> CellMatrix:
         """The cells and genes that are scored, in memory; the cells as they are, where that is all of them."""
         rows = None if self.groups is None else self._rows(cells, self.groups)
         columns = None
@@ -67,7 +69,7 @@ class EvaluationScope:
             return cells
         return _taken(cells, rows, columns)
 
-    def _rows(self, cells: AnnData, groups: frozenset[Group]) -> np.ndarray:
+    def _rows(self, cells: CellMatrix, groups: frozenset[Group]) -> np.ndarray:
         """(cells,) bool: those of the groups, and the control cells of their cell types."""
         found = groups_of(cells, self.perturbation_key, self.group_key, self.names)
         controls = {(cell_type, self.control) for cell_type, _ in groups}
@@ -76,8 +78,8 @@ class EvaluationScope:
 
 
 def resolve_scope(
-    prediction: AnnData,
-    reference: AnnData,
+    prediction: CellMatrix,
+    reference: CellMatrix,
     *,
     perturbation_key: str | None,
     control: str | float | None,
@@ -115,7 +117,7 @@ def resolve_scope(
     return _with_genes(scope, prediction, reference, record, genes)
 
 
-def _with_names(scope: EvaluationScope, prediction: AnnData, reference: AnnData) -> EvaluationScope:
+def _with_names(scope: EvaluationScope, prediction: CellMatrix, reference: CellMatrix) -> EvaluationScope:
     """One name for every perturbation, however the sides spell it."""
     measured, predicted = (
         Counter(labels_of(cells, scope.perturbation_key).tolist()) for cells in (reference, prediction)
@@ -126,8 +128,8 @@ def _with_names(scope: EvaluationScope, prediction: AnnData, reference: AnnData)
 
 def _with_groups(
     scope: EvaluationScope,
-    prediction: AnnData,
-    reference: AnnData,
+    prediction: CellMatrix,
+    reference: CellMatrix,
     record: PredictionRecord | None,
     split: str | Path | None,
     groups: ScoredGroups | None,
@@ -140,7 +142,7 @@ def _with_groups(
         part = next((part for part in ("test", "val") if held[part]), None)
         if part is None:
             raise ValueError(
-                f"{parts.path} holds out no perturbation of {_name(reference)}"
+                f"{parts.path} holds out no perturbation of {reference.name}"
                 + (
                     ""
                     if scope.group_key
@@ -174,7 +176,7 @@ def _scored(scope: EvaluationScope, chosen: set[Group], what: str, measured: Col
     return replace(scope, groups=frozenset(chosen), notes=[*scope.notes, note])
 
 
-def _by_cell_type(scope: EvaluationScope, prediction: AnnData, reference: AnnData) -> EvaluationScope:
+def _by_cell_type(scope: EvaluationScope, prediction: CellMatrix, reference: CellMatrix) -> EvaluationScope:
     """Cell types were predicted one by one, and are scored so where there are several."""
     chosen = (
         scope.groups if scope.groups is not None else {*_perturbed(prediction, scope), *_perturbed(reference, scope)}
@@ -185,8 +187,8 @@ def _by_cell_type(scope: EvaluationScope, prediction: AnnData, reference: AnnDat
 
 def _with_genes(
     scope: EvaluationScope,
-    prediction: AnnData,
-    reference: AnnData,
+    prediction: CellMatrix,
+    reference: CellMatrix,
     record: PredictionRecord | None,
     genes: ScoredGenes | None,
 ) -> EvaluationScope:
@@ -209,7 +211,7 @@ def _are_labelled(obs: pd.DataFrame, keys: list[str]) -> bool:
 
 
 def groups_of(
-    cells: AnnData, perturbation_key: str, cell_type_key: str | None, names: Mapping[str, str] | None = None
+    cells: CellMatrix, perturbation_key: str, cell_type_key: str | None, names: Mapping[str, str] | None = None
 ) -> list[Group]:
     """(cell type, perturbation) of every cell, perturbations by their names; without a column the cell type is ""."""
     perturbations = labels_of(cells, perturbation_key, names).tolist()
@@ -219,12 +221,12 @@ def groups_of(
     return list(zip(cell_types, perturbations, strict=True))
 
 
-def _perturbed(cells: AnnData, scope: EvaluationScope) -> set[Group]:
+def _perturbed(cells: CellMatrix, scope: EvaluationScope) -> set[Group]:
     found = set(groups_of(cells, scope.perturbation_key, scope.group_key, scope.names))
     return {group for group in found if group[1] != scope.control}
 
 
-def _taken(cells: AnnData, rows: np.ndarray | None, columns: np.ndarray | None) -> AnnData:
+def _taken(cells: CellMatrix, rows: np.ndarray | None, columns: np.ndarray | None) -> CellMatrix:
     """Some cells and genes, in memory; a file is walked in blocks."""
     kept = np.ones(cells.n_obs, dtype=bool) if rows is None else rows
     var = cells.var if columns is None else cells.var.iloc[columns]
@@ -233,20 +235,14 @@ def _taken(cells: AnnData, rows: np.ndarray | None, columns: np.ndarray | None) 
         inside = kept[start : start + _BLOCK_CELLS]
         if not inside.any():
             continue
-        block: Any = cells.X[start : start + _BLOCK_CELLS]
-        values: Any = block if sp.issparse(block) else block.astype(np.promote_types(block.dtype, np.float32))
-        kept_values = sp.csr_matrix(values)[np.flatnonzero(inside)]
+        kept_values = cells.block(start, start + _BLOCK_CELLS)[np.flatnonzero(inside)]
         blocks.append(kept_values if columns is None else kept_values[:, columns])
     matrix = sp.vstack(blocks, format="csr")
-    return AnnData(matrix, obs=cells.obs[kept].copy(), var=var[[]].copy(), uns={})
+    return open_cells(AnnData(matrix, obs=cells.obs[kept].copy(), var=var[[]].copy())).matrix("X")
 
 
 def _shown(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _name(cells: AnnData) -> str:
-    return str(cells.filename) if cells.isbacked and cells.filename else "the AnnData object"
 
 
 __all__ = [

@@ -24,7 +24,8 @@ from state_hf.analysis.label_scores import (
 )
 from state_hf.configuration.model_folders import loading_from
 from state_hf.data.anndata_files import read_column
-from state_hf.data.cell_blocks import CellBlocks, open_cells
+from state_hf.data.cells.cell_matrix import CellMatrix
+from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.group_split import PARTS, LabelledSplit, shared_profiles, split_labelled_cells
 from state_hf.data.whole_files import folder_written_whole
 from state_hf.inference.cell_encoder import CellEncoder
@@ -206,7 +207,7 @@ def finetune(
         arguments.metric_for_best_model = "macro_f1" if by_class else "mae"
         arguments.greater_is_better = by_class
         arguments.save_total_limit = 2
-    with open_cells(reference, layer=layer) as cells:
+    with open_cells(reference).expression(layer) as cells:
         digests = _encode(target.partial / "cells", cells, task_of, encoder)
         parts = {part: _part(target.partial / "cells", rows, labels, names) for part, rows in split.rows.items()}
         doubled = shared_profiles(digests, split.rows)
@@ -296,7 +297,7 @@ def _take_up(target: ResumableOutput, settings: dict[str, Any]) -> None:
     target.start(settings, num_rows=1, block_rows=1, part="run")
 
 
-def _encode(folder: Path, cells: CellBlocks, task: EmbeddingTask, encoder: CellEncoder) -> np.ndarray:
+def _encode(folder: Path, cells: CellMatrix, task: EmbeddingTask, encoder: CellEncoder) -> np.ndarray:
     """Tokenize all cells, unless an earlier run did. Returns (cells,) digests of their expression."""
     if folder.exists() and not EncodedCells.is_complete(folder):
         shutil.rmtree(folder)
@@ -323,9 +324,9 @@ def _encode(folder: Path, cells: CellBlocks, task: EmbeddingTask, encoder: CellE
     return np.array(digests)
 
 
-def _blocks(cells: CellBlocks) -> Iterator[tuple[int, sparse.csr_matrix]]:
+def _blocks(cells: CellMatrix) -> Iterator[tuple[int, sparse.csr_matrix]]:
     for start in range(0, cells.num_cells, _BLOCK_CELLS):
-        yield start, cells.read(start, start + _BLOCK_CELLS)
+        yield start, cells.block(start, start + _BLOCK_CELLS)
 
 
 def _part(folder: Path, rows: np.ndarray, labels: np.ndarray, names: list[str]) -> EncodedCells:
@@ -342,10 +343,10 @@ def _weights(part: EncodedCells, number: int) -> np.ndarray:
 
 
 def _predictions(
-    logits: np.ndarray, labels: np.ndarray, split: LabelledSplit, names: list[str], cells: CellBlocks
+    logits: np.ndarray, labels: np.ndarray, split: LabelledSplit, names: list[str], cells: CellMatrix
 ) -> pd.DataFrame:
     rows = split.rows["test"]
-    index = pd.Index(cells.cell_names()[rows], name="cell")
+    index = pd.Index(cells.cells.cell_names()[rows], name="cell")
     if not names:
         return pd.DataFrame({"label": labels[rows].astype(float), "predicted": logits.reshape(-1)}, index=index)
     probability = torch.from_numpy(logits).float().softmax(dim=-1).numpy()
@@ -358,7 +359,7 @@ def _scored(
     labels: np.ndarray,
     split: LabelledSplit,
     names: list[str],
-    cells: CellBlocks,
+    cells: CellMatrix,
     task: EmbeddingTask,
     *,
     seed: int,

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
-from anndata import AnnData
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import HfHubHTTPError, httpx
 
 from state_hf.configuration.labels import as_label
 from state_hf.data.split_parts import SPLIT_FILE, split_file
+from state_hf.metrics.labelled_cells import LabelledCells
 
 PERTURBATION_KEY, CONTROL, CELL_TYPE_KEY = "perturbation", "non-targeting", "cell_type"
 """What columns and control are called where nobody says."""
@@ -123,12 +123,12 @@ def read_record(uns: Any, place: str) -> PredictionRecord | None:
         raise ValueError(f"uns[{RECORD_KEY!r}] of {place} is damaged: {error}") from error
 
 
-def record_of(cells: AnnData) -> PredictionRecord | None:
+def record_of(cells: LabelledCells) -> PredictionRecord | None:
     """`read_record` of opened cells."""
-    return read_record(cells.uns.get(RECORD_KEY), str(cells.filename) if cells.isbacked else "the AnnData object")
+    return read_record(cells.uns.get(RECORD_KEY), getattr(cells, "name", "the AnnData object"))
 
 
-def recorded_labels(cells: AnnData, perturbation_key: str | None, control: str | float | None) -> tuple[str, str]:
+def recorded_labels(cells: LabelledCells, perturbation_key: str | None, control: str | float | None) -> tuple[str, str]:
     """Column of the perturbations and label of the control: what is given, else the recorded, else the defaults."""
     record = record_of(cells)
     recorded = CONTROL if record is None else record.control

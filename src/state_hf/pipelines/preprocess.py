@@ -11,6 +11,7 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 import pandas as pd
+import zarr
 from anndata.io import read_elem
 from scipy import sparse
 from transformers.utils import logging
@@ -18,8 +19,8 @@ from transformers.utils import logging
 from state_hf._version import __version__
 from state_hf.configuration.near_names import nearest
 from state_hf.data.anndata_elements import write_element
-from state_hf.data.cell_blocks import CellBlocks, open_cells
-from state_hf.data.damaged_files import damage_named, names_in, open_hdf5
+from state_hf.data.cells.cell_matrix import CellMatrix
+from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.file_stamps import FileStamps
 from state_hf.data.highly_variable import GeneMoments, rank_variable_genes
 from state_hf.data.knockdown_filter import KnockdownFilter, filter_knockdown
@@ -134,7 +135,7 @@ def preprocess(
     """
     source, output = Path(source), Path(output)
     _check(source, output, target_sum, num_variable_genes, genes, overwrite=overwrite)
-    with open_cells(source, layer=layer) as cells:
+    with open_cells(source).expression(layer) as cells:
         _check_scale(cells, rounded=round_counts)
         stamps = FileStamps(source)
         names = _gene_names(cells, gene_column)
@@ -172,15 +173,15 @@ def preprocess(
             "layer": layer or "X",
             "variable_genes": "given" if genes is not None else "seurat",
             "rounded": round_counts,
-            "num_genes": cells.num_genes,
+            "num_genes": cells.num_features,
             "genes_sha256": hashlib.sha256("\n".join(map(str, cells.var.index)).encode()).hexdigest(),
             "state_hf_version": __version__,
             **({f"knockdown_{name}": value for name, value in asdict(knockdown).items()} if knockdown else {}),
         }
         uns = {HVG_SLOT: {"var_names": names[columns]}, "log1p": {}, "preprocess": record}
         _check_space(output, chosen, len(columns), counts=keep_counts)
-        with written_whole(output) as temporary, damage_named(str(source)):
-            left_out = _write(temporary, source, chosen, var, columns, uns, keep_counts=keep_counts)
+        with written_whole(output) as temporary:
+            left_out = _write(temporary, chosen, var, columns, uns, keep_counts=keep_counts)
             stamps.check()
     return PreprocessReport(
         cells.num_cells, int(kept.sum()), dropped, total, names[columns].tolist(), left_out, counts.rounding
@@ -198,8 +199,6 @@ def _check(
 ) -> None:
     if output.suffix != ".h5ad":
         raise ValueError(f"the output {output} must be an .h5ad file")
-    if source.suffix == ".zarr" or source.is_dir():
-        raise ValueError(f"{source} is not an .h5ad file")
     if output.exists() and source.exists() and output.samefile(source):
         raise ValueError(f"the output {output} is the input, which is never changed; name another file")
     if output.exists() and not overwrite:
@@ -212,9 +211,9 @@ def _check(
         raise ValueError(f"num_variable_genes is the number of genes to choose, from 1 on, not {num_variable_genes}")
 
 
-def _check_scale(cells: CellBlocks, *, rounded: bool) -> None:
+def _check_scale(cells: CellMatrix, *, rounded: bool) -> None:
     """Refuse what a sample shows not to be counts. Small counts with fractions are the user's word against none."""
-    seen, place = look_at_values(cells.sample(SCALE_SAMPLE)), f"{cells.matrix_name} of {cells.name}"
+    seen, place = look_at_values(cells.sample(SCALE_SAMPLE)), cells.place
     if seen.total is not None:
         raise ValueError(
             f"{place} is normalised already: as log1p values, its cells add up to {seen.total:g} counts each. Name the "
@@ -225,7 +224,7 @@ def _check_scale(cells: CellBlocks, *, rounded: bool) -> None:
         check_scale(seen, "counts", place, f"Name the layer with the counts (layer=, --layer){hint}")
 
 
-def _gene_names(cells: CellBlocks, column: str | None) -> np.ndarray:
+def _gene_names(cells: CellMatrix, column: str | None) -> np.ndarray:
     column = None if column == "index" else column
     if column is not None and column not in cells.var:
         raise ValueError(f"var of {cells.name} has no column {column!r}; {nearest(column, list(map(str, cells.var)))}")
@@ -260,7 +259,7 @@ class _Survey:
     control_sums: np.ndarray
 
 
-def _block_starts(cells: CellBlocks, title: str) -> Iterator[tuple[int, int]]:
+def _block_starts(cells: CellMatrix, title: str) -> Iterator[tuple[int, int]]:
     step = max(1, int(_BLOCK_BYTES // max(cells.bytes_per_cell, 1)))
     starts = range(0, cells.num_cells, step)
     for start in logging.tqdm(starts, desc=title, unit="block"):
@@ -276,7 +275,7 @@ class _Counts:
         after: Sum of all whole counts.
     """
 
-    def __init__(self, cells: CellBlocks, *, rounded: bool) -> None:
+    def __init__(self, cells: CellMatrix, *, rounded: bool) -> None:
         self.cells, self.rounded = cells, rounded
         self.before = self.after = 0.0
 
@@ -307,7 +306,7 @@ class _Counts:
         return block
 
     def _stored(self, start: int, stop: int) -> sparse.csr_matrix:
-        block = sparse.csr_matrix(self.cells.read(start, stop))
+        block = sparse.csr_matrix(self.cells.block(start, stop))
         block.sum_duplicates()
         return block
 
@@ -317,17 +316,14 @@ class _Counts:
             bad = values != np.rint(values)
             advice += ", or round corrected counts to whole numbers (round_counts=True, --round)"
         if bad.any():
-            raise ValueError(
-                f"{self.cells.matrix_name} of {self.cells.name} does not hold raw counts: one value is "
-                f"{values[bad][0]:g}; {advice}"
-            )
+            raise ValueError(f"{self.cells.place} does not hold raw counts: one value is {values[bad][0]:g}; {advice}")
 
 
 def _survey(counts: _Counts, targets: KnockdownTargets | None) -> _Survey:
     cells = counts.cells
     totals, lengths = np.zeros(cells.num_cells), np.zeros(cells.num_cells, dtype=np.int64)
     own = np.zeros((cells.num_cells, 1 if targets is None else targets.columns.shape[1]))
-    control_sums = np.zeros(cells.num_genes)
+    control_sums = np.zeros(cells.num_features)
     for start, stop in _block_starts(cells, "counting"):
         block = counts.read_checked(start, stop)
         totals[start:stop] = block.sum(axis=1, dtype=np.float64).A1
@@ -381,7 +377,7 @@ class _Kept:
     @property
     def num_genes(self) -> int:
         """Number of genes."""
-        return self.counts.cells.num_genes
+        return self.counts.cells.num_features
 
     def normalise(self, rows: np.ndarray, counts: sparse.csr_matrix) -> sparse.csr_matrix:
         """log1p of the counts scaled to the target sum, float32."""
@@ -428,8 +424,8 @@ class _CsrWriter:
 
 def _copy_rows(source: Any, target: h5py.Group, name: str, rows: np.ndarray) -> None:
     """Copy some rows of an entry of obsm; an array piece by piece, whatever else as a whole."""
-    if not isinstance(source, h5py.Dataset):
-        entry = read_elem(source)
+    if not isinstance(source, h5py.Dataset | zarr.Array | np.ndarray):
+        entry = read_elem(source) if isinstance(source, h5py.Group | zarr.Group) else source
         write_element(target, name, entry.iloc[rows] if isinstance(entry, pd.DataFrame) else entry[rows])
         return
     copy = target.create_dataset(name, (len(rows), *source.shape[1:]), dtype=source.dtype)
@@ -437,12 +433,11 @@ def _copy_rows(source: Any, target: h5py.Group, name: str, rows: np.ndarray) -> 
     step = max(1, _BLOCK_BYTES // max(1, source.dtype.itemsize * int(np.prod(source.shape[1:]))))
     for start in range(0, source.shape[0], step):
         first, last = np.searchsorted(rows, [start, start + step])
-        copy[first:last] = source[start : start + step][rows[first:last] - start]
+        copy[first:last] = np.asarray(source[start : start + step])[rows[first:last] - start]
 
 
 def _write(
     path: Path,
-    source: Path,
     kept: _Kept,
     var: pd.DataFrame,
     columns: np.ndarray,
@@ -451,18 +446,18 @@ def _write(
     keep_counts: bool,
 ) -> list[str]:
     """Write the output. Returns the slots of the input that it lacks."""
-    rows = np.flatnonzero(kept.kept)
-    with open_hdf5(source) as old, h5py.File(path, "w") as new:
+    rows, old = np.flatnonzero(kept.kept), kept.counts.cells.cells
+    with h5py.File(path, "w") as new:
         new.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        write_element(new, "obs", read_elem(old["obs"]).iloc[rows])
+        write_element(new, "obs", old.obs.iloc[rows])
         write_element(new, "var", var)
-        entries, dangling = _without_references(read_elem(old["uns"]) if "uns" in old else {}, len(kept.kept))
+        entries, dangling = _without_references(dict(old.uns), len(kept.kept))
         write_element(new, "uns", {**entries, **uns})
         for slot in ("obsm", "layers"):
             write_element(new, slot, {})
-        for name in names_in(old.get("obsm")):
+        for name in old.names_in("obsm"):
             if name != HVG_SLOT:
-                _copy_rows(old["obsm"][name], new["obsm"], name, rows)
+                _copy_rows(old.element("obsm", name), new["obsm"], name, rows)
         variable = new["obsm"].create_dataset(HVG_SLOT, (len(rows), len(columns)), dtype=np.float32)
         variable.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
         matrix = _CsrWriter(new, "X", kept.lengths[rows], kept.num_genes)
@@ -475,9 +470,9 @@ def _write(
                 raw.add(block)
             variable[done : done + len(block_rows)] = normalised[:, columns].toarray()
             done += len(block_rows)
-        slots = [f"{slot}/{name}" for slot in ("layers", "obsp", "varm", "varp") for name in names_in(old.get(slot))]
-        slots += [slot for slot in ("X", "raw") if slot in old]
-    return [*_lacking(slots, kept.counts.cells.matrix_name, keep_counts=keep_counts), *dangling]
+        slots = [f"{slot}/{name}" for slot in ("layers", "obsp", "varm", "varp") for name in old.names_in(slot)]
+        slots += [slot.removesuffix("/X") for slot in ("X", "raw/X") if slot in old.slots()]
+    return [*_lacking(slots, kept.counts.cells.slot, keep_counts=keep_counts), *dangling]
 
 
 def _lacking(slots: list[str], read: str, *, keep_counts: bool) -> list[str]:

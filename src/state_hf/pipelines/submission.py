@@ -17,7 +17,7 @@ from scipy import sparse
 from transformers.utils.logging import tqdm
 
 from state_hf.configuration.near_names import listed, near_matches
-from state_hf.data.anndata_files import copy_store
+from state_hf.data.cell_copies import copy_store
 from state_hf.metrics.input_check import (
     INTEGER_TOLERANCE,
     LOGNORM_LIMIT,
@@ -26,6 +26,7 @@ from state_hf.metrics.input_check import (
     value_problems,
 )
 from state_hf.metrics.label_columns import read_label_column
+from state_hf.metrics.labelled_cells import LabelledCells
 from state_hf.metrics.value_check import ValueSummary, summarize_values
 from state_hf.pipelines.prediction_record import recorded_labels
 from state_hf.pipelines.vcc_archive import compressed_size, pack
@@ -52,7 +53,7 @@ class SubmissionPlan:
         uncompressed_bytes, compressed_bytes: Size of the .h5ad inside the archive, and an estimate of the archive's.
     """
 
-    prediction: AnnData
+    prediction: LabelledCells
     genes: list[str]
     labels: pd.DataFrame
     reorder: bool
@@ -74,7 +75,7 @@ def read_gene_list(path: str | Path) -> list[str]:
 
 
 def plan_submission(
-    prediction: AnnData,
+    prediction: LabelledCells,
     genes: Sequence[str],
     *,
     perturbation_key: str | None = None,
@@ -169,7 +170,7 @@ def write_submission(plan: SubmissionPlan, output: str | Path) -> Path:
 
 
 def check_counts_submission(
-    prediction: AnnData,
+    prediction: LabelledCells,
     genes: Sequence[str],
     *,
     perturbation_key: str | None = None,
@@ -202,7 +203,7 @@ def check_counts_submission(
 
 
 def _layout_problems(
-    prediction: AnnData, genes: Sequence[str], perturbation_key: str, cell_type_key: str | None
+    prediction: LabelledCells, genes: Sequence[str], perturbation_key: str, cell_type_key: str | None
 ) -> list[str]:
     if prediction.X is None:
         raise ValueError("the prediction has no X")
@@ -233,7 +234,7 @@ def _blocks(plan: SubmissionPlan) -> Iterator[sparse.csr_matrix]:
     if getattr(matrix, "format", None) == "csc":
         # Rows of a column-major file would each read the whole file.
         matrix = sparse.csr_matrix(matrix.to_memory() if hasattr(matrix, "to_memory") else matrix)
-    order = plan.prediction.var_names.get_indexer(plan.genes) if plan.reorder else None
+    order = plan.prediction.var_names.get_indexer(pd.Index(plan.genes)) if plan.reorder else None
     step = max(1, _BLOCK_VALUES // len(plan.genes))
     for start in range(0, plan.prediction.n_obs, step):
         block = sparse.csr_matrix(matrix[start : start + step], dtype=np.float64)

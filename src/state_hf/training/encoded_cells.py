@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from state_hf.data.cell_blocks import CellBlocks
+from state_hf.data.cells.cell_matrix import CellMatrix
 from state_hf.tokenization.cell_tokenizer import CellTokenizer
 from state_hf.tokenization.gene_names import GeneReport
 from state_hf.tokenization.input_scale import InputType
@@ -20,7 +20,7 @@ _BLOCK_CELLS = 512
 
 def encode_to_disk(
     folder: Path,
-    cells: CellBlocks,
+    cells: CellMatrix,
     tokenizer: CellTokenizer,
     genes: GeneReport,
     *,
@@ -51,7 +51,7 @@ def encode_to_disk(
         for first in range(0, cells.num_cells, _BLOCK_CELLS):
             stop = min(first + _BLOCK_CELLS, cells.num_cells)
             block = tokenizer.encode_cells(
-                cells.read(first, stop),
+                cells.block(first, stop),
                 genes,
                 input_type=input_type,
                 seed=seed,

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from state_hf.data.cell_rows import CellRows
 from state_hf.data.perturbation_screens import PerturbationScreens
 from state_hf.data.split_definition import SplitPart
 from state_hf.data.splits import PerturbationSplit
@@ -57,14 +56,14 @@ def screen_means(
         wanted = np.ones(screen.num_cells, dtype=bool)
         if split is not None:
             wanted = split.target_masks(part)[number] | split.control_masks(part)[number]
-        rows, cells = np.flatnonzero(wanted), CellRows(screen.source, slot)
+        rows, cells = np.flatnonzero(wanted), screen.cells.matrix(slot)
         keys = np.stack([screen.cell_types[rows], screen.perturbations[rows]], axis=1)
         groups, codes = np.unique(keys, axis=0, return_inverse=True)
         totals = np.zeros((len(groups), cells.shape[1]))
         step = max(1, _BLOCK_VALUES // max(1, cells.shape[1]))
         for start in range(0, len(rows), step):
             block = rows[start : start + step]
-            values = cells.read(block).dense(block, len(block))
+            values = cells.rows(block).dense(block, len(block))
             members = (np.ones(len(block)), (codes[start : start + step], np.arange(len(block))))
             totals += sparse.csr_array(members, shape=(len(groups), len(block))) @ values
         for (cell_type, perturbation), total, count in zip(groups.tolist(), totals, np.bincount(codes), strict=True):

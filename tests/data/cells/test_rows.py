@@ -5,9 +5,18 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from state_hf.data.cell_rows import CellRows
+from state_hf.data.cells.open_cells import open_cells
 
-SLOTS = ("X", "layers/dense", "layers/doubles", "layers/halves", "layers/swapped", "obsm/X_pca", "raw/X")
+SLOTS = (
+    "X",
+    "layers/columns",
+    "layers/dense",
+    "layers/doubles",
+    "layers/halves",
+    "layers/swapped",
+    "obsm/X_pca",
+    "raw/X",
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +52,7 @@ def whole(adata, slot):
 @pytest.mark.parametrize("slot", SLOTS)
 def test_rows_in_any_order(adata, source, slot):
     rows = np.random.default_rng(0).permutation(adata.n_obs)[:50]
-    block = CellRows(source, slot).read(np.sort(rows))
+    block = open_cells(source).matrix(slot).rows(np.sort(rows))
     dense = block.dense(rows[:20], 25)
     assert dense.dtype == np.float32
     np.testing.assert_array_equal(dense[:20], whole(adata, slot)[rows[:20]])
@@ -51,34 +60,32 @@ def test_rows_in_any_order(adata, source, slot):
 
 
 def test_names_and_shape(adata, source):
-    assert CellRows(source, "X").feature_names == adata.var_names.tolist()
-    assert CellRows(source, "raw/X").feature_names == adata.var_names.tolist()
-    assert CellRows(source, "obsm/X_pca").feature_names == [f"axis_{number}" for number in range(7)]
-    assert CellRows(source, "obsm/X_pca").shape == (adata.n_obs, 7)
+    assert open_cells(source).matrix("X").feature_names == adata.var_names.tolist()
+    assert open_cells(source).matrix("raw/X").feature_names == adata.var_names.tolist()
+    assert open_cells(source).matrix("obsm/X_pca").feature_names == [f"axis_{number}" for number in range(7)]
+    assert open_cells(source).matrix("obsm/X_pca").shape == (adata.n_obs, 7)
 
 
 def test_a_copy_in_another_process_opens_the_file_itself(adata, source):
-    rows = pickle.loads(pickle.dumps(CellRows(source, "X")))
-    np.testing.assert_array_equal(rows.read(np.arange(3)).dense(np.arange(3), 3), adata.X[:3].toarray())
+    rows = pickle.loads(pickle.dumps(open_cells(source).matrix("X")))
+    np.testing.assert_array_equal(rows.rows(np.arange(3)).dense(np.arange(3), 3), adata.X[:3].toarray())
 
 
 def test_slots_that_cannot_be_read(source):
     with pytest.raises(ValueError, match=r"there is no obsm/X_umap of .*; it has X, .*obsm/X_pca"):
-        CellRows(source, "obsm/X_umap")
-    with pytest.raises(ValueError, match="CSR or a dense matrix only"):
-        CellRows(source, "layers/columns")
+        open_cells(source).matrix("obsm/X_umap")
 
 
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file"):
-        CellRows(tmp_path / "none.h5ad", "X")
+        open_cells(tmp_path / "none.h5ad").matrix("X")
 
 
 def test_values_that_are_not_finite(screen, tmp_path):
     adata = anndata.AnnData(screen.X, obsm={"X_pca": screen.obsm["X_pca"].copy()})
     adata.obsm["X_pca"][17, 2] = np.nan
     adata.write_h5ad(tmp_path / "nan.h5ad")
-    block = CellRows(tmp_path / "nan.h5ad", "obsm/X_pca").read(np.arange(30))
+    block = open_cells(tmp_path / "nan.h5ad").matrix("obsm/X_pca").rows(np.arange(30))
     assert np.isfinite(block.dense(np.arange(10), 10)).all()
     with pytest.raises(ValueError, match=r"obsm/X_pca of .*nan\.h5ad has values that are not finite.*cell number 17 "):
         block.dense(np.arange(30), 30)

@@ -1,10 +1,15 @@
-"""Names what is damaged in a file, before compiled loops follow it out of their arrays."""
+"""Names why a file cannot be read: what it needs that is not there, or what is damaged in it.
 
+Damage is found before compiled loops follow it out of their arrays.
+"""
+
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import anndata
 import h5py
 import numpy as np
 import zarr
@@ -36,13 +41,38 @@ _LARGE_BYTES = 2**27
 _MOST_LEVELS = 50
 _MOST_ENTRIES = 1_000_000
 
+# HDF5's numbers of the filters that the package hdf5plugin brings.
+_FILTERS = {
+    307: "bzip2",
+    32000: "lzf",
+    32001: "blosc",
+    32004: "lz4",
+    32008: "bitshuffle",
+    32013: "zfp",
+    32015: "zstd",
+    32017: "sz",
+    32018: "fcidecomp",
+    32024: "sz3",
+    32026: "blosc2",
+    32028: "sperr",
+}
+_ENCODINGS = re.compile(
+    r"encoding_type='(array|csr_matrix|csc_matrix|dataframe|dict|categorical|string|string-array|anndata|raw|null"
+    r"|numeric-scalar|rec-array|nullable-(integer|boolean|string-array)|awkward-array)?'"
+)
+# What zarr and numcodecs say of a store that a newer version, or one with more codecs, has written.
+_UNKNOWN_TO_ZARR = re.compile(
+    r"No Zarr data type found|Unknown codec|codec not available|Unknown chunk grid|Invalid value for 'zarr_format'"
+    r"|disallowed extra fields|ArrayBytesCodec"
+)
+
 
 @contextmanager
 def damage_named(place: str) -> Iterator[None]:
-    """Turns the errors of the libraries that read a damaged file into one that names it.
+    """Turns the errors of the libraries that read a file into one that names it, and the cause.
 
     Raises:
-        ValueError: The file is damaged.
+        ValueError: The file is damaged, or was written by something newer than what reads it.
     """
     try:
         yield
@@ -52,7 +82,20 @@ def damage_named(place: str) -> Iterator[None]:
         if failed or (isinstance(error, ValueError | OSError) and place.rpartition(" of ")[2] in str(error)):
             raise
         reason = str(error).strip("'\"") or type(error).__name__
-        raise ValueError(f"{place} is damaged, or not as anndata writes it: {reason}") from error
+        raise ValueError(f"{place} {_cause(error, reason)}") from error
+
+
+def _cause(error: BaseException, reason: str) -> str:
+    if isinstance(error, MemoryError):
+        return f"asks for more memory than there is: {reason}"
+    if isinstance(error, ValueError) and _UNKNOWN_TO_ZARR.search(reason):
+        return (
+            f"was written with something that zarr {zarr.__version__} does not know ({reason.rstrip('.')}): try a "
+            "newer one, pip install -U zarr numcodecs"
+        )
+    if isinstance(error, IORegistryError) and "encoding_type=" in reason and not _ENCODINGS.search(reason):
+        return f"was written by a newer anndata than {anndata.__version__} ({reason}): pip install -U anndata"
+    return f"is damaged, or not as anndata writes it: {reason}"
 
 
 def open_hdf5(path: Path, **options: Any) -> h5py.File:
@@ -64,8 +107,8 @@ def open_hdf5(path: Path, **options: Any) -> h5py.File:
 
     Raises:
         OSError: It cannot be opened, or is cut off.
-        ValueError: It claims arrays that it does not hold, which would fill the memory with zeros, or its links lead
-            in circles or without end.
+        ValueError: It claims arrays that it does not hold, which would fill the memory with zeros, its links lead in
+            circles or without end, or it is compressed with what no plugin here reads.
     """
     try:
         file = h5py.File(path, "r", **options)
@@ -77,6 +120,7 @@ def open_hdf5(path: Path, **options: Any) -> h5py.File:
         with damage_named(str(path)):
             file.visititems(_check_claim)
             _check_links(file)
+            _check_filters(path, file)
     except ValueError:
         file.close()
         raise
@@ -126,6 +170,34 @@ def _check_claim(name: str, node: Any) -> None:
     stored = node.id.get_storage_size()
     if stored * _MOST_COMPRESSED < node.nbytes:
         raise ValueError(f"its {name} claims {node.nbytes:,} bytes, of which {stored:,} are there")
+
+
+def _check_filters(path: Path, file: h5py.File) -> None:
+    missing: dict[int, tuple[str, str]] = {}
+
+    def look(name: str, node: Any) -> None:
+        if not isinstance(node, h5py.Dataset):
+            return
+        created = node.id.get_create_plist()
+        for place in range(created.get_nfilters()):
+            code, _, _, said = created.get_filter(place)
+            if not h5py.h5z.filter_avail(code):
+                missing.setdefault(code, (name, said.decode(errors="replace").partition(";")[0]))
+
+    file.visititems(look)
+    if missing:
+        with suppress(ImportError):
+            import hdf5plugin  # noqa: F401  (it tells HDF5 of its filters)
+    for code, (name, said) in missing.items():
+        if not h5py.h5z.filter_avail(code):
+            known = _FILTERS.get(code)
+            remedy = (
+                "pip install hdf5plugin" if known else "install the plugin, and name its folder in HDF5_PLUGIN_PATH"
+            )
+            raise ValueError(
+                f"{path} is compressed with {known or said or 'a filter'} (HDF5 filter {code}, in {name}), which is "
+                f"read with a plugin: {remedy}"
+            )
 
 
 def names_in(group: Any) -> list[str]:

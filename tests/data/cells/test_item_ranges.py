@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from state_hf.data.hdf5_items import HDF5Items, join_ranges
+from state_hf.data.cells.item_ranges import HDF5Items, join_ranges
 
 LAYOUTS = {
     "contiguous": {},

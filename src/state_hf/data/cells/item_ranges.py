@@ -1,4 +1,4 @@
-"""Ranges of items of HDF5 datasets: what random access to an .h5ad file costs is decided here.
+"""Ranges of items of stored arrays: what random access to a file of cells costs is decided here.
 
 Values that HDF5 stores unfiltered are read from their place in the file, without the library's cost per call; filtered
 ones are decoded chunk by chunk through h5py.
@@ -146,3 +146,26 @@ class HDF5Items:
                 name = self._dataset.file.filename
                 raise OSError(f"{name} ends before {self._dataset.name} does: the file is cut off")
             done += size
+
+
+class SlicedItems:
+    """The same of any array that is sliced, such as one of a Zarr store.
+
+    Args:
+        array: Numbers, of one dimension or more.
+    """
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        # A chunk, or a shard of chunks, is fetched as a whole.
+        self.gap = int((getattr(array, "shards", None) or array.chunks)[0])
+
+    def read(self, starts: np.ndarray, stops: np.ndarray) -> np.ndarray:
+        """Items of ascending ranges, one after the other."""
+        pieces = [self._array[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+        return np.concatenate(pieces) if pieces else np.empty((0, *self._array.shape[1:]), dtype=self._array.dtype)
+
+
+def items_of(array: Any) -> HDF5Items | SlicedItems:
+    """What reads ranges of items of an HDF5 dataset or a Zarr array."""
+    return HDF5Items(array) if isinstance(array, h5py.Dataset) else SlicedItems(array)

@@ -9,8 +9,7 @@ import pytest
 from scipy import sparse
 from transformers.utils import logging as transformers_logging
 
-from state_hf.data.cell_blocks import open_cells
-from state_hf.data.cell_rows import CellRows
+from state_hf.data.cells.open_cells import open_cells
 
 pytestmark = pytest.mark.filterwarnings("ignore:Variable names are not unique")
 
@@ -60,10 +59,10 @@ def place(request, tmp_path):
 def test_blocks_of_cells(place, layout):
     adata = mixed(layout)
     expected = np.asarray(sparse.csr_matrix(adata.X).todense())[:, GENES]
-    with open_cells(place(adata)) as cells:
-        assert cells.num_genes == 5
+    with open_cells(place(adata)).expression() as cells:
+        assert cells.num_features == 5
         assert list(cells.var.index) == ["A", "B", "C", "D", "E"]
-        np.testing.assert_array_equal(cells.read(3, 9).toarray(), expected[3:9])
+        np.testing.assert_array_equal(cells.block(3, 9).toarray(), expected[3:9])
         np.testing.assert_array_equal(cells.sample(100).toarray(), expected)
 
 
@@ -77,11 +76,11 @@ def test_rows_of_cells(layout, slot, on_disk, tmp_path):
     if on_disk:
         source = tmp_path / "mixed.h5ad"
         adata.write_h5ad(source)
-    rows = CellRows(source, slot)
+    rows = open_cells(source).matrix(slot)
     assert rows.shape == (40, 5)
     assert rows.feature_names == ["A", "B", "C", "D", "E"]
-    np.testing.assert_array_equal(rows.read(np.array([2, 5, 30])).dense(np.array([30, 2]), 2), expected[[30, 2]])
-    assert CellRows(source, "obsm/X_state").shape == (40, 3)
+    np.testing.assert_array_equal(rows.rows(np.array([2, 5, 30])).dense(np.array([30, 2]), 2), expected[[30, 2]])
+    assert open_cells(source).matrix("obsm/X_state").shape == (40, 3)
 
 
 def test_it_is_said_once_a_file(tmp_path, caplog):
@@ -91,7 +90,7 @@ def test_it_is_said_once_a_file(tmp_path, caplog):
     try:
         with caplog.at_level(logging.WARNING):
             for _ in range(2):
-                open_cells(path).close()
+                open_cells(path).expression().close()
     finally:
         transformers_logging.disable_propagation()
     said = [record.message for record in caplog.records if "gene expression" in record.message]
@@ -101,7 +100,9 @@ def test_it_is_said_once_a_file(tmp_path, caplog):
     ]
 
 
-@pytest.mark.parametrize("opened", [open_cells, lambda path: CellRows(path, "X")])
+@pytest.mark.parametrize(
+    "opened", [lambda path: open_cells(path).expression(), lambda path: open_cells(path).matrix("X")]
+)
 def test_a_file_without_genes_is_refused(opened, tmp_path):
     path = tmp_path / "peaks.h5ad"
     adata = mixed()[:, ~GENES].copy()

@@ -22,7 +22,7 @@ def open_url(url: str) -> Any:
     """
     filesystem, path = fsspec.core.url_to_fs(url)
     if not filesystem.exists(path):
-        raise FileNotFoundError(f"There is no file {url}.")
+        raise FileNotFoundError(f"there is no file {url}")
     if path.rstrip("/").endswith(".zarr"):
         return zarr.open_group(url, mode="r")
     return h5py.File(filesystem.open(path, "rb"), "r")

@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from state_hf.data.cell_blocks import open_cells
-from state_hf.data.cell_rows import CellRows
-from state_hf.data.damaged_files import open_hdf5
+from state_hf.data.cells.damage import open_hdf5
+from state_hf.data.cells.open_cells import open_cells
 
 
 def read_blocks(path):
-    return open_cells(path).read(0, 4)
+    return open_cells(path).expression().block(0, 4)
 
 
 def read_rows(path):
-    return CellRows(path, "X").read(np.arange(4))
+    return open_cells(path).expression().rows(np.arange(4))
 
 
 @pytest.mark.parametrize("read", [read_blocks, read_rows])
