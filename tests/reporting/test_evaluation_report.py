@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from state_hf.reporting.evaluation_report import evaluation_page, write_evaluation_report
-from state_hf.reporting.markup import element, number, to_html
+from state_hf.reporting.markup import element, number
+from state_hf.reporting.page import drawn
 
 
 class Page(HTMLParser):
@@ -129,6 +130,5 @@ def test_numbers_for_reading(value, text):
 
 
 def test_text_after_an_element_is_kept():
-    assert to_html(element("p", "a", element("b", "<"), "c", None, class_="x")).endswith(
-        '<p class="x">a<b>&lt;</b>c</p>\n'
-    )
+    tree = element("p", "a", element("b", "<"), "c", None, class_="x")
+    assert drawn(tree) == '<p class="x">a<b>&lt;</b>c</p>'

@@ -1,15 +1,12 @@
 """One page on a fine-tuned classifier: its scores beside simple baselines, class by class, and the confusion matrix."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 
-from state_hf.data.whole_files import written_whole
 from state_hf.pipelines.finetune import PARTS, FineTuned
-from state_hf.reporting.markup import number
+from state_hf.reporting.page import flat, render, table_of, write_page
 
 
 def write_finetuning_report(tuned: FineTuned, path: str | Path) -> Path:
@@ -22,50 +19,33 @@ def write_finetuning_report(tuned: FineTuned, path: str | Path) -> Path:
     Returns:
         The path.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as temporary:
-        temporary.write_text(finetuning_page(tuned), encoding="utf-8")
-    return path
+    return write_page(finetuning_page(tuned), path)
 
 
 def finetuning_page(tuned: FineTuned) -> str:
     """The page as text; its styles are inside it, and every name is escaped."""
-    room = files("state_hf.reporting")
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        (room / "templates" / "finetuning.html").read_text(encoding="utf-8")
-    )
     cells, groups = tuned.record["split"]["cells"], tuned.record["split"]["groups"]
     sizes = ", ".join(
         f"{part} {cells[part]:,} cells" + (f" of {len(groups[part])} groups" if groups[part] else "") for part in PARTS
     )
-    settings = [(name, value) for part in ("settings", "training") for name, value in tuned.record[part].items()]
-    return template.render(
+    return render(
+        "finetuning.html",
         title=f"Fine-tuned: {tuned.record['settings']['label_key']}",
-        # The package's own text, not a user's.
-        style=jinja2.utils.markupsafe.Markup((room / "report.css").read_text(encoding="utf-8")),
         summary=f"{tuned.record['model']}: {sizes}.",
         audit=tuned.record["split"]["audit"],
-        scores=_table(tuned.scores),
-        per_class=None if tuned.per_class is None else _table(tuned.per_class),
+        scores=table_of(tuned.scores, "model"),
+        per_class=None if tuned.per_class is None else table_of(tuned.per_class, "class"),
         confusion=None if tuned.confusion is None else _confusion(tuned.confusion),
-        settings=settings,
+        settings=flat(tuned.record["settings"] | tuned.record["training"]),
     )
-
-
-def _table(table: pd.DataFrame) -> dict[str, Any]:
-    rows = [{"name": name, "texts": [number(float(value)) for value in row]} for name, row in
-            zip(table.index, table.to_numpy(), strict=True)]  # fmt: skip
-    return {"columns": list(table.columns), "rows": rows}
 
 
 def _confusion(counts: pd.DataFrame) -> dict[str, Any]:
     rows = []
     for name, row in zip(counts.index, counts.to_numpy(), strict=True):
         total = max(int(row.sum()), 1)
-        rows.append(
-            {"name": name, "cells": [{"text": f"{n:,}", "share": round(100 * n / total)} for n in row.tolist()]}
-        )
+        cells = [{"text": f"{found:,}", "share": round(100 * found / total)} for found in row.tolist()]
+        rows.append({"name": name, "cells": cells})
     return {"names": list(counts.columns), "rows": rows}
 
 

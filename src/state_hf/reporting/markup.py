@@ -1,4 +1,4 @@
-"""HTML and SVG as element trees: text is escaped when the tree is written, so no label can become markup."""
+"""SVG as element trees: text is escaped when the tree is written, so no label can become markup."""
 
 import re
 from collections.abc import Iterable
@@ -40,11 +40,6 @@ def append(node: ElementTree.Element, children: Iterable[Child]) -> ElementTree.
     return node
 
 
-def to_html(root: ElementTree.Element) -> str:
-    """The whole document as text, with its doctype."""
-    return "<!DOCTYPE html>\n" + ElementTree.tostring(root, encoding="unicode", method="html") + "\n"
-
-
 def number(value: float, digits: int = 3) -> str:
     """A value for reading: three significant digits, thousands apart, a dash where there is none."""
     if value != value:
@@ -62,7 +57,12 @@ def number(value: float, digits: int = 3) -> str:
     return text.replace("-", "−").replace(",", "\u202f")
 
 
+def visible(text: str) -> str:
+    """A text in which control characters are shown as what cannot be shown."""
+    return _CONTROL_CHARACTERS.sub("\ufffd", text)
+
+
 def _text(value: str | float) -> str:
     if isinstance(value, str):
-        return _CONTROL_CHARACTERS.sub("\ufffd", value)
+        return visible(value)
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
