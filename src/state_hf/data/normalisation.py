@@ -17,9 +17,10 @@ SAME_TOTAL = 0.01
 
 # Shares of counts that the genes of two files have in common differ so much for other reasons than cell types.
 _LIKE_SHARES = 1.25
-# What `preprocess` writes of it, and the matrices that it is of.
-_RECORD, _RECORDED_SLOTS = "preprocess", ("X", "obsm/X_hvg")
-_PREDICTION_RECORD, _PREDICTION_SLOTS = "prediction", ("X",)
+# What writes of it into `uns`, and the matrices that it is of.
+_RECORDED_SLOTS = {"preprocess": ("X", "obsm/X_hvg"), "prediction": ("X",)}
+RECORDS = tuple(_RECORDED_SLOTS)
+"""The entries of `uns` that say what cells were normalised to."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,10 @@ def recorded_total(uns: Mapping[str, Any], slot: str) -> tuple[float, str] | Non
     """The target sum that `uns` records for a slot, and the digest of the genes that it is of ("" where unknown).
 
     Args:
-        uns: The entries "preprocess" and "prediction", where the data have them.
+        uns: The entries `RECORDS`, where the data have them.
         slot: "X", "obsm/NAME", ...
     """
-    for key, slots in ((_RECORD, _RECORDED_SLOTS), (_PREDICTION_RECORD, _PREDICTION_SLOTS)):
+    for key, slots in _RECORDED_SLOTS.items():
         record = uns.get(key)
         if slot not in slots or not isinstance(record, Mapping) or str(record.get("scale")) != "log1p":
             continue
@@ -89,7 +90,7 @@ def normalisation(uns: Mapping[str, Any], slot: str, place: str, seen: SeenValue
 
 def normalisation_of(rows: CellMatrix, seen: SeenValues) -> Normalisation:
     """The same for a slot that is open."""
-    return normalisation({key: rows.uns.get(key) for key in (_RECORD, _PREDICTION_RECORD)}, rows.slot, rows.place, seen)
+    return normalisation({key: rows.uns.get(key) for key in RECORDS}, rows.slot, rows.place, seen)
 
 
 def agreed_total(found: Sequence[Normalisation], advice: str = "") -> float | None:
@@ -160,6 +161,13 @@ def _share(rows: CellMatrix, genes: set[str]) -> float:
 
 
 __all__ = [
-    "SAME_TOTAL", "Normalisation", "agreed_total", "check_counted_genes", "normalisation", "normalisation_of",
-    "recorded_total", "same_total",
-]  # fmt: skip
+    "RECORDS",
+    "SAME_TOTAL",
+    "Normalisation",
+    "agreed_total",
+    "check_counted_genes",
+    "normalisation",
+    "normalisation_of",
+    "recorded_total",
+    "same_total",
+]

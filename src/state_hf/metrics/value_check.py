@@ -36,6 +36,12 @@ class ValueSummary:
     first_negative: tuple[int, int, float] | None = None
     first_fractional: tuple[int, int, float] | None = None
 
+    @property
+    def median_total(self) -> float:
+        """Median of the totals that are not zero; 1 where all are."""
+        totals = self.totals[self.totals > 0]
+        return float(np.median(totals)) if len(totals) else 1.0
+
 
 def summarize_values(matrix: Any, *, integer_tolerance: float = 1e-6) -> ValueSummary:
     """Summarise a dense, sparse or backed matrix without making it dense.

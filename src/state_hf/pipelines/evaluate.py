@@ -15,7 +15,7 @@ from transformers.utils import logging
 from state_hf.data.cells.cell_matrix import CellMatrix
 from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.file_stamps import FileStamps
-from state_hf.metrics.input_check import check_inputs
+from state_hf.metrics.input_check import CheckedInputs, check_inputs
 from state_hf.metrics.labelled_cells import LabelledCells
 from state_hf.metrics.profiles import Profile, load_profile
 from state_hf.metrics.result import EvaluationResult
@@ -24,6 +24,7 @@ from state_hf.metrics.target_genes import target_genes_of
 from state_hf.pipelines.evaluate_screens import EvaluationOptions, RealSide, evaluate_screen
 from state_hf.pipelines.evaluation_cache import content_key
 from state_hf.pipelines.evaluation_scope import ScoredGenes, ScoredGroups, resolve_scope
+from state_hf.pipelines.evaluation_totals import compare_totals
 from state_hf.pipelines.reading import labels_of, read_screens
 
 logger = logging.get_logger(__name__)
@@ -90,8 +91,8 @@ def evaluate_predictions(
 
     Raises:
         FileNotFoundError: If there is no such file, or no split.
-        ValueError: If the sides do not fit each other or the profile, nothing of them was held out, or they change
-            while they are read.
+        ValueError: If the sides do not fit each other or the profile, are normalised to different totals, nothing of
+            them was held out, or they change while they are read.
         MetricError: If a metric fails and `on_error` is `raise`.
     """
     rule = load_profile(profile) if isinstance(profile, str) else profile
@@ -113,15 +114,27 @@ def evaluate_predictions(
     targets = target_genes_of(sorted({*scope.names.values()}), whole.var_names, target_genes, control=scope.control)
     options = EvaluationOptions(rule, scope.control, replicate, targets, on_error, seed, device)
     columns = _Columns(scope.perturbation_key, scope.control, scope.cell_type_key, scope.names)
-    real, predicted = scope.apply(whole), scope.apply(predicted)
-    columns.check(predicted, real, rule)
+    real, given, predicted = scope.apply(whole), predicted, scope.apply(predicted)
+    checked = columns.check(predicted, real, rule)
+    compare = partial(
+        compare_totals,
+        perturbation_key=scope.perturbation_key,
+        control=scope.control,
+        names=scope.names,
+        expression=rule.settings["expression"],
+    )
+    ratio, notes = compare("prediction", (given, predicted), (whole, real), checked)
     cache = None if cache_dir is None else Path(cache_dir) / _key(real, options, columns)
     read_real, read_prediction = columns.reader(real), columns.reader(predicted)
     read_baseline = None
     if not made:
-        baseline_cells = scope.apply(open_cells(baseline).matrix("X"))
-        columns.check(baseline_cells, real, rule)
+        given = open_cells(baseline).matrix("X")
+        baseline_cells = scope.apply(given)
+        checked = columns.check(baseline_cells, real, rule)
+        notes += compare("baseline", (given, baseline_cells), (whole, real), checked)[1]
         read_baseline = columns.reader(baseline_cells)
+    for note in notes:
+        logger.warning(note)
     results = {}
     for context in columns.contexts(real):
         results[context] = evaluate_screen(
@@ -138,7 +151,8 @@ def evaluate_predictions(
             shutil.rmtree(cache, ignore_errors=True)
         raise
     result = results[""] if scope.cell_type_key is None else _merge(results, rule)
-    return replace(result, settings={**result.settings, "notes": scope.notes})
+    summary = {**result.summary, **({} if ratio is None else {"control_total_ratio": ratio})}
+    return replace(result, settings={**result.settings, "notes": [*scope.notes, *notes]}, summary=summary)
 
 
 @dataclass(frozen=True)
@@ -150,8 +164,8 @@ class _Columns:
     cell_type_key: str | None
     names: Mapping[str, str]
 
-    def check(self, prediction: CellMatrix, reference: CellMatrix, profile: Profile) -> None:
-        check_pair(
+    def check(self, prediction: CellMatrix, reference: CellMatrix, profile: Profile) -> CheckedInputs:
+        return check_pair(
             prediction,
             reference,
             perturbation_key=self.perturbation_key,
@@ -193,14 +207,14 @@ def check_pair(
     cell_type_key: str | None,
     names: Mapping[str, str],
     profile: Profile,
-) -> None:
+) -> CheckedInputs:
     """Refuse a prediction that cannot be scored against the reference, with all reasons at once.
 
     Raises:
         ValueError: If there are any.
     """
     expression = profile.settings["expression"]
-    check_inputs(
+    return check_inputs(
         prediction,
         reference,
         "counts" if expression["space"] == "bulk_lognorm" else "lognorm",

@@ -56,6 +56,7 @@ def evaluation_page(result: EvaluationResult) -> str:
         "evaluation.html",
         title=f"Evaluation: {result.profile.name}",
         subtitle=f"Profile {result.profile.name}, digest {result.profile.digest[:12]}, state-hf {__version__}.",
+        notes=[str(note) for note in result.settings.get("notes", ())],
         overall=number(_at(result.scores, "overall", "score")) if scored else None,
         scale=f"the mean of {len(result.scores) - 1} metrics, 0 = baseline, 1 = {_goal(result)}"
         if result.scores is not None
