@@ -85,6 +85,26 @@ def inspect_cells(start, stop, data, indices, indptr, columns, expressed, invali
 
 
 @kernel
+def sum_columns(start, stop, data, indices, indptr, columns, num_genes, is_counts):
+    """For cells [start, stop): add the values of columns of one gene in the first of them, and leave 0 in others."""
+    place = np.full(num_genes, -1, np.int64)
+    for cell in range(start, stop):
+        for k in range(indptr[cell], indptr[cell + 1]):
+            gene = columns[indices[k]]
+            if gene < 0:
+                continue
+            first = place[gene]
+            if first < indptr[cell]:
+                place[gene] = k
+            elif is_counts:
+                data[first] += data[k]
+                data[k] = 0.0
+            else:
+                data[first] = math.log1p(math.expm1(np.float64(data[first])) + math.expm1(np.float64(data[k])))
+                data[k] = 0.0
+
+
+@kernel
 def _fill_unexpressed(ids, filled, genes, used, cell, key):
     """Draw the rest of a sentence from the unexpressed genes. Returns the sentence's length.
 

@@ -110,4 +110,20 @@ def inspected(cells: sp.csr_array, report: GeneReport) -> tuple[sp.csr_array, np
     return cells, expressed
 
 
-__all__ = ["as_csr", "expression_of", "inspected", "over_cells"]
+def with_columns_summed(cells: sp.csr_array, report: GeneReport, *, is_counts: bool) -> sp.csr_array:
+    """The cells with the values of several columns of one gene added up in one of these, the others 0.
+
+    Args:
+        cells: (cells, dataset genes), inspected.
+        report: The vocabulary's row of every column.
+        is_counts: Whether the values are counts; else they are log1p of normalised ones, which are added as they were
+            before the log.
+    """
+    summed = sp.csr_array((cells.data.copy(), cells.indices, cells.indptr), shape=cells.shape)
+    arrays = {"data": summed.data, "indices": cells.indices, "indptr": cells.indptr, "columns": report.columns}
+    loop = partial(_kernels.sum_columns, **arrays, num_genes=report.vocabulary_size, is_counts=is_counts)
+    over_cells(loop, cells.shape[0])
+    return summed
+
+
+__all__ = ["as_csr", "expression_of", "inspected", "over_cells", "with_columns_summed"]

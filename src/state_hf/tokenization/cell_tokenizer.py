@@ -14,7 +14,7 @@ import scipy.sparse as sp
 import torch
 from transformers import BatchEncoding
 
-from state_hf.tokenization.cell_matrix import as_csr, expression_of, inspected
+from state_hf.tokenization.cell_matrix import as_csr, expression_of, inspected, with_columns_summed
 from state_hf.tokenization.gene_names import GeneIndex, GeneReport, resolve_genes
 from state_hf.tokenization.input_scale import SCALE_SAMPLE, check_input_type
 
@@ -34,13 +34,15 @@ class CellTokenizer(ABC):
             over the gene tokens (`"mean"`), or `"last"` token.
         encoding_choices: The family's own options of `encode_cells`, each with the values that it takes. Their defaults
             are the tokenizer's attributes of the same name.
+        sum_columns: Whether several columns of one gene are added up, counts to counts; else the first counts.
         min_genes: Fewest genes of the vocabulary that a dataset has to have.
         gene_index: The vocabulary: ordered genes with their other names.
     """
 
     embedding_key: ClassVar[str]
-    cell_pooling: ClassVar[Literal["first", "mean", "last"] | None] = None
+    cell_pooling: Literal["first", "mean", "last"] | None = None
     encoding_choices: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    sum_columns: bool = False
     min_genes: int = 1
     gene_index: GeneIndex
     model_max_length: int
@@ -66,7 +68,8 @@ class CellTokenizer(ABC):
         """The model's inputs for a block of cells.
 
         Args:
-            cells: (cells, dataset genes), float32, finite and >= 0, every entry once.
+            cells: (cells, dataset genes), float32, finite and >= 0, every entry once, and of several columns of one
+                gene no more than one above 0.
             expressed: (cells,) how many known genes each expresses.
             report: The vocabulary's row of every column.
             is_counts: Whether the values are counts; else they are log1p of normalised ones.
@@ -152,12 +155,15 @@ class CellTokenizer(ABC):
             raise ValueError(f"seed is {seed}; it has to be between 0 and 2**64 - 1.")
         matrix = as_csr(cells)
         report = self._report(matrix, genes)
+        is_counts = input_type == "counts"
         matrix, expressed = inspected(matrix, report)
+        if report.summed:
+            matrix, expressed = inspected(with_columns_summed(matrix, report, is_counts=is_counts), report)
         encoded = self._encode_block(
             matrix,
             expressed,
             report,
-            is_counts=input_type == "counts",
+            is_counts=is_counts,
             seed=seed,
             first_cell=first_cell,
             length=length,

@@ -71,6 +71,10 @@ class AliasTable:
             aliases[values[symbol_at]].append(values[alias_at])
         return dict(symbols), dict(aliases)
 
+    def is_symbol(self, name: str) -> bool:
+        """Whether a name is a current symbol."""
+        return name in self._names[1]
+
     def known_as(self, name: str, vocabulary: dict[str, int]) -> list[str]:
         """The names in the vocabulary that stand for the same gene as `name`, without `name` itself.
 

@@ -27,16 +27,18 @@ class GeneReport:
 
     Attributes:
         columns: (dataset genes,) int64, for every column of the dataset its row in the vocabulary, or -1. No row
-            occurs twice.
+            occurs twice, unless columns are `summed`.
         names: The name of every column of the dataset, as it was looked up.
         column: The column of `var` that the names come from, or `"index"` (a column of that name: `"var['index']"`).
         vocabulary_size: Number of genes in the vocabulary.
-        by_symbol: Number of columns matched by a symbol of the vocabulary.
+        by_symbol: Number of columns matched by a symbol of the vocabulary, or where that goes by Ensembl ids, of the
+            alias table.
         by_id: Number of columns matched by an Ensembl id, its version set aside, itself or through the alias table.
         by_alias: Other names matched through the alias table: the dataset's name -> the vocabulary's.
         ambiguous: Not matched, because the alias table gives several genes: the dataset's name -> the vocabulary's.
         duplicates: Not matched, because another column is the same gene: the dataset's name -> the vocabulary's.
             A column with the vocabulary's own name wins over one with an alias, then the first one wins.
+        summed: Matched like another column, and added to it: the dataset's name -> the vocabulary's.
         missing: Names that the vocabulary does not have.
         near: Missing names that differ from one of the vocabulary in upper and lower case only -> that one.
         other_features: Not looked up, because `var` says that they are not gene expression: type -> number of columns.
@@ -51,6 +53,7 @@ class GeneReport:
     by_alias: dict[str, str] = field(default_factory=dict)
     ambiguous: dict[str, list[str]] = field(default_factory=dict)
     duplicates: dict[str, str] = field(default_factory=dict)
+    summed: dict[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     near: dict[str, str] = field(default_factory=dict)
     other_features: dict[str, int] = field(default_factory=dict)
@@ -58,7 +61,8 @@ class GeneReport:
     def __post_init__(self) -> None:
         # The kernels index by these rows without a check of their own.
         rows = self.columns[self.columns >= 0]
-        if len(np.unique(rows)) != len(rows) or rows.max(initial=-1) >= self.vocabulary_size:
+        repeated = len(rows) - len(np.unique(rows))
+        if (repeated and not self.summed) or rows.max(initial=-1) >= self.vocabulary_size:
             raise ValueError(
                 f"columns may hold every vocabulary row at most once, and none above {self.vocabulary_size - 1}."
             )
@@ -66,7 +70,7 @@ class GeneReport:
     @cached_property
     def genes(self) -> np.ndarray:
         """The vocabulary rows that the dataset has, ascending: (matched,) int64."""
-        return np.sort(self.columns[self.columns >= 0])
+        return np.unique(self.columns[self.columns >= 0])
 
     @property
     def overlap(self) -> float:
@@ -93,6 +97,9 @@ class GeneReport:
         if self.duplicates:
             cases = [f"{name} (is {gene})" for name, gene in self.duplicates.items()]
             lines.append("  second column of a gene, left out: " + _shortened(cases))
+        if self.summed:
+            cases = [f"{name} (is {gene})" for name, gene in self.summed.items()]
+            lines.append("  another column of a gene, added to it: " + _shortened(cases))
         if self.missing:
             lines.append("  missing from the vocabulary: " + _shortened(self.missing))
         if self.other_features:
@@ -116,6 +123,7 @@ class GeneReport:
             "by_alias": [f"{name} = {gene}" for name, gene in self.by_alias.items()],
             "ambiguous": [f"{name} = {' or '.join(genes)}" for name, genes in self.ambiguous.items()],
             "duplicates": [f"{name} = {gene}" for name, gene in self.duplicates.items()],
+            "summed": [f"{name} = {gene}" for name, gene in self.summed.items()],
             "missing": list(self.missing),
             "other_features": [f"{name} {number}" for name, number in self.other_features.items()],
         }
@@ -127,11 +135,13 @@ class GeneIndex:
     Args:
         genes: The vocabulary: row -> name.
         aliases: Other names of genes.
+        sum_columns: Whether several columns of one gene are added up; else the first counts.
     """
 
-    def __init__(self, genes: Sequence[str], aliases: AliasTable | None = None) -> None:
+    def __init__(self, genes: Sequence[str], aliases: AliasTable | None = None, *, sum_columns: bool = False) -> None:
         self.genes = list(genes)
         self.aliases = aliases
+        self.sum_columns = sum_columns
         self.rows: dict[str, int] = {}
         for row, gene in enumerate(self.genes):
             self.rows.setdefault(without_version(gene), row)
@@ -149,6 +159,11 @@ class GeneIndex:
             return []
         return sorted({self.rows[found] for found in self.aliases.known_as(name, self.rows)})
 
+    def _is_symbol(self, name: str, row: int) -> bool:
+        """Whether a name is the symbol of a gene that the vocabulary has by its Ensembl id."""
+        table = self.aliases
+        return table is not None and is_ensembl_id(self.genes[row]) and table.is_symbol(without_version(name))
+
     def differs_in_case(self, name: str) -> str | None:
         """The gene of the vocabulary that is this name but for upper and lower case."""
         return self._caseless.get(without_version(name).casefold())
@@ -165,17 +180,18 @@ class GeneIndex:
         own = [without_version(name) in self.rows for name in names]
         columns = np.full(len(names), -1, np.int64)
         taken: set[int] = set()
-        duplicates: dict[str, str] = {}
+        repeated: dict[str, str] = {}
         # Own names first: an alias never takes a gene away from the column that carries its name.
         for at in sorted((at for at, rows in enumerate(found) if len(rows) == 1), key=lambda at: not own[at]):
             row = found[at][0]
             if row in taken:
-                duplicates[names[at]] = self.genes[row]
-            else:
+                repeated[names[at]] = self.genes[row]
+            if row not in taken or self.sum_columns:
                 taken.add(row)
                 columns[at] = row
         matched = np.flatnonzero(columns >= 0).tolist()
         ids = {at for at in matched if is_ensembl_id(names[at].strip())}
+        symbols = {at for at in matched if at not in ids and (own[at] or self._is_symbol(names[at], columns[at]))}
         missing = tuple(name for name, rows, gene in zip(names, found, is_gene, strict=True) if gene and not rows)
         cases = {name: self.differs_in_case(name) for name in missing}
         return GeneReport(
@@ -183,15 +199,16 @@ class GeneIndex:
             names=tuple(names),
             column=column,
             vocabulary_size=len(self.genes),
-            by_symbol=sum(own[at] for at in matched if at not in ids),
+            by_symbol=len(symbols),
             by_id=len(ids),
-            by_alias={names[at]: self.genes[columns[at]] for at in matched if not (own[at] or at in ids)},
+            by_alias={names[at]: self.genes[columns[at]] for at in matched if at not in ids | symbols},
             ambiguous={
                 name: [self.genes[row] for row in rows]
                 for name, rows in zip(names, found, strict=True)
                 if len(rows) > 1
             },
-            duplicates=duplicates,
+            duplicates={} if self.sum_columns else repeated,
+            summed=repeated if self.sum_columns else {},
             missing=missing,
             near={name: gene for name, gene in cases.items() if gene is not None},
             other_features={} if types is None else types.others,
@@ -260,7 +277,7 @@ def _index_of(vocabulary: Any, aliases: AliasTable | None) -> GeneIndex:
     index = getattr(vocabulary, "gene_index", None)
     if index is None:
         return GeneIndex(vocabulary, aliases)
-    return index if aliases is None else GeneIndex(index.genes, aliases)
+    return index if aliases is None else GeneIndex(index.genes, aliases, sum_columns=index.sum_columns)
 
 
 def _refusal(report: GeneReport, index: GeneIndex, choices: Sequence[str], min_overlap: float) -> str:
