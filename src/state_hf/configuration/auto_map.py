@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
-from state_hf.families import auto_classes
+from state_hf.families import auto_classes, family_of
 
 _MODULE = "state_hf_classes"
 
@@ -50,4 +50,22 @@ class PortableConfigMixin:
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
+        """Do nothing: `auto_map` already names the class, and its code is not to be copied into checkpoints."""
+
+
+class PortableTokenizerMixin:
+    """The same for a tokenizer: on a stock model, whose configuration names none of this package's classes."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        """Save the tokenizer. See `PreTrainedTokenizer.save_pretrained`."""
+        name = type(self).__name__
+        family = family_of({}, {"tokenizer_class": name})
+        if family is not None:
+            self._auto_map = {"AutoTokenizer": [f"{_MODULE}.{name}", None]}
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            write_class_finder(save_directory, family)
+        return super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoTokenizer") -> None:
         """Do nothing: `auto_map` already names the class, and its code is not to be copied into checkpoints."""

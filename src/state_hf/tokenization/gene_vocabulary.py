@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from transformers import AddedToken, PreTrainedTokenizer
 
+from state_hf.configuration.auto_map import PortableTokenizerMixin
 from state_hf.model_cards.card import write_model_card
 from state_hf.model_cards.hub import PushWithCardMixin
 from state_hf.tokenization import _kernels
@@ -18,7 +19,7 @@ from state_hf.tokenization.gene_names import GeneIndex
 from state_hf.tokenization.text_files import read_text
 
 
-class GeneVocabularyTokenizer(CellTokenizer, PushWithCardMixin, PreTrainedTokenizer):
+class GeneVocabularyTokenizer(CellTokenizer, PushWithCardMixin, PortableTokenizerMixin, PreTrainedTokenizer):
     """A cell tokenizer with one token a gene; `tokenizer("TP53 GAPDH")` reads genes from text.
 
     A family gives `special_ids`, `first_gene_id` and `_encode_block`.
@@ -37,7 +38,7 @@ class GeneVocabularyTokenizer(CellTokenizer, PushWithCardMixin, PreTrainedTokeni
         self, genes: Sequence[str], aliases: AliasTable | None = None, *, model_max_length: int, **kwargs: Any
     ) -> None:
         self.genes = list(genes)
-        self.gene_index = GeneIndex(self.genes, aliases)
+        self.gene_index = GeneIndex(self.genes, aliases, sum_columns=self.sum_columns)
         self._ids = {gene: self.first_gene_id + row for row, gene in enumerate(self.genes)}
         # The saved ones say the same: the vocabulary alone decides. Given here, because the base class would number
         # them in an order of its own.
@@ -50,7 +51,7 @@ class GeneVocabularyTokenizer(CellTokenizer, PushWithCardMixin, PreTrainedTokeni
     @property
     @abstractmethod
     def special_ids(self) -> Mapping[str, int]:
-        """The special tokens and their ids: all before the genes', or all after them."""
+        """The special tokens and their ids: those that the genes' leave."""
 
     @property
     @abstractmethod
