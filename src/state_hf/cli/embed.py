@@ -43,6 +43,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     reading = add_reading_options(parser)
     reading.add_argument("--key", help="name of the new slot in obsm and uns (default: the family's, as X_state)")
     add_computing_options(parser)
+    parser.add_argument(
+        "--hidden-layer",
+        type=int,
+        default=-1,
+        metavar="N",
+        help="of a family on a stock model: the hidden states that cells are pooled from, -1 the last (default), -2 "
+        "the one before",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

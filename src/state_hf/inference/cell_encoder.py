@@ -122,6 +122,8 @@ class CellEncoder:
         seed: Of the tokenizer's random choices. The result for a cell depends on it and the cell's position in the
             data.
         workers: Threads that tokenize ahead of the model; 0 tokenizes in between. The result does not depend on it.
+        hidden_layer: Which of the model's hidden states cells are pooled from: -1 for the last, -2 for the one before.
+            Not for a model that has `get_cell_features`.
         **encoding: The tokenizer's own options (see its class). By default as it was saved.
 
     Raises:
@@ -141,11 +143,14 @@ class CellEncoder:
         batch_size: BatchSize = "auto",
         seed: int = 0,
         workers: int = 1,
+        hidden_layer: int = -1,
         **encoding: Any,
     ) -> None:
         if not isinstance(workers, int) or workers < 0:
             raise ValueError(f"workers must be a whole number from 0 on, but is {workers!r}")
-        self.model, self.tokenizer = model, tokenizer
+        if hidden_layer != -1:
+            _check_hidden_layer(hidden_layer, model)
+        self.model, self.tokenizer, self.hidden_layer = model, tokenizer, hidden_layer
         self.encoding, self.seed, self.workers = tokenizer.encoding_options(**encoding), seed, workers
         self.limit = BatchLimit.of(batch_size, model)
 
@@ -204,7 +209,8 @@ class CellEncoder:
         if hasattr(model, "get_cell_features"):
             features = model.get_cell_features(**inputs, output_genes=output_genes)
             return CellStates(features.pooler_output, features.context, features.last_hidden_state, rows)
-        hidden = model(**inputs).last_hidden_state
+        output = model(**inputs, output_hidden_states=self.hidden_layer != -1)
+        hidden = output.last_hidden_state if self.hidden_layer == -1 else output.hidden_states[self.hidden_layer]
         return CellStates(self._pooled(hidden, encoding, rows), None, hidden if output_genes else None, rows)
 
     def _pooled(
@@ -323,6 +329,16 @@ class CellEncoder:
                 f"{start + len(embedding) - 1} of {cells.name}, among them {', '.join(map(repr, map(str, names)))}: "
                 "check the weights for NaN, and try dtype='float32' if they run in float16."
             )
+
+
+def _check_hidden_layer(hidden_layer: Any, model: PreTrainedModel) -> None:
+    if hasattr(model, "get_cell_features"):
+        raise ValueError(
+            f"hidden_layer is {hidden_layer!r}, but a {type(model).__name__} says itself what a cell is: leave it out."
+        )
+    number = model.config.num_hidden_layers + 1
+    if not isinstance(hidden_layer, int) or not -number <= hidden_layer < 0:
+        raise ValueError(f"hidden_layer is {hidden_layer!r}; the model has the layers -1 (last) to {-number} (input).")
 
 
 __all__ = ["BatchLimit", "BatchSize", "CellEncoder", "CellStates", "Part"]

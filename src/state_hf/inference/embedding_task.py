@@ -107,6 +107,7 @@ def inspect_source(
             "genes_sha256": hashlib.sha256(genes.columns.tobytes()).hexdigest(),
             "input_type": found_type,
             **encoder.encoding,
+            "hidden_layer": encoder.hidden_layer,
             "seed": encoder.seed,
             "dtype": str(encoder.model.dtype).removeprefix("torch."),
         }

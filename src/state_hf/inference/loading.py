@@ -2,12 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from logging import Filter, LogRecord
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 from state_hf.configuration.model_folders import loading_from
 from state_hf.families import FAMILIES
@@ -43,7 +46,7 @@ def load_model(
     with loading_from(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     _refuse_other_models(name, config.model_type)
-    with loading_from(name):
+    with loading_from(name), _without_load_report():
         loaded, info = AutoModel.from_pretrained(
             name,
             config=config,
@@ -51,10 +54,32 @@ def load_model(
             output_loading_info=True,
             trust_remote_code=False,
         )
-    # A stock model's own pooler, which its checkpoint may lack, is not what makes a cell of its states.
-    pooled = hasattr(loaded, "get_cell_features")
-    refuse_missing_weights(name, [key for key in info["missing_keys"] if pooled or ".pooler." not in f".{key}"])
+    missing = set(info["missing_keys"])
+    if not hasattr(loaded, "get_cell_features"):
+        # A stock model's own pooler, which its checkpoint may lack, is not what makes a cell of its states.
+        without = {key for key in missing if key.startswith("pooler.")}
+        if without:
+            loaded.pooler = None
+        missing -= without
+    refuse_missing_weights(name, missing)
     return loaded.to(device or "cpu").eval()
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Keep transformers from reporting heads that are left out: what is missing is checked, and said, here."""
+    logger = logging.get_logger("transformers.modeling_utils")
+    errors_alone = _ErrorsAlone()
+    logger.addFilter(errors_alone)
+    try:
+        yield
+    finally:
+        logger.removeFilter(errors_alone)
+
+
+class _ErrorsAlone(Filter):
+    def filter(self, record: LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
 
 
 def _refuse_other_models(name: str, model_type: str) -> None:

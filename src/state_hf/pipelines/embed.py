@@ -63,6 +63,7 @@ def embed(
     dtype: str | None = None,
     device: str | torch.device | None = None,
     workers: int = 1,
+    hidden_layer: int = -1,
     resume: bool = False,
     overwrite: bool = False,
     **encoding: Any,
@@ -94,6 +95,8 @@ def embed(
         dtype: "float32", "bfloat16" or "float16". Default: the checkpoint's; on the CPU, float32.
         device: Where to compute. Default: CUDA, then MPS, then the CPU; not for a loaded model.
         workers: Threads that read and tokenize ahead of the model.
+        hidden_layer: Which of the model's hidden states cells are pooled from: -1 for the last, -2 for the one before.
+            For families on a stock model, whose tokenizer pools.
         resume: Go on with what an earlier, interrupted call with the same settings left, if there is anything; outputs
             that are already complete are kept.
         overwrite: Replace outputs (or a slot `key`) that already exist, and throw away an unfinished run. An old
@@ -127,6 +130,7 @@ def embed(
         batch_size=batch_size,
         seed=seed,
         workers=workers,
+        hidden_layer=hidden_layer,
         **encoding,
     )
     key = encoder.tokenizer.embedding_key if key is None else key
