@@ -110,7 +110,7 @@ def _of_hub(repository: str, revision: str | None, subfolder: str | None, checkp
     at = "" if subfolder is None else f"{subfolder.strip('/')}/"
     with explained_hub_errors(repository, revision):
         files = list_repository(repository, revision)
-        names = (CONFIG_NAME, "genes.txt", StateTransitionVocabulary.FILE_NAME, RECORD_FILE)
+        names = (CONFIG_NAME, "tokenizer_config.json", "genes.txt", StateTransitionVocabulary.FILE_NAME, RECORD_FILE)
         wanted = [at + name for name in names if at + name in files] if checkpoint is None else []
         local = [Path(huggingface_hub.hf_hub_download(repository, name, revision=revision)) for name in wanted]
         if not local or not _is_model_folder(local[0].parent):

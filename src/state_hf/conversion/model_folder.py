@@ -16,6 +16,7 @@ from state_hf.conversion.safetensors_file import write_weights
 from state_hf.conversion.weight_accounting import WeightAccount
 from state_hf.data.whole_files import folder_written_whole
 from state_hf.model_cards.card import write_model_card
+from state_hf.model_cards.facts import conversion_origin
 
 RECORD_FILE = "conversion.json"
 # Shards of the size that transformers writes.
@@ -65,11 +66,6 @@ class ConvertedModel:
             first = next(iter(self.account.used.values()))
             self.config.architectures = [self.model_class.__name__]
             self.config.dtype = str(first.dtype).removeprefix("torch.")
-            self.config.save_pretrained(unfinished)
-            if self.tokenizer is not None:
-                self.tokenizer.save_pretrained(unfinished)
-            if self.vocabulary is not None:
-                self.vocabulary.save(unfinished)
             licences = _copy_licences(self.source_folders, unfinished)
             record = {
                 "converted_by": f"state-hf {__version__}",
@@ -78,6 +74,13 @@ class ConvertedModel:
                 "ignored_weights": self.account.ignored,
                 "original": self.origin,
             }
+            # A stock model that is trained further keeps of the record what its configuration says.
+            self.config.converted_from = conversion_origin(record)
+            self.config.save_pretrained(unfinished)
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(unfinished)
+            if self.vocabulary is not None:
+                self.vocabulary.save(unfinished)
             text = json.dumps(record, indent=1, ensure_ascii=False, default=str) + "\n"
             (unfinished / RECORD_FILE).write_text(text, encoding="utf-8")
             write_weights(self.account.used, unfinished, max_shard_bytes=max_shard_bytes)
