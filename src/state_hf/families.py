@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. What type checkers and editors see:
     from typing import Any, TypeAlias
 
+    from state_hf.configuration.geneformer import GeneformerConfig as GeneformerConfig
     from state_hf.configuration.perturbation_baseline import PerturbationBaselineConfig as PerturbationBaselineConfig
     from state_hf.configuration.state_embedding import StateEmbeddingConfig as StateEmbeddingConfig
     from state_hf.configuration.state_transition import StateTransitionConfig as StateTransitionConfig
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. Wh
     )
     from state_hf.modeling.state_transition import StateTransitionForPerturbation as StateTransitionForPerturbation
     from state_hf.modeling.state_transition import StateTransitionModel as StateTransitionModel
+    from state_hf.tokenization.geneformer import GeneformerTokenizer as GeneformerTokenizer
     from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer as StateEmbeddingTokenizer
     from state_hf.training.state_embedding_arguments import (
         StateEmbeddingTrainingArguments as StateEmbeddingTrainingArguments,
@@ -54,6 +56,11 @@ FAMILIES: dict[str, Row] = {
             "training.state_embedding_trainer:StateEmbeddingTrainer",
             "training.state_embedding_arguments:StateEmbeddingTrainingArguments",
         ),
+    },
+    "geneformer": {
+        "AutoConfig": "configuration.geneformer:GeneformerConfig",
+        "AutoTokenizer": "tokenization.geneformer:GeneformerTokenizer",
+        "converter": "conversion.geneformer:GENEFORMER",
     },
     "state_transition": {
         "AutoConfig": "configuration.state_transition:StateTransitionConfig",
