@@ -2,6 +2,13 @@
 
 import pytest
 import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
 
 from state_hf import (
     StateEmbeddingConfig,
@@ -50,6 +57,29 @@ def masked_expression_targets() -> dict[str, torch.Tensor]:
     }
 
 
+def bert_config(**changes) -> BertConfig:
+    """Geneformer's model, which is a stock one."""
+    sizes = {
+        "vocab_size": GENES,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 40,
+        "max_position_embeddings": TOKENS,
+        "hidden_act": "relu",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "initializer_range": 0.3,
+    }
+    return BertConfig(**{**sizes, **changes})
+
+
+def ranked_genes(**labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.stack([2 + torch.randperm(GENES - 2, generator=generator)[:TOKENS] for _ in range(CELLS)])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **labels}
+
+
 MODELS = {
     "StateEmbeddingModel": (StateEmbeddingModel, state_embedding_config, sentences),
     "StateEmbeddingForMaskedExpression": (
@@ -61,6 +91,22 @@ MODELS = {
         StateEmbeddingForSequenceClassification,
         lambda: state_embedding_config(num_labels=3, class_weights=[1.0, 2.0, 0.5]),
         lambda: {**sentences(), "labels": torch.tensor([2, 0, 1])},
+    ),
+    "BertModel": (BertModel, bert_config, ranked_genes),
+    "BertForMaskedLM": (
+        BertForMaskedLM,
+        bert_config,
+        lambda: ranked_genes(labels=torch.arange(CELLS * TOKENS).reshape(CELLS, TOKENS) % GENES),
+    ),
+    "BertForSequenceClassification": (
+        BertForSequenceClassification,
+        lambda: bert_config(num_labels=3),
+        lambda: ranked_genes(labels=torch.tensor([2, 0, 1])),
+    ),
+    "BertForTokenClassification": (
+        BertForTokenClassification,
+        lambda: bert_config(num_labels=2),
+        lambda: ranked_genes(labels=torch.arange(CELLS * TOKENS).reshape(CELLS, TOKENS) % 2),
     ),
 }
 

@@ -1,6 +1,7 @@
 """What every model class must do: one list of behaviours, run over all of them."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -19,6 +20,16 @@ def scalar_of(output) -> torch.Tensor:
 def run(model, inputs):
     with torch.no_grad():
         return tensors(model(**inputs))
+
+
+def cells(model, inputs) -> torch.Tensor:
+    """What the model, without heads, says of the cells: an embedding, or the mean over a stock model's states."""
+    known = inspect.signature(model.base_model.forward).parameters
+    output = run(model.base_model, {name: value for name, value in inputs.items() if name in known})
+    if "cell_embedding" in output:
+        return output["cell_embedding"]
+    weights = inputs["attention_mask"] / inputs["attention_mask"].sum(dim=1, keepdim=True)
+    return (output["last_hidden_state"] * weights[..., None].to(output["last_hidden_state"].dtype)).sum(dim=1)
 
 
 def test_a_saved_model_is_the_same_model(case, tmp_path):
@@ -44,9 +55,10 @@ def test_half_precision_stays_half_and_close(case, dtype, tmp_path):
     model, inputs = case
     model.save_pretrained(tmp_path)
     half = type(model).from_pretrained(tmp_path, dtype=dtype)
-    expected, got = run(model, inputs), run(half, inputs)
-    assert got["cell_embedding"].dtype == dtype
-    cosine = torch.cosine_similarity(got["cell_embedding"].float(), expected["cell_embedding"])
+    expected, got = cells(model, inputs), cells(half, inputs)
+    assert got.dtype == dtype
+    assert all(value.isfinite().all() for value in run(half, inputs).values())
+    cosine = torch.cosine_similarity(got.float(), expected)
     assert cosine.min() > 0.99
 
 
@@ -82,13 +94,13 @@ def test_attention_backends_agree(case, attention, tmp_path):
     model.save_pretrained(tmp_path)
     other = type(model).from_pretrained(tmp_path, attn_implementation=attention)
     assert other.config._attn_implementation == attention
-    assert_close(run(other, inputs)["cell_embedding"], run(model, inputs)["cell_embedding"], rtol=1e-5, atol=1e-5)
+    assert_close(cells(other, inputs), cells(model, inputs), rtol=1e-5, atol=1e-5)
 
 
 def test_lora_attaches_trains_and_merges(case):
     model, inputs = case
     expected = run(model, inputs)
-    adapted = get_peft_model(copy.deepcopy(model), LoraConfig(target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]))
+    adapted = get_peft_model(copy.deepcopy(model), LoraConfig(target_modules="all-linear"))
     assert_close(run(adapted, inputs), expected)
     scalar_of(adapted(**inputs)).backward()
     trained = {name for name, p in adapted.named_parameters() if p.grad is not None}
