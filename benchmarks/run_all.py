@@ -26,6 +26,7 @@ BENCHMARKS = (
     "evaluation",
     "differential_expression",
     "tokenizer",
+    "rank_values",
     "embed_overhead",
     "state_embedding_forward",
     "state_transition_step",

@@ -1,5 +1,6 @@
 """The examples, run on tiny data as a user runs them."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers import AutoModelForPreTraining, AutoTokenizer
 
 from state_hf import StateTransitionForPerturbation, generate_screen, load_gene_table
 from tests.conversion.conftest import STATE_TRANSITION
+from tests.geneformer_models import COUNTS, FOLDER, IDS, ragged
 from tests.screen_models import small_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -33,6 +35,26 @@ def test_embed_cells(monkeypatch, tmp_path, embedding_folder, cells, capsys):
     run(monkeypatch, "embed_cells", cells=tmp_path / "cells.h5ad", model_name_or_path=embedding_folder, output=output)
     assert "60 cells x 18 in obsm['X_state']" in capsys.readouterr().out
     assert anndata.read_h5ad(output).obsm["X_state"].shape == (60, 18)
+
+
+def test_perturb_geneformer(monkeypatch, tmp_path, capsys):
+    cells = anndata.AnnData(COUNTS.astype("float32"), var=pd.DataFrame(index=IDS))
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    run(
+        monkeypatch,
+        "perturb_geneformer",
+        checkpoint=FOLDER / "v1" / "model",
+        dictionaries=FOLDER / "v1",
+        cells=tmp_path / "cells.h5ad",
+        model=tmp_path / "model",
+        output=tmp_path / "embedded.h5ad",
+        genes=3,
+    )
+    assert anndata.read_h5ad(tmp_path / "embedded.h5ad").obsm["X_geneformer"].shape == (6, 24)
+    printed = re.findall(r"without (ENSG\d+): cosine (0\.\d+)", capsys.readouterr().out)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert [gene for gene, _ in printed] == tokenizer.decode_cells([ragged("v1")[0]])[0][:3]
+    assert len({cosine for _, cosine in printed}) == 3
 
 
 def test_annotate_cells(monkeypatch, tmp_path, embedding_folder, cells, capsys):
