@@ -112,7 +112,10 @@ def test_perturbation_without_a_count():
 def test_scale_of_the_profile():
     lognorm = np.log1p(COUNTS)
     (found,) = problems(screen(lognorm))
-    assert "must hold raw counts, but has 9 values with a fraction (it looks log-normalised)" in found
+    assert (
+        "must hold raw counts, but has 9 values with a fraction (it looks log-normalised, which the profile vcc2025 (profile=, --profile) takes)"
+        in found
+    )
     check(screen(lognorm), scale="lognorm")
     (found,) = problems(screen(COUNTS * 10 + 0.5), scale="lognorm")
     assert "largest value is 50.5, while log-normalised values lie in [0, 15)" in found

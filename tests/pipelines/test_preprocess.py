@@ -64,7 +64,7 @@ def test_what_scanpy_gives(screen, source, tmp_path, target_sum):
 
 @pytest.mark.parametrize("layout", ["csc", "dense", "float64", "int32", "layer", "compressed"])
 def test_every_layout(screen, source, tmp_path, layout, monkeypatch):
-    monkeypatch.setattr("state_hf.pipelines.preprocess._BLOCK_BYTES", 100_000)
+    monkeypatch.setattr("state_hf.data.whole_counts._BLOCK_BYTES", 100_000)
     adata = screen.copy()
     changed = {
         "csc": lambda counts: counts.tocsc(),
@@ -218,7 +218,7 @@ def test_what_is_refused(screen, source, tmp_path):
     ],
 )
 def test_values_that_are_no_counts(screen, source, tmp_path, monkeypatch, value, why, at):
-    monkeypatch.setattr("state_hf.pipelines.preprocess.SCALE_SAMPLE", 8)  # the last cell is not looked at
+    monkeypatch.setattr("state_hf.data.whole_counts.SCALE_SAMPLE", 8)  # the last cell is not looked at
     adata = screen.copy()
     adata.X.data[at] = value
     adata.write_h5ad(source)
@@ -297,6 +297,17 @@ def test_what_speaks_of_slots_that_are_left_behind_goes_with_them(screen, source
     assert "not carried over: obsp/connectivities" in str(report)
 
 
+def test_what_was_preprocessed_is_preprocessed_again_from_its_counts(source, tmp_path):
+    preprocess(source, output=tmp_path / "one.h5ad", num_variable_genes=50, keep_counts=True)
+    with pytest.raises(ValueError, match=r"one.h5ad is normalised already.*--layer"):
+        preprocess(tmp_path / "one.h5ad", output=tmp_path / "two.h5ad")
+    report = preprocess(
+        tmp_path / "one.h5ad", output=tmp_path / "two.h5ad", layer="counts", target_sum=1e4, keep_counts=True
+    )
+    assert report.left_out == ["X (as it was)", "obsm/X_hvg (as it was)"]
+    assert anndata.read_h5ad(tmp_path / "two.h5ad").uns["preprocess"]["target_sum"] == 1e4
+
+
 @pytest.mark.parametrize(
     ("layer", "keep_counts", "left_out"),
     [
@@ -346,7 +357,7 @@ def test_a_failure_while_writing_leaves_what_was_there(source, tmp_path, monkeyp
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("state_hf.pipelines.preprocess._CsrWriter.add", full)
+    monkeypatch.setattr("state_hf.pipelines.preprocessed_file._CsrWriter.add", full)
     with pytest.raises(OSError, match="The disk is full, so the file was not written: make room and run again"):
         preprocess(source, output=output, overwrite=True)
     assert output.read_text() == "precious"

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from state_hf.tokenization.feature_types import expression_features
+
 # Sampling is done for so many cells at a time; part of the seeding, so changing it changes every screen.
 _BLOCK_CELLS = 2048
 _PROGRAMME_GENES = 40
@@ -26,13 +28,15 @@ def _reference_fractions(num_genes: int, rng: np.random.Generator) -> np.ndarray
     return fractions / fractions.sum()
 
 
-def _profile_of(reference: anndata.AnnData) -> np.ndarray:
-    totals = np.asarray(reference.X.sum(axis=0), dtype=np.float64).ravel()
+def _profile_of(reference: anndata.AnnData) -> tuple[np.ndarray, pd.Index]:
+    """Mean share of a cell's counts per gene (genes,), and the genes' names."""
+    is_gene = expression_features(reference.var, "the reference").is_expression
+    totals = np.asarray(reference.X.sum(axis=0), dtype=np.float64).ravel()[is_gene]
     if not np.isfinite(totals).all() or (totals < 0).any() or totals.sum() == 0:
         raise ValueError("the reference's X must hold counts: finite, none negative, and not all zero")
     # A gene that the reference never saw keeps a little expression, as its true mean is unknown and not zero.
     fractions = totals + 0.01 * totals[totals > 0].min()
-    return fractions / fractions.sum()
+    return fractions / fractions.sum(), reference.var_names[is_gene].astype(str)
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def generate_screen(
     """
     rng = np.random.default_rng([seed, 0])
     if reference is not None:
-        fractions, genes = _profile_of(reference), reference.var_names.astype(str)
+        fractions, genes = _profile_of(reference)
     else:
         fractions = _reference_fractions(num_genes, rng)
         genes = pd.Index([f"GENE{number:04d}" for number in range(1, num_genes + 1)])

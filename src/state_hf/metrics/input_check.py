@@ -92,7 +92,14 @@ def check_inputs(
         except ValueError as error:
             problems.append(f"the {side}: {error}")
             continue
-        problems += value_problems(summaries[side], adata, scale, side, max_counts_per_cell=max_counts_per_cell)
+        problems += value_problems(
+            summaries[side],
+            adata,
+            scale,
+            side,
+            max_counts_per_cell=max_counts_per_cell,
+            lognorm_taken_by="the profile vcc2025 (profile=, --profile)",
+        )
         if scale == "counts" and side in labels:
             problems += _empty_perturbations(summaries[side], labels[side])
         _warn_of_duplicate_cells(adata, side)
@@ -114,9 +121,24 @@ def counted(number: int, noun: str) -> str:
 
 
 def value_problems(
-    summary: ValueSummary, adata: LabelledCells, scale: Scale, side: str, *, max_counts_per_cell: float | None = None
+    summary: ValueSummary,
+    adata: LabelledCells,
+    scale: Scale,
+    side: str,
+    *,
+    max_counts_per_cell: float | None = None,
+    lognorm_taken_by: str = "",
 ) -> list[str]:
-    """What is wrong with the values of one side for the scale that is asked for."""
+    """What is wrong with the values of one side for the scale that is asked for.
+
+    Args:
+        summary: What the values are.
+        adata: The cells.
+        scale: The scale.
+        side: What messages call the cells.
+        max_counts_per_cell: Largest total of one cell, for `"counts"`.
+        lognorm_taken_by: What takes log-normalised values where counts are asked for; "" for nothing.
+    """
 
     def where(position: tuple[int, int, float] | None) -> str:
         row, column, value = position or (0, 0, np.nan)
@@ -130,7 +152,8 @@ def value_problems(
         found = counted(summary.negative, "negative value")
         problems.append(f"the {side} has {found}: {where(summary.first_negative)}")
     if scale == "counts" and summary.fractional:
-        hint = " (it looks log-normalised)" if summary.maximum < LOGNORM_LIMIT else ""
+        instead = f", which {lognorm_taken_by} takes" if lognorm_taken_by else ""
+        hint = f" (it looks log-normalised{instead})" if summary.maximum < LOGNORM_LIMIT else ""
         problems.append(
             f"the {side} must hold raw counts, but has {counted(summary.fractional, 'value')} with a fraction{hint}: "
             f"{where(summary.first_fractional)}"
@@ -139,7 +162,7 @@ def value_problems(
         problems.append(
             f"the {side} is neither counts nor log-normalised: it has fractions and its largest value is "
             f"{summary.maximum:g}, while log-normalised values lie in [0, {LOGNORM_LIMIT:g}). Pass raw counts, or "
-            "normalise each cell and take log1p"
+            "normalise each cell and take log1p (state-hf preprocess)"
         )
     if scale == "counts" and max_counts_per_cell is not None and summary.totals.max(initial=0) > max_counts_per_cell:
         over = np.flatnonzero(summary.totals > max_counts_per_cell)

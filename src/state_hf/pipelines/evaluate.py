@@ -23,8 +23,8 @@ from state_hf.metrics.screen import Screen
 from state_hf.metrics.target_genes import target_genes_of
 from state_hf.pipelines.evaluate_screens import EvaluationOptions, RealSide, evaluate_screen
 from state_hf.pipelines.evaluation_cache import content_key
+from state_hf.pipelines.evaluation_scale import check_one_scale, compare_totals
 from state_hf.pipelines.evaluation_scope import ScoredGenes, ScoredGroups, resolve_scope
-from state_hf.pipelines.evaluation_totals import compare_totals
 from state_hf.pipelines.reading import labels_of, read_screens
 
 logger = logging.get_logger(__name__)
@@ -165,7 +165,7 @@ class _Columns:
     names: Mapping[str, str]
 
     def check(self, prediction: CellMatrix, reference: CellMatrix, profile: Profile) -> CheckedInputs:
-        return check_pair(
+        found = check_pair(
             prediction,
             reference,
             perturbation_key=self.perturbation_key,
@@ -174,6 +174,9 @@ class _Columns:
             names=self.names,
             profile=profile,
         )
+        check_one_scale(prediction, "prediction")
+        check_one_scale(reference, "reference")
+        return found
 
     def contexts(self, cells: CellMatrix) -> list[str]:
         return [""] if self.cell_type_key is None else sorted(set(labels_of(cells, self.cell_type_key)))

@@ -1,35 +1,27 @@
 """From raw counts to what State Transition trains on: normalised, logged, variable genes named, knock-downs checked."""
 
-import errno
 import hashlib
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import h5py
 import numpy as np
 import pandas as pd
-import zarr
-from anndata.io import read_elem
 from scipy import sparse
-from transformers.utils import logging
 
 from state_hf._version import __version__
 from state_hf.configuration.near_names import nearest
-from state_hf.data.anndata_elements import write_element
 from state_hf.data.cells.cell_matrix import CellMatrix
 from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.file_stamps import FileStamps
 from state_hf.data.highly_variable import GeneMoments, rank_variable_genes
 from state_hf.data.knockdown_filter import KnockdownFilter, filter_knockdown
 from state_hf.data.knockdown_targets import KnockdownTargets
+from state_hf.data.whole_counts import WholeCounts, check_counts
 from state_hf.data.whole_files import written_whole
-from state_hf.tokenization.input_scale import SCALE_SAMPLE, check_scale, look_at_values
+from state_hf.pipelines.preprocessed_file import HVG_SLOT, KeptCells, check_space, write_preprocessed
 
-HVG_SLOT = "X_hvg"
-_BLOCK_BYTES = 2**26
 # The knock-down filter compares counts of cells that are scaled to this total.
 _PER_CELL = 1e4
 
@@ -136,11 +128,11 @@ def preprocess(
     source, output = Path(source), Path(output)
     _check(source, output, target_sum, num_variable_genes, genes, overwrite=overwrite)
     with open_cells(source).expression(layer) as cells:
-        _check_scale(cells, rounded=round_counts)
+        check_counts(cells, rounded=round_counts)
         stamps = FileStamps(source)
         names = _gene_names(cells, gene_column)
         columns = _columns_of(names, genes, str(source)) if genes is not None else None
-        counts = _Counts(cells, rounded=round_counts)
+        counts = WholeCounts(cells, rounded=round_counts)
         targets = None
         if knockdown is not None:
             targets = KnockdownTargets.read(source, names, perturbation_key, control, distinct_case=distinct_case)
@@ -155,7 +147,7 @@ def preprocess(
                 "columns: gene_column=, --gene-column); leave it out, or choose other thresholds"
             )
         total = float(np.median(survey.totals[kept])) if target_sum == "median" else float(target_sum)
-        chosen = _Kept(counts, kept, survey.totals, survey.lengths, total)
+        chosen = KeptCells(counts, kept, survey.totals, survey.lengths, total)
         var = cells.var.copy()
         if columns is None:
             ranking = _rank(chosen, num_variable_genes)
@@ -179,9 +171,9 @@ def preprocess(
             **({f"knockdown_{name}": value for name, value in asdict(knockdown).items()} if knockdown else {}),
         }
         uns = {HVG_SLOT: {"var_names": names[columns]}, "log1p": {}, "preprocess": record}
-        _check_space(output, chosen, len(columns), counts=keep_counts)
+        check_space(output, chosen, len(columns), counts=keep_counts)
         with written_whole(output) as temporary:
-            left_out = _write(temporary, chosen, var, columns, uns, keep_counts=keep_counts)
+            left_out = write_preprocessed(temporary, chosen, var, columns, uns, keep_counts=keep_counts)
             stamps.check()
     return PreprocessReport(
         cells.num_cells, int(kept.sum()), dropped, total, names[columns].tolist(), left_out, counts.rounding
@@ -209,19 +201,6 @@ def _check(
         raise ValueError("the list of genes to take (genes=, --genes) is empty")
     if genes is None and num_variable_genes < 1:
         raise ValueError(f"num_variable_genes is the number of genes to choose, from 1 on, not {num_variable_genes}")
-
-
-def _check_scale(cells: CellMatrix, *, rounded: bool) -> None:
-    """Refuse what a sample shows not to be counts. Small counts with fractions are the user's word against none."""
-    seen, place = look_at_values(cells.sample(SCALE_SAMPLE)), cells.place
-    if seen.total is not None:
-        raise ValueError(
-            f"{place} is normalised already: as log1p values, its cells add up to {seen.total:g} counts each. Name the "
-            "layer with the counts (layer=, --layer)"
-        )
-    if not (rounded and seen.scale == "log1p"):
-        hint = ", or round corrected counts to whole numbers (round_counts=True, --round)" if seen.scale else ""
-        check_scale(seen, "counts", place, f"Name the layer with the counts (layer=, --layer){hint}")
 
 
 def _gene_names(cells: CellMatrix, column: str | None) -> np.ndarray:
@@ -259,72 +238,12 @@ class _Survey:
     control_sums: np.ndarray
 
 
-def _block_starts(cells: CellMatrix, title: str) -> Iterator[tuple[int, int]]:
-    step = max(1, int(_BLOCK_BYTES // max(cells.bytes_per_cell, 1)))
-    starts = range(0, cells.num_cells, step)
-    for start in logging.tqdm(starts, desc=title, unit="block"):
-        yield start, min(start + step, cells.num_cells)
-
-
-class _Counts:
-    """The counts of a file in blocks, whole numbers.
-
-    Attributes:
-        cells: Where they are read.
-        before: Sum of all counts as they are in the file, once all blocks were checked.
-        after: Sum of all whole counts.
-    """
-
-    def __init__(self, cells: CellMatrix, *, rounded: bool) -> None:
-        self.cells, self.rounded = cells, rounded
-        self.before = self.after = 0.0
-
-    @property
-    def rounding(self) -> float | None:
-        """Relative change of the sum by rounding; None where nothing was rounded."""
-        return self.after / self.before - 1 if self.rounded and self.before != self.after else None
-
-    def read(self, start: int, stop: int) -> sparse.csr_matrix:
-        """A block of counts without stored zeros, in canonical order."""
-        block = self._stored(start, stop)
-        if self.rounded:
-            block.data = np.rint(block.data)
-        block.eliminate_zeros()
-        return block
-
-    def read_checked(self, start: int, stop: int) -> sparse.csr_matrix:
-        """The same in the first pass.
-
-        Raises:
-            ValueError: The values are no counts.
-        """
-        stored = self._stored(start, stop)
-        self._check(stored.data)
-        self.before += float(stored.sum(dtype=np.float64))
-        block = self.read(start, stop)
-        self.after += float(block.sum(dtype=np.float64))
-        return block
-
-    def _stored(self, start: int, stop: int) -> sparse.csr_matrix:
-        block = sparse.csr_matrix(self.cells.block(start, stop))
-        block.sum_duplicates()
-        return block
-
-    def _check(self, values: np.ndarray) -> None:
-        bad, advice = ~np.isfinite(values) | (values < 0), "name the layer that does (layer=, --layer)"
-        if not bad.any() and values.dtype.kind == "f" and not self.rounded:
-            bad = values != np.rint(values)
-            advice += ", or round corrected counts to whole numbers (round_counts=True, --round)"
-        if bad.any():
-            raise ValueError(f"{self.cells.place} does not hold raw counts: one value is {values[bad][0]:g}; {advice}")
-
-
-def _survey(counts: _Counts, targets: KnockdownTargets | None) -> _Survey:
+def _survey(counts: WholeCounts, targets: KnockdownTargets | None) -> _Survey:
     cells = counts.cells
     totals, lengths = np.zeros(cells.num_cells), np.zeros(cells.num_cells, dtype=np.int64)
     own = np.zeros((cells.num_cells, 1 if targets is None else targets.columns.shape[1]))
     control_sums = np.zeros(cells.num_features)
-    for start, stop in _block_starts(cells, "counting"):
+    for start, stop in counts.block_starts("counting"):
         block = counts.read_checked(start, stop)
         totals[start:stop] = block.sum(axis=1, dtype=np.float64).A1
         lengths[start:stop] = np.diff(block.indptr)
@@ -358,146 +277,10 @@ def _select(survey: _Survey, knockdown: KnockdownFilter | None) -> tuple[np.ndar
     return kept, dropped | result.dropped
 
 
-@dataclass(frozen=True, eq=False)
-class _Kept:
-    """The cells that are kept, in blocks of counts, and how they are normalised."""
-
-    counts: _Counts
-    kept: np.ndarray
-    totals: np.ndarray
-    lengths: np.ndarray
-    target_sum: float
-
-    def blocks(self, title: str) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
-        """Row numbers in the input, and counts (cells, genes)."""
-        for start, stop in _block_starts(self.counts.cells, title):
-            rows = np.flatnonzero(self.kept[start:stop])
-            yield rows + start, self.counts.read(start, stop)[rows]
-
-    @property
-    def num_genes(self) -> int:
-        """Number of genes."""
-        return self.counts.cells.num_features
-
-    def normalise(self, rows: np.ndarray, counts: sparse.csr_matrix) -> sparse.csr_matrix:
-        """log1p of the counts scaled to the target sum, float32."""
-        scale = np.repeat(self.totals[rows] / self.target_sum, np.diff(counts.indptr))
-        values = np.log1p((counts.data / scale).astype(np.float32))
-        return sparse.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
-
-
-def _rank(kept: _Kept, num_variable_genes: int) -> pd.DataFrame:
+def _rank(kept: KeptCells, num_variable_genes: int) -> pd.DataFrame:
     moments = GeneMoments(kept.num_genes)
     for rows, counts in kept.blocks("ranking genes"):
         block = kept.normalise(rows, counts)
         block.data = np.expm1(block.data)
         moments.add(block)
     return rank_variable_genes(moments.mean, moments.variance, num_genes=num_variable_genes)
-
-
-def _check_space(output: Path, kept: _Kept, num_variable_genes: int, *, counts: bool) -> None:
-    """Refuses to begin what the disk cannot hold; HDF5 itself may not survive a full disk."""
-    values = int(kept.lengths[kept.kept].sum()) * (1 + counts)
-    needed, free = 8 * values + 4 * int(kept.kept.sum()) * num_variable_genes, shutil.disk_usage(output.parent).free
-    if needed > free:
-        message = f"The disk is full: {needed / 1e9:.1f} GB are needed, and {free / 1e9:.1f} GB are free"
-        raise OSError(errno.ENOSPC, message, str(output))
-
-
-class _CsrWriter:
-    """A CSR matrix in a file, written block by block; its size is known, so its arrays lie in one piece each."""
-
-    def __init__(self, parent: h5py.Group, name: str, lengths: np.ndarray, num_columns: int) -> None:
-        group = parent.create_group(name)
-        shape = np.array([len(lengths), num_columns])
-        group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape})
-        group["indptr"] = np.concatenate([[0], np.cumsum(lengths)])
-        self.data = group.create_dataset("data", (int(lengths.sum()),), dtype=np.float32)
-        self.indices = group.create_dataset("indices", (int(lengths.sum()),), dtype=np.int32)
-        self.done = 0
-
-    def add(self, block: sparse.csr_matrix) -> None:
-        stop = self.done + block.nnz
-        self.data[self.done : stop], self.indices[self.done : stop] = block.data, block.indices
-        self.done = stop
-
-
-def _copy_rows(source: Any, target: h5py.Group, name: str, rows: np.ndarray) -> None:
-    """Copy some rows of an entry of obsm; an array piece by piece, whatever else as a whole."""
-    if not isinstance(source, h5py.Dataset | zarr.Array | np.ndarray):
-        entry = read_elem(source) if isinstance(source, h5py.Group | zarr.Group) else source
-        write_element(target, name, entry.iloc[rows] if isinstance(entry, pd.DataFrame) else entry[rows])
-        return
-    copy = target.create_dataset(name, (len(rows), *source.shape[1:]), dtype=source.dtype)
-    copy.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-    step = max(1, _BLOCK_BYTES // max(1, source.dtype.itemsize * int(np.prod(source.shape[1:]))))
-    for start in range(0, source.shape[0], step):
-        first, last = np.searchsorted(rows, [start, start + step])
-        copy[first:last] = np.asarray(source[start : start + step])[rows[first:last] - start]
-
-
-def _write(
-    path: Path,
-    kept: _Kept,
-    var: pd.DataFrame,
-    columns: np.ndarray,
-    uns: dict[str, Any],
-    *,
-    keep_counts: bool,
-) -> list[str]:
-    """Write the output. Returns the slots of the input that it lacks."""
-    rows, old = np.flatnonzero(kept.kept), kept.counts.cells.cells
-    with h5py.File(path, "w") as new:
-        new.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        write_element(new, "obs", old.obs.iloc[rows])
-        write_element(new, "var", var)
-        entries, dangling = _without_references(dict(old.uns), len(kept.kept))
-        write_element(new, "uns", {**entries, **uns})
-        for slot in ("obsm", "layers"):
-            write_element(new, slot, {})
-        for name in old.names_in("obsm"):
-            if name != HVG_SLOT:
-                _copy_rows(old.element("obsm", name), new["obsm"], name, rows)
-        variable = new["obsm"].create_dataset(HVG_SLOT, (len(rows), len(columns)), dtype=np.float32)
-        variable.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
-        matrix = _CsrWriter(new, "X", kept.lengths[rows], kept.num_genes)
-        raw = _CsrWriter(new["layers"], "counts", kept.lengths[rows], kept.num_genes) if keep_counts else None
-        done = 0
-        for block_rows, block in kept.blocks("writing"):
-            normalised = kept.normalise(block_rows, block)
-            matrix.add(normalised)
-            if raw is not None:
-                raw.add(block)
-            variable[done : done + len(block_rows)] = normalised[:, columns].toarray()
-            done += len(block_rows)
-        slots = [f"{slot}/{name}" for slot in ("layers", "obsp", "varm", "varp") for name in old.names_in(slot)]
-        slots += [slot.removesuffix("/X") for slot in ("X", "raw/X") if slot in old.slots()]
-    return [*_lacking(slots, kept.counts.cells.slot, keep_counts=keep_counts), *dangling]
-
-
-def _lacking(slots: list[str], read: str, *, keep_counts: bool) -> list[str]:
-    """Which slots of the input the output lacks, when its counts were read from one of them."""
-    lacking = []
-    for slot in sorted(slots):
-        if slot == read.removesuffix("/X") and (keep_counts or slot == "X"):
-            continue
-        was = {"X": " (as it was)", "layers/counts": " (as it was)" if keep_counts else ""}
-        lacking.append(slot + was.get(slot, ""))
-    return lacking
-
-
-def _without_references(uns: dict[str, Any], num_cells: int) -> tuple[dict[str, Any], list[str]]:
-    """`uns` without entries on pairs of cells, and those entries' names.
-
-    They name matrices of obsp, as scanpy's `neighbors` does, or hold them, as it did before 2020.
-    """
-    dangling = [
-        name
-        for name, entry in uns.items()
-        if isinstance(entry, Mapping)
-        and (
-            {"connectivities_key", "distances_key"} & entry.keys()
-            or any(getattr(value, "shape", None) == (num_cells, num_cells) for value in entry.values())
-        )
-    ]
-    return {name: entry for name, entry in uns.items() if name not in dangling}, [f"uns/{name}" for name in dangling]

@@ -7,7 +7,7 @@ from scipy import sparse
 
 from state_hf import evaluate_predictions, generate_screen, write_evaluation_report
 from state_hf.cli import main
-from state_hf.pipelines.evaluation_totals import SideTotal, total_notes
+from state_hf.pipelines.evaluation_scale import SideTotal, total_notes
 from state_hf.pipelines.preprocess import preprocess
 
 
@@ -28,6 +28,33 @@ def log1p_of(adata, total, *, genes=None, recorded=None) -> anndata.AnnData:
 
 def notes(prediction, reference, **options) -> list[str]:
     return evaluate_predictions(prediction, reference, **options).settings["notes"]
+
+
+def test_a_side_of_two_scales_is_refused(counts, tmp_path):
+    """As where predicted cells are log1p values, and the control cells beside them counts."""
+    mixed = log1p_of(counts, 2000)
+    is_control = (mixed.obs["perturbation"] == "non-targeting").to_numpy()
+    values = np.minimum(counts.X.toarray(), 12)
+    mixed.X = sparse.csr_matrix(np.where(is_control[:, None], values, mixed.X.toarray()))
+    right = log1p_of(counts, 2000)
+    with pytest.raises(ValueError, match=r"the prediction, holds neither counts nor log1p.* two scales in one matrix"):
+        evaluate_predictions(mixed, right)
+    with pytest.raises(ValueError, match=r"the reference, holds neither counts nor log1p"):
+        evaluate_predictions(right, mixed)
+
+
+def test_values_of_another_scale_are_refused_with_what_takes_them(counts):
+    right = log1p_of(counts, 2000)
+    with pytest.raises(ValueError, match=r"must hold raw counts, .* \(it looks log-normalised, which .* --profile\)"):
+        evaluate_predictions(right, right, profile="vcc2026")
+    scaled = right.copy()
+    scaled.X = scaled.X.toarray() - 1
+    with pytest.raises(ValueError, match=r"the prediction has [\d,]+ negative values"):
+        evaluate_predictions(scaled, right)
+    unlogged = right.copy()
+    unlogged.X = np.expm1(unlogged.X.toarray())
+    with pytest.raises(ValueError, match=r"neither counts nor log-normalised.*state-hf preprocess"):
+        evaluate_predictions(unlogged, right)
 
 
 @pytest.mark.parametrize("on_disk", [True, False])

@@ -1,4 +1,4 @@
-"""Whether the two sides of an evaluation are on one scale: what their control cells were normalised to."""
+"""Whether each side of an evaluation is on one scale, and both on the same: what control cells were normalised to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +24,24 @@ medians often differ by some hundredths, which moves log1p values by as much; a 
 0.1."""
 
 SideName: TypeAlias = Literal["prediction", "reference", "baseline"]
+
+
+def check_one_scale(side: CellMatrix, name: SideName) -> None:
+    """Refuse a side of which some cells hold counts and others log1p values.
+
+    Args:
+        side: The cells that are scored, whose values have been found fit for the profile.
+        name: The side.
+
+    Raises:
+        ValueError: A sample of the cells, spread over it, shows two scales.
+    """
+    seen = look_at_values(side.sample(SCALE_SAMPLE))
+    if seen.scale is None:
+        raise ValueError(
+            f"{side.place}, the {name}, holds neither counts nor log1p values: {seen.reason}. Bring all cells, control "
+            "and perturbed ones, to one scale (state-hf preprocess; of predictions, predict --counts-slot)"
+        )
 
 
 def compare_totals(
@@ -154,4 +172,4 @@ def _controls(cells: CellMatrix, *, perturbation_key: str, control: str, names: 
     return look_at_values([cells.sample_of(SCALE_SAMPLE, rows)] if len(rows) else [])
 
 
-__all__ = ["CLOSE_TOTALS", "LIKE_TOTALS", "SideName", "SideTotal", "compare_totals", "total_notes"]
+__all__ = ["CLOSE_TOTALS", "LIKE_TOTALS", "SideName", "SideTotal", "check_one_scale", "compare_totals", "total_notes"]

@@ -1,0 +1,100 @@
+"""Counts of a file in blocks, whole numbers: as they are, or rounded from corrected ones."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import sparse
+from transformers.utils import logging
+
+from state_hf.data.cells.cell_matrix import CellMatrix
+from state_hf.tokenization.input_scale import SCALE_SAMPLE, check_scale, look_at_values
+
+_BLOCK_BYTES = 2**26
+
+
+def check_counts(cells: CellMatrix, *, rounded: bool) -> None:
+    """Refuse what a sample of the cells shows not to be counts.
+
+    Small counts with fractions may look like log1p values: with `rounded`, the user's word is taken for them, unless
+    all cells have one total.
+
+    Args:
+        cells: The cells.
+        rounded: Whether fractions are to be rounded.
+
+    Raises:
+        ValueError: The values are on another scale.
+    """
+    seen, place = look_at_values(cells.sample(SCALE_SAMPLE)), cells.place
+    if seen.total is not None:
+        raise ValueError(
+            f"{place} is normalised already: as log1p values, its cells add up to {seen.total:g} counts each. Name the "
+            "layer with the counts (layer=, --layer)"
+        )
+    if not (rounded and seen.scale == "log1p"):
+        hint = ", or round corrected counts to whole numbers (round_counts=True, --round)" if seen.scale else ""
+        check_scale(seen, "counts", place, f"Name the layer with the counts (layer=, --layer){hint}")
+
+
+class WholeCounts:
+    """The counts of a file in blocks, whole numbers.
+
+    Attributes:
+        cells: Where they are read.
+        rounded: Whether fractions are rounded to the nearest whole number, halves to the even one.
+        before: Sum of all counts as they are in the file, once all blocks were checked.
+        after: Sum of all whole counts.
+    """
+
+    def __init__(self, cells: CellMatrix, *, rounded: bool) -> None:
+        self.cells, self.rounded = cells, rounded
+        self.before = self.after = 0.0
+
+    @property
+    def rounding(self) -> float | None:
+        """Relative change of the sum by rounding; None where nothing was rounded."""
+        return self.after / self.before - 1 if self.rounded and self.before != self.after else None
+
+    def block_starts(self, title: str) -> Iterator[tuple[int, int]]:
+        """First cell and end of every block, with a progress bar."""
+        step = max(1, int(_BLOCK_BYTES // max(self.cells.bytes_per_cell, 1)))
+        starts = range(0, self.cells.num_cells, step)
+        for start in logging.tqdm(starts, desc=title, unit="block"):
+            yield start, min(start + step, self.cells.num_cells)
+
+    def read(self, start: int, stop: int) -> sparse.csr_matrix:
+        """A block of counts without stored zeros, in canonical order."""
+        block = self._stored(start, stop)
+        if self.rounded:
+            block.data = np.rint(block.data)
+        block.eliminate_zeros()
+        return block
+
+    def read_checked(self, start: int, stop: int) -> sparse.csr_matrix:
+        """The same in the first pass.
+
+        Raises:
+            ValueError: The values are no counts.
+        """
+        stored = self._stored(start, stop)
+        self._check(stored.data)
+        self.before += float(stored.sum(dtype=np.float64))
+        block = self.read(start, stop)
+        self.after += float(block.sum(dtype=np.float64))
+        return block
+
+    def _stored(self, start: int, stop: int) -> sparse.csr_matrix:
+        block = sparse.csr_matrix(self.cells.block(start, stop))
+        block.sum_duplicates()
+        return block
+
+    def _check(self, values: np.ndarray) -> None:
+        bad, advice = ~np.isfinite(values) | (values < 0), "name the layer that does (layer=, --layer)"
+        if not bad.any() and values.dtype.kind == "f" and not self.rounded:
+            bad = values != np.rint(values)
+            advice += ", or round corrected counts to whole numbers (round_counts=True, --round)"
+        if bad.any():
+            raise ValueError(f"{self.cells.place} does not hold raw counts: one value is {values[bad][0]:g}; {advice}")
+
+
+__all__ = ["WholeCounts", "check_counts"]
