@@ -31,8 +31,11 @@ _EXTRAS = {
     "scanpy": (("scanpy", "igraph", "leidenalg"), "the demo's figures, and the metric clustering_agreement"),
     "peft": (("peft",), "LoRA"),
     "submission": (("zstandard",), "state-hf prep"),
+    "fair-esm": (("fair-esm",), "ESM-2 weights in the original's format, for state-hf embed-genes"),
     "space": (("gradio",), "the web pages of the metrics"),
 }
+# What `state-hf[all]` leaves out: pages are served by whom they are made for, not by users of the commands.
+_NOT_IN_ALL = ("space",)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         absent = [name for name in names if _version(name) is None]
         state = f"missing: pip install 'state-hf[{extra}]'" if absent else "installed"
         print(f"  {extra:<16} {state} ({purpose})")
+    print(f"  all but {', '.join(_NOT_IN_ALL)}: pip install 'state-hf[all]'")
     print("\ndevices")
     for line in _devices() if "torch" not in missing else ["unknown without torch"]:
         print(f"  {line}")

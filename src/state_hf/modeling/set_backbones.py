@@ -17,7 +17,8 @@ from state_hf.configuration.state_transition import StateTransitionConfig
 class LlamaSetAttention(LlamaAttention):
     """Llama's attention without rotation: with every position 0 it would turn nothing, at 3 to 6 % of a step."""
 
-    def forward(  # type: ignore[override]
+    # What transformers declares has changed from 5.23 to 5.24.
+    def forward(  # type: ignore[override, unused-ignore]
         self,
         hidden_states: torch.Tensor,
         position_embeddings: None = None,

@@ -117,12 +117,12 @@ class ControlCells:
     def mean_and_variance(self, cell_type: str) -> tuple[np.ndarray, np.ndarray]:
         """(features,) float64 mean and variance of all control cells of a cell type, in one pass."""
         cells = self.of(cell_type)
-        total, squares = 0.0, 0.0
+        total, squares = np.zeros(()), np.zeros(())
         for block in self.blocks(cells):
             total = total + block.sum(axis=0, dtype=np.float64)
             squares = squares + np.square(block, dtype=np.float64).sum(axis=0)
-        mean = np.asarray(total) / len(cells)
-        return mean, np.clip(np.asarray(squares) / len(cells) - np.square(mean), 0, None)
+        mean = total / len(cells)
+        return mean, np.clip(squares / len(cells) - np.square(mean), 0, None)
 
 
 def draw_windows(
