@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 import zarr
 
+from state_hf.configuration.labels import FoundLabels, refuse_look_alikes
 from state_hf.data.anndata_elements import write_element
 from state_hf.data.cells.damage import open_hdf5
 from state_hf.data.cells.frames import column_names, read_frame
 from state_hf.data.cells.open_cells import open_cells
+from state_hf.metrics.label_columns import read_label_column
 
 # An h5py or a zarr group: mappings of names to arrays and groups, with attributes.
 Group: TypeAlias = Any
@@ -109,10 +111,23 @@ def read_column(path: str | Path, key: str) -> pd.Series:
 
 
 def read_labels(path: str | Path, key: str) -> np.ndarray:
-    """A column of obs as text; "" where a cell has no label.
+    """(cells,) object: a column of obs as texts, see `label_text`; "" where a cell has no label.
 
     Raises:
         ValueError: There is no such column (the message lists what there is).
     """
-    column = read_column(path, key)
-    return column.astype(object).where(column.notna(), "").astype(str).to_numpy(dtype=object)
+    read = read_label_column(read_column(path, key))
+    return np.array([*read.labels, ""], dtype=object)[read.codes]
+
+
+def read_groups(path: str | Path, key: str) -> np.ndarray:
+    """`read_labels` of a column by which cells are held out together.
+
+    Raises:
+        ValueError: There is no such column, or labels look alike (see `refuse_look_alikes`), of which one would train
+            while the other is held out.
+    """
+    groups = read_labels(path, key)
+    found = FoundLabels(f"obs[{key!r}] of {path}", [name for name in dict.fromkeys(groups.tolist()) if name], key)
+    refuse_look_alikes([found], case_hint=", or, if they are different things, tell them apart by more than case")
+    return groups

@@ -89,6 +89,9 @@ def split_labelled_cells(
 def _hold_out_groups(
     part_of: np.ndarray, known: np.ndarray, groups: np.ndarray, shares: Mapping[str, float], rng: np.random.Generator
 ) -> None:
+    without = int((groups[known] == "").sum())
+    if without:
+        raise ValueError(f"{without:,} of {len(known):,} labelled cells have no group; give them one, or remove them")
     names, sizes = np.unique(groups[known].astype(str), return_counts=True)
     needed = 1 + sum(share > 0 for share in shares.values())
     if len(names) < needed:

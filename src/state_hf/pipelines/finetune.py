@@ -23,7 +23,7 @@ from state_hf.analysis.label_scores import (
     regression_scores,
 )
 from state_hf.configuration.model_folders import loading_from
-from state_hf.data.anndata_files import read_column
+from state_hf.data.anndata_files import read_column, read_groups, read_labels
 from state_hf.data.cells.cell_matrix import CellMatrix
 from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.group_split import PARTS, LabelledSplit, shared_profiles, split_labelled_cells
@@ -156,7 +156,7 @@ def finetune(
         )
     by_class = task == "classification"
     labels = _labels(reference, label_key, by_class=by_class)
-    groups = None if group_key is None else read_column(reference, group_key).astype(str).to_numpy()
+    groups = None if group_key is None else read_groups(reference, group_key)
     split = split_labelled_cells(
         labels, groups=groups, val_share=val_share, test_share=test_share, seed=seed, by_class=by_class
     )
@@ -249,9 +249,9 @@ def finetune(
 
 
 def _labels(reference: str | Path, label_key: str, *, by_class: bool) -> np.ndarray:
-    column = read_column(reference, label_key)
     if by_class:
-        return column.astype(object).where(column.notna(), "").astype(str).to_numpy(dtype=object)
+        return read_labels(reference, label_key)
+    column = read_column(reference, label_key)
     try:
         return pd.to_numeric(column.astype(object)).to_numpy(dtype=np.float32)
     except (ValueError, TypeError) as error:
