@@ -49,6 +49,11 @@ def test_features_are_found_whatever_the_spelling():
         feature_table(features, ["X+ctrl", "FOO+Y", "X"], control="ctrl")
 
 
+def test_names_of_features_that_are_numbers(tmp_path):
+    pd.DataFrame({"x": [1.0, 2.0]}, index=[7.0, 8.0]).to_parquet(tmp_path / "f.parquet")
+    assert list(read_perturbation_features(tmp_path / "f.parquet")) == ["7", "8"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

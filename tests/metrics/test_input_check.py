@@ -139,11 +139,13 @@ def test_missing_column_names_the_close_one():
 
 def test_unlabelled_cells():
     prediction = screen(labels=["non-targeting", None, "GATA1", "GATA1", "KLF1"])
-    assert problems(prediction) == ["the prediction has 1 cell without a label in obs['perturbation']"]
+    assert problems(prediction) == [
+        "the prediction has 1 cell without a label in obs['perturbation']; label or remove them"
+    ]
     prediction = screen(labels=["non-targeting", "nan", "GATA1", "None", "KLF1"])
     assert problems(prediction) == [
         "the prediction has 2 cells without a label in obs['perturbation']; texts that stand for no label: "
-        "'nan' 1, 'None' 1"
+        "'nan' 1, 'None' 1; label or remove them"
     ]
 
 

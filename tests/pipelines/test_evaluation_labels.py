@@ -88,6 +88,13 @@ def test_labels_that_are_numbers(pair, kind):
     assert set(table["target"]) == {str(number) for number in numbers.values()} - {"0"}
 
 
+def test_a_baseline_may_have_another_spelling(pair):
+    expected = evaluate_predictions(*pair, "vcc2025", baseline=pair[0])
+    other = relabelled(pair[0], lambda label, _: "IFNG+TNF" if label == "TNF+IFNG" else label)
+    found = evaluate_predictions(*pair, "vcc2025", baseline=other)
+    pd.testing.assert_series_equal(values(found), values(expected))
+
+
 def test_texts_that_stand_for_no_label(pair):
     sides = [relabelled(cells, lambda label, _: "nan" if label == "LONE" else label) for cells in pair]
     with pytest.raises(

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,24 @@ def test_transfer_keeps_what_is_known_of_shared_perturbations(tmp_path, split, v
     assert not any(value.requires_grad for value in model.state_transition.backbone.parameters())
     model.save_pretrained(tmp_path)
     assert StateTransitionForPerturbation.from_pretrained(tmp_path).vocabulary == new
+
+
+def test_transfer_knows_perturbations_in_any_spelling(vocabulary):
+    one, two, control = *vocabulary.perturbations[:2], vocabulary.control_perturbation
+    names = [f"{two}+{one}", *vocabulary.perturbations[1:]]
+    model = small_model(replace(vocabulary, perturbations=names))
+    old = model.state_transition.perturbation_encoder[0].weight.detach().clone()
+    new = ["NEW", f"{one}+ctrl+{two}", f"ctrl+{two}", "ctrl"]
+    replace_perturbations(model, replace(vocabulary, perturbations=new, control_perturbation="ctrl"))
+    weight = model.state_transition.perturbation_encoder[0].weight
+    assert torch.equal(weight[:, 1:], old[:, [0, 1, names.index(control)]])
+    model = small_model(vocabulary)
+    lower = replace(vocabulary, perturbations=[one.lower(), control])
+    with pytest.raises(
+        ValueError, match=r"and the model to start from '.*', which differ in upper and lower case only"
+    ):
+        replace_perturbations(model, lower)
+    replace_perturbations(model, lower, distinct_case=True)
 
 
 def test_an_unfinished_checkpoint_is_passed_over(tmp_path):

@@ -9,7 +9,7 @@ import pandas as pd
 from safetensors import safe_open
 
 from state_hf.configuration.file_permissions import check_readable
-from state_hf.configuration.labels import as_label
+from state_hf.configuration.labels import as_label, label_text
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.near_names import nearest
 from state_hf.configuration.perturbation_labels import Perturbation, PerturbationNames
@@ -66,7 +66,7 @@ def _table(path: Path) -> tuple[list[str], np.ndarray]:
         table = pd.read_csv(path, sep="," if path.suffix == ".csv" else "\t", dtype={0: str}, keep_default_na=False)
         table = table.set_index(table.columns[0])
     try:
-        return table.index.astype(str).tolist(), table.to_numpy(dtype=np.float64)
+        return _names(table), table.to_numpy(dtype=np.float64)
     except ValueError as error:
         raise ValueError(f"{path} has a feature that is no number: {error}") from error
 
@@ -74,7 +74,12 @@ def _table(path: Path) -> tuple[list[str], np.ndarray]:
 def _cells(path: Path) -> tuple[list[str], np.ndarray]:
     open_hdf5(path).close()  # Looks for what would keep a reader busy without end.
     table = anndata.read_h5ad(path).to_df()
-    return table.index.astype(str).tolist(), table.to_numpy()
+    return _names(table), table.to_numpy()
+
+
+def _names(table: pd.DataFrame) -> list[str]:
+    """The index as labels; a perturbation may be called NA."""
+    return [label_text(name) or str(name) for name in table.index]
 
 
 def feature_table(

@@ -275,7 +275,8 @@ class _SideLabels:
         for key, column in self.columns:
             if column.unlabelled:
                 number = counted(column.unlabelled, "cell")
-                problems.append(f"the {self.side} has {number} without a label in obs[{key!r}]{column.missing()}")
+                missing = f"without a label in obs[{key!r}]{column.missing()}; label or remove them"
+                problems.append(f"the {self.side} has {number} {missing}")
             parts = label_parts if key == self.perturbation_key else lambda label: [label]
             found = FoundLabels(f"obs[{key!r}] of the {self.side}", column.labels, key)
             try:

@@ -129,10 +129,12 @@ def evaluate_predictions(
     read_baseline = None
     if not made:
         given = open_cells(baseline).matrix("X")
-        baseline_cells = scope.apply(given)
-        checked = columns.check(baseline_cells, real, rule)
-        notes += compare("baseline", (given, baseline_cells), (whole, real), checked)[1]
-        read_baseline = columns.reader(baseline_cells)
+        of_baseline = scope.with_names_of(given)
+        baseline_cells = of_baseline.apply(given)
+        baseline_columns = replace(columns, names=of_baseline.names)
+        checked = baseline_columns.check(baseline_cells, real, rule)
+        notes += compare("baseline", (given, baseline_cells), (whole, real), checked, names=of_baseline.names)[1]
+        read_baseline = baseline_columns.reader(baseline_cells)
     for note in notes:
         logger.warning(note)
     results = {}

@@ -59,6 +59,15 @@ class EvaluationScope:
     names: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    def with_names_of(self, cells: CellMatrix) -> "EvaluationScope":
+        """The same for the perturbations of other cells, too, which go by the names of these."""
+        if not _are_labelled(cells.obs, [self.perturbation_key]):
+            return self
+        counts = Counter(labels_of(cells, self.perturbation_key).tolist())
+        known = dict.fromkeys(self.names.values(), 0)
+        names, _ = common_names({**known, **counts}, control=self.control, preferred=known)
+        return replace(self, names={**names, **self.names})
+
     def apply(self, cells: CellMatrix) -> CellMatrix:
         """The cells and genes that are scored, in memory; the cells as they are, where that is all of them."""
         rows = None if self.groups is None else self._rows(cells, self.groups)
