@@ -1,12 +1,14 @@
 """Files that lie where a checkpoint should: each is named for what it is."""
 
 import gzip
+import json
 import shutil
 
 import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from state_hf.conversion.convert import convert
@@ -131,6 +133,24 @@ class TestPlainStateDicts:
         (run / "config.yaml").unlink()
         with pytest.raises(CheckpointError, match=r"holds weights alone.*Put the run's config\.yaml there"):
             convert(run, tmp_path / "out")
+
+    @pytest.mark.parametrize("name", ["decoder", "residual_decoder", "llama_bidirectional"])
+    def test_of_state_transition_with_its_configuration(self, name, converted, tmp_path):
+        """The run's config.yaml and sizes say all that the weights do not."""
+        run = shutil.copytree(STATE_TRANSITION / name, tmp_path / "run")
+        path = run / "checkpoints" / "final.ckpt"
+        content = torch.load(path, weights_only=False)  # a fixture of this repository
+        torch.save(content["state_dict"], path)
+        arguments = content["hyper_parameters"]
+        kept = (str, bool, int, float, dict)
+        kwargs = {key: value for key, value in arguments.items() if type(value) in kept and key != "decoder_cfg"}
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["model"]["kwargs"] = kwargs
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        convert(run, tmp_path / "out")
+        places = (tmp_path / "out", converted(STATE_TRANSITION / name))
+        found, expected = (json.loads((place / "config.json").read_text()) for place in places)
+        assert found == expected
 
     def test_of_state_embedding(self, tmp_path):
         content = torch.load(SE / "se.ckpt", weights_only=False)  # a fixture of this repository

@@ -34,7 +34,10 @@ _DECLARED: dict[str, tuple[str, ...]] = {
     "output_dim": ("output_dim", "model.output_dim"),
     "max_position_embeddings": ("pad_length", "dataset.pad_length"),
     "hidden_dropout_prob": ("dropout", "model.dropout"),
+    # One number for both in the original.
+    "attention_dropout": ("dropout", "model.dropout"),
 }
+_NOT_IN_WEIGHTS = {"max_position_embeddings": "pad_length", "hidden_dropout_prob": "dropout"}
 # The same for what weights tell: (weight, dimension).
 _SHAPES = {
     "gene_embedding_dim": ("cls_token", 1),
@@ -92,6 +95,10 @@ def convert_state_embedding(
     model_class = StateEmbeddingForMaskedExpression if heads else StateEmbeddingModel
     if not heads:
         notes.append("The checkpoint has no expression decoder, so the model embeds cells and decodes nothing.")
+    declared = declared_sizes(checkpoint)
+    for field, theirs in _NOT_IN_WEIGHTS.items():
+        if field not in declared:
+            notes.append(f"The checkpoint does not say its {theirs}: {field} is {getattr(config, field)}, our default.")
     if not config.use_dataset_token:
         notes.append("The checkpoint has no dataset token: embeddings are the cell embedding alone.")
     tokenizer = None
@@ -188,7 +195,7 @@ def declared_sizes(checkpoint: ArcCheckpoint) -> dict[str, Any]:
         values = (_looked_up(source, name) for name in (field, *names) for source in sources)
         value = next((value for value in values if isinstance(value, int | float)), None)
         if value is not None:
-            declared[field] = float(value) if field == "hidden_dropout_prob" else int(value)
+            declared[field] = float(value) if field.endswith(("_prob", "_dropout")) else int(value)
     return declared
 
 

@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 import yaml
+from transformers.utils import logging
 
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.conversion.arc_state.state_embedding import GENE_TABLE
 from state_hf.conversion.errors import CheckpointError
 
+logger = logging.get_logger(__name__)
 # Lightning checks that a checkpoint is of a version that it knows.
 LIGHTNING_VERSION = "2.5.0"
 _NO_HEADS = "has no expression decoder, which arc-state's models have: convert a model with its pretraining heads"
@@ -48,6 +50,7 @@ def state_embedding_checkpoint(
             if name.startswith("encoder.")
         }
     )
+    dropout = _dropout(config, source)
     arguments = {
         "token_dim": config.gene_embedding_dim,
         "d_model": config.hidden_size,
@@ -55,12 +58,14 @@ def state_embedding_checkpoint(
         "d_hid": config.intermediate_size,
         "nlayers": config.num_hidden_layers,
         "output_dim": config.output_dim,
-        "dropout": config.hidden_dropout_prob,
+        "dropout": dropout,
         "compiled": False,
         "emb_cnt": config.num_genes,
         "emb_size": config.gene_embedding_dim,
     }
     original = record.get("config") or _configuration(config)
+    if isinstance(original.get("model"), dict):
+        original["model"]["dropout"] = dropout
     return {
         "epoch": 0,
         "global_step": record.get("global_step") or 0,
@@ -72,6 +77,17 @@ def state_embedding_checkpoint(
         # Rows of their own: a view would be stored with the whole table.
         "protein_embeds_dict": {gene: row.clone() for gene, row in zip(genes, table, strict=True)},
     }
+
+
+def _dropout(config: StateEmbeddingConfig, source: Path) -> float:
+    """The one dropout that the original has: it can apply that to the attention in inference, too."""
+    if config.attention_dropout != config.hidden_dropout_prob:
+        logger.warning(
+            f"arc-state has one dropout for both: {source} is written with its attention_dropout, "
+            f"{config.attention_dropout:g}, which can change embeddings there, and not with its hidden_dropout_prob, "
+            f"{config.hidden_dropout_prob:g}."
+        )
+    return config.attention_dropout
 
 
 def _recorded_arguments(record: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +131,7 @@ def _configuration(config: StateEmbeddingConfig) -> dict[str, Any]:
             "d_hid": config.intermediate_size,
             "nhead": config.num_attention_heads,
             "nlayers": config.num_hidden_layers,
-            "dropout": config.hidden_dropout_prob,
+            "dropout": config.attention_dropout,
             "output_dim": config.output_dim,
             "use_flash_attention": True,
             "rda": config.use_read_depth,

@@ -1,5 +1,6 @@
 """State Transition checkpoints of arc-state become `StateTransitionForPerturbation` models."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +124,14 @@ def convert_state_transition(
         **_parts(weights, arguments),
         **_loss(arguments, notes),
     }
+    notes.extend(_unequal_dropouts(fields, backbone_arguments if backbone == "gpt2" else {}, arguments))
     if reuses_state_embedding(weights):
         count = num_decoded_genes(weights, checkpoint)
         decoded = _genes(checkpoint, run, arguments, count, genes, unnamed=False)
         fields.update(add_state_embedding_decoder(weights, decoded, checkpoint, state_embedding))
         notes.append(f"The embeddings of the {count} decoded genes are from {state_embedding}.")
     else:
-        fields.update(_gene_decoder(weights, arguments, checkpoint))
+        fields.update(_gene_decoder(weights, arguments))
     expression = arguments.get("embed_key") in (None, "X_hvg")
     fields["nonnegative_output"] = expression or "gene_decoder" not in fields
     fields.update(is_causal=mode.attention == "causal", position_embedding_type=mode.positions, backbone=backbone)
@@ -186,6 +188,24 @@ def _backbone_fields(backbone: str, kwargs: dict[str, Any], arguments: dict[str,
     return fields
 
 
+def _unequal_dropouts(fields: dict[str, Any], gpt2: dict[str, Any], arguments: dict[str, Any]) -> list[str]:
+    """Where the original has two dropouts and these models one: it matters to further training alone."""
+    decoder = (arguments.get("decoder_cfg") or {}).get("dropout")
+    ours = fields.get("dropout")
+    notes = []
+    if decoder is not None and ours is not None and decoder != ours:
+        notes.append(
+            f"Dropout of the gene decoder, {decoder:g} in the checkpoint, is that of the model here: {ours:g}."
+        )
+    residual = fields.get("backbone_dropout")
+    if gpt2 and (embedding := gpt2.get("embd_pdrop", 0.1)) != residual:
+        notes.append(
+            f"Dropout of the backbone's input (embd_pdrop), {embedding:g} in the checkpoint, is resid_pdrop here: "
+            f"{residual:g}."
+        )
+    return notes
+
+
 def _parts(weights: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """Which tokens and encoders the model has, as its weights tell: the original unsets some of its own options."""
     fields: dict[str, Any] = {
@@ -199,22 +219,25 @@ def _parts(weights: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]
     return fields
 
 
-def _gene_decoder(weights: dict[str, Any], arguments: dict[str, Any], checkpoint: ArcCheckpoint) -> dict[str, Any]:
+def _gene_decoder(weights: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """The fields of a decoder of its own; none for a model without one."""
-    if any(name.startswith("gene_decoder.decoder.") for name in weights):
-        kind = "mlp"
-    elif any(name.startswith("gene_decoder.blocks.") for name in weights):
-        kind = "residual"
-    else:
+    kinds = {"gene_decoder.decoder.": "mlp", "gene_decoder.blocks.": "residual"}
+    kind = next((kinds[prefix] for prefix in kinds if any(name.startswith(prefix) for name in weights)), None)
+    if kind is None:
         return {}
-    decoder = arguments.get("decoder_cfg") or {}
-    if not decoder:
-        raise CheckpointError(f"{checkpoint.path} has a gene decoder, but does not record its sizes (decoder_cfg).")
-    return {
-        "gene_decoder": kind,
-        "gene_dim": decoder["gene_dim"],
-        "gene_decoder_hidden_sizes": list(decoder.get("hidden_dims") or (512, 1024)),
-    }
+    decoder = arguments.get("decoder_cfg")
+    if decoder:
+        sizes = [*(decoder.get("hidden_dims") or (512, 1024)), decoder["gene_dim"]]
+    else:
+        # As in a plain state_dict. Its linear layers, in the order of their numbers; norms have one dimension.
+        place = re.compile(r"gene_decoder\.(decoder|blocks|final_layer)\.([\d.]+)\.weight")
+        layers = [
+            (found[1] == "final_layer", [*map(int, found[2].split("."))], weights[name].shape)
+            for name in weights
+            if (found := place.fullmatch(name)) and len(weights[name].shape) == 2
+        ]
+        sizes = [shape[0] for _, _, shape in sorted(layers)]
+    return {"gene_decoder": kind, "gene_dim": sizes[-1], "gene_decoder_hidden_sizes": sizes[:-1]}
 
 
 def _loss(arguments: dict[str, Any], notes: list[str]) -> dict[str, Any]:

@@ -136,6 +136,7 @@ def _backbone_arguments(config: StateTransitionConfig, recorded: dict[str, Any])
             attn_pdrop=config.attention_dropout,
             attn_implementation="sdpa" if config.is_causal else "eager",
         )
+        arguments.setdefault("embd_pdrop", config.backbone_dropout)
         arguments.setdefault("n_positions", config.cell_set_length + 2)
         arguments.setdefault("vocab_size", 1)
         return arguments
