@@ -66,6 +66,26 @@ def test_states_of_genes(converted):
     assert torch.equal(states.gene_rows[known], encoding["input_ids"][known] - 2)
 
 
+@pytest.mark.parametrize(("layer", "name"), [(-1, "layer0"), (-2, "layer-1")])
+@pytest.mark.parametrize("change", ["delete", "overexpress"])
+def test_perturbed_cells_have_the_effects_of_the_original(converted, change, layer, name):
+    """What an in-silico perturbation needs is there for any family: rows of genes, changed encodings, states."""
+    stored = expected("perturbation")
+    encoder = CellEncoder.from_pretrained(converted / "v1", hidden_layer=layer)
+    tokenizer = encoder.tokenizer
+    encoding = tokenizer.encode_cells(COUNTS, IDS)
+    for number in range(3):
+        tokens = stored[f"{name}.cell{number}.{change}.tokens"]
+        rows = torch.tensor([tokenizer.genes.index(gene) for gene in tokenizer.convert_ids_to_tokens(tokens.tolist())])
+        copies = {key: values[number].expand(len(rows), -1) for key, values in encoding.items()}
+        before = encoder.states(copies, output_genes=True)
+        after = encoder.states(tokenizer.set_genes(copies, rows[:, None], change), output_genes=True)
+        for at, row in enumerate(rows):
+            others = [(s.gene_rows[at] >= 0) & (s.gene_rows[at] != row) for s in (before, after)]
+            cosines = torch.cosine_similarity(before.genes[at, others[0]], after.genes[at, others[1]])
+            assert_close(cosines, stored[f"{name}.cell{number}.{change}.gene_cos"][at], **CLOSE)
+
+
 def test_files_are_embedded_and_interrupted_runs_can_go_on(converted, tmp_path):
     adata = cells(number=20)
     adata.write_h5ad(tmp_path / "cells.h5ad")
