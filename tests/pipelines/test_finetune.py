@@ -16,6 +16,7 @@ from state_hf.pipelines.finetune import finetune, read_finetuned
 from state_hf.reporting.finetuning_report import finetuning_page
 from state_hf.training.label_trainer import LabelTrainer
 from tests.corpus_files import GENES, cells, small_embedding_model, tokenizer
+from tests.geneformer_models import FOLDER, IDS
 
 QUICK = {"epochs": 2, "device": "cpu", "batch_size": 16}
 
@@ -46,6 +47,7 @@ def test_a_fine_tuned_model_is_saved_with_its_scores_beside_the_baselines(files,
     assert sorted(groups["train"] + groups["val"] + groups["test"]) == ["d0", "d1", "d2", "d3"]
     assert sum(tuned.record["split"]["cells"].values()) == 116
     assert tuned.confusion.to_numpy().sum() == tuned.record["split"]["cells"]["test"]
+    assert "\n# out\n" in (tmp_path / "out" / "README.md").read_text()
     # What was saved predicts what was scored.
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
     assert model.config.id2label == {0: "type_0", 1: "type_1"}
@@ -57,6 +59,29 @@ def test_a_fine_tuned_model_is_saved_with_its_scores_beside_the_baselines(files,
     assert [model.config.id2label[number] for number in numbers.tolist()] == predictions["predicted"].tolist()
     labels = state_hf.annotate(files / "labelled.h5ad", tmp_path / "labels.csv", model=tmp_path / "out", device="cpu")
     assert (labels.loc[predictions.index, "predicted_cell_type"] == predictions["predicted"]).mean() > 0.9
+
+
+def test_a_family_on_a_stock_model(tmp_path):
+    rng = np.random.default_rng(0)
+    # Two types of cells, each with half of the genes.
+    counts = rng.poisson(3.0, (60, len(IDS))) * ((np.arange(len(IDS)) % 2) == (np.arange(60) % 2)[:, None])
+    labelled = ad.AnnData(sp.csr_matrix(counts.astype(np.float32)), var=pd.DataFrame(index=IDS))
+    labelled.obs["cell_type"] = [f"type_{number % 2}" for number in range(60)]
+    labelled.obs_names = [f"cell{number}" for number in range(60)]
+    labelled.write_h5ad(tmp_path / "labelled.h5ad")
+    state_hf.convert(FOLDER / "v1" / "model", tmp_path / "model")
+    tuned = finetune(
+        tmp_path / "labelled.h5ad", tmp_path / "out", model=tmp_path / "model", learning_rate=0.003, epochs=5,
+        device="cpu",
+    )  # fmt: skip
+    assert tuned.scores.loc["fine-tuned", "accuracy"] > 0.9
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert type(model).__name__ == "BertForSequenceClassification"
+    assert model.config.converted_from["original"] == {"file": "pytorch_model.bin"}
+    labels = state_hf.annotate(
+        tmp_path / "labelled.h5ad", tmp_path / "labels.csv", model=tmp_path / "out", device="cpu"
+    )
+    assert (labels["predicted_cell_type"] == labelled.obs["cell_type"]).mean() > 0.9
 
 
 @pytest.mark.parametrize("trained", ["last", "head", "lora"])

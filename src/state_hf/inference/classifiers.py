@@ -14,6 +14,7 @@ from state_hf.data.whole_files import folder_written_whole
 from state_hf.families import FAMILIES, auto_classes
 from state_hf.inference.cell_encoder import CellEncoder
 from state_hf.inference.loading import load_tokenizer, refuse_missing_weights
+from state_hf.model_cards.card import write_model_card
 from state_hf.tokenization.cell_tokenizer import CellTokenizer
 
 _TASK = "AutoModelForSequenceClassification"
@@ -133,6 +134,8 @@ def save_classifier(classifier: PreTrainedModel, tokenizer: Any, folder: Path) -
     with folder_written_whole(folder, overwrite=True) as unfinished:
         classifier.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
+        # The folder has its own name only later.
+        write_model_card(unfinished, name=folder.resolve().name)
 
 
 __all__ = [

@@ -32,6 +32,7 @@ from state_hf.inference.cell_encoder import CellEncoder
 from state_hf.inference.embedding_task import DeclaredInputType, EmbeddingTask, inspect_source
 from state_hf.inference.loading import load_tokenizer, model_digest, refuse_missing_weights
 from state_hf.inference.resumable_output import ResumableOutput
+from state_hf.model_cards.card import write_model_card
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.encoded_cells import EncodedCells, encode_to_disk
 from state_hf.training.label_trainer import TRAINED, LabelTrainer, Trained, choose_trained_weights, merged
@@ -402,6 +403,8 @@ def _write(
         (unfinished / RECORD_FILE).write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
+        # The folder has its own name only later.
+        write_model_card(unfinished, name=folder.resolve().name)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
