@@ -99,4 +99,4 @@ def test_errors_are_clear_and_leave_nothing(files, capsys, arguments, message):
 def test_files_that_are_no_h5ad(files, capsys):
     (files / "text.h5ad").write_text("no cells")
     assert main(["evaluate", "text.h5ad", "measured.h5ad"]) == 2
-    assert "text.h5ad is no .h5ad file" in capsys.readouterr().err
+    assert "text.h5ad is not an .h5ad file" in capsys.readouterr().err

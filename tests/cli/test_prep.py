@@ -42,9 +42,9 @@ def test_checks_the_submission_of_2026(files, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["missing.h5ad", "--genes", "genes.csv"], "state-hf prep: there is no file 'missing.h5ad'"),
+        (["missing.h5ad", "--genes", "genes.csv"], "state-hf prep: there is no file missing.h5ad"),
         (["p.h5ad", "--genes", "missing.csv"], "missing.csv"),
-        (["genes.csv", "--genes", "genes.csv"], "genes.csv is no .h5ad file"),
+        (["genes.csv", "--genes", "genes.csv"], "genes.csv is a table of text"),
         (["p.h5ad", "--genes", "genes.csv", "--perturbation-key", "x"], "no obs column 'x' (columns: 'perturbation')"),
         (["p.h5ad", "--genes", "genes.csv", "--control", "NT"], "no cell has the control label 'NT'"),
         (["p.h5ad", "--genes", "genes.csv", "--output", "x.vcc"], "named *.prep.vcc, not 'x.vcc'"),

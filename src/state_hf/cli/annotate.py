@@ -16,20 +16,21 @@ import sys
 from pathlib import Path
 
 from state_hf.cli.cell_options import add_computing_options, add_reading_options
+from state_hf.data.cells.locations import CELL_FORMATS, as_location
 
 _LOGGER = logging.getLogger("state_hf")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `state-hf annotate`."""
-    parser.add_argument("data", type=Path, metavar="IN", help=".h5ad file or .zarr store")
+    parser.add_argument("data", type=as_location, metavar="IN", help=f"cells: {CELL_FORMATS}")
     parser.add_argument("--model", required=True, metavar="M", help="folder or hub id of a model")
     parser.add_argument("--output", required=True, type=Path, metavar="OUT", help=".csv table, or .h5ad/.zarr copy")
     parser.add_argument("--overwrite", action="store_true", help="replace what exists, and drop an unfinished run")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run; keep a complete output")
 
     labels = parser.add_argument_group("where labels come from")
-    labels.add_argument("--reference", type=Path, metavar="FILE", help="labelled .h5ad file or .zarr store")
+    labels.add_argument("--reference", type=as_location, metavar="FILE", help="labelled cells, likewise")
     labels.add_argument("--label-key", default="cell_type", metavar="NAME", help="its column of obs (cell_type)")
     labels.add_argument("--neighbours", type=int, default=15, metavar="N", help="reference cells that vote (15)")
     labels.add_argument(

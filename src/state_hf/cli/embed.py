@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from state_hf.cli.cell_options import add_computing_options, add_reading_options
+from state_hf.data.cells.locations import CELL_FORMATS, as_location
 
 _LOGGER = logging.getLogger("state_hf")
 
@@ -24,7 +25,7 @@ _LOGGER = logging.getLogger("state_hf")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `state-hf embed`."""
     parser.add_argument(
-        "input", nargs="+", type=Path, metavar="IN", help=".h5ad file, .zarr store, or folder of .h5ad files"
+        "input", nargs="+", type=as_location, metavar="IN", help=f"cells: {CELL_FORMATS}; or a folder of .h5ad files"
     )
     parser.add_argument("--model", required=True, metavar="M", help="folder or hub id of a model")
     parser.add_argument(

@@ -8,13 +8,14 @@ import argparse
 import logging
 from pathlib import Path
 
+from state_hf.data.cells.locations import CELL_FORMATS, as_location, is_url
 from state_hf.metrics.profiles import profile_names
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("prediction", type=Path, help="predicted cells (.h5ad)")
-    parser.add_argument("reference", type=Path, help="measured cells (.h5ad)")
+    parser.add_argument("prediction", type=as_location, help=f"predicted cells: {CELL_FORMATS}")
+    parser.add_argument("reference", type=as_location, help="measured cells, likewise")
     parser.add_argument("--profile", default="vcc2025", help=f"{', '.join(profile_names())} (default: vcc2025)")
     parser.add_argument("--output", type=Path, help="folder for the tables: values, scores, DE tables, effects")
     parser.add_argument("--report", type=Path, help="HTML file for the report")
@@ -68,10 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     from state_hf.reporting.evaluation_report import write_evaluation_report
     from state_hf.reporting.evaluation_text import evaluation_text
 
-    for path in (arguments.prediction, arguments.reference):
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}")
-    if arguments.baseline not in (None, "mean", "control") and not Path(arguments.baseline).is_file():
+    named = arguments.baseline not in (None, "mean", "control") and not is_url(arguments.baseline)
+    if named and not Path(arguments.baseline).exists():
         raise FileNotFoundError(f"--baseline is mean, control or a file, and there is no file {arguments.baseline!r}")
     if arguments.report is not None and arguments.report.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report names an .html file, not {arguments.report.name!r}")

@@ -15,13 +15,14 @@ import sys
 from pathlib import Path
 
 from state_hf.cli.cell_options import add_reading_options, natural
+from state_hf.data.cells.locations import CELL_FORMATS, as_location
 
 _LOGGER = logging.getLogger("state_hf")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `state-hf finetune`."""
-    parser.add_argument("reference", type=Path, metavar="REFERENCE", help="labelled .h5ad file or .zarr store")
+    parser.add_argument("reference", type=as_location, metavar="REFERENCE", help=f"labelled cells: {CELL_FORMATS}")
     parser.add_argument("--model", required=True, metavar="M", help="folder or hub id of the model to start from")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the fine-tuned model")
     parser.add_argument("--report", type=Path, metavar="FILE", help="HTML file for a page of the scores")

@@ -13,10 +13,12 @@ examples:
 import argparse
 from pathlib import Path
 
+from state_hf.data.cells.locations import CELL_FORMATS, as_location
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `state-hf predict`."""
-    parser.add_argument("input", type=Path, metavar="IN", help=".h5ad file with control cells")
+    parser.add_argument("input", type=as_location, metavar="IN", help=f"control cells: {CELL_FORMATS}")
     parser.add_argument("--model", required=True, metavar="M", help="folder or hub id")
     parser.add_argument("--output", required=True, type=Path, metavar="OUT", help=".h5ad, or .npy for the bare matrix")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")

@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from state_hf.data.cells.locations import CELL_FORMATS, as_location, is_url, stem_of
+
 if TYPE_CHECKING:
     from state_hf.data.cells.cell_matrix import CellMatrix
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("prediction", type=Path, help="predicted cells (.h5ad)")
+    parser.add_argument("prediction", type=as_location, help=f"predicted cells: {CELL_FORMATS}")
     parser.add_argument("--genes", type=Path, required=True, help="the challenge's gene list: a CSV without header")
     parser.add_argument(
         "--rules",
@@ -86,9 +88,14 @@ def _write(prediction: "CellMatrix", genes: list[str], arguments: argparse.Names
     if plan.median_total is not None:
         print(f"counts are normalised to the median of {plan.median_total:,.0f} a cell, then log1p")
     print(f"about {_size(plan.compressed_bytes)} to write ({_size(plan.uncompressed_bytes)} before compression)")
-    default = arguments.prediction.with_name(arguments.prediction.name.removesuffix(".h5ad") + ".prep.vcc")
+    default = _beside(arguments.prediction)
     output = write_submission(plan, arguments.output or default)
     print(f"wrote {output} ({_size(output.stat().st_size)}), read back and checked")
+
+
+def _beside(prediction: str | Path) -> Path:
+    folder = Path() if is_url(prediction) else Path(prediction).parent
+    return folder / f"{stem_of(prediction)}.prep.vcc"
 
 
 def _size(count: float) -> str:

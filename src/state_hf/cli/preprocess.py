@@ -10,6 +10,8 @@ example:
 import argparse
 from pathlib import Path
 
+from state_hf.data.cells.locations import CELL_FORMATS, as_location
+
 
 def _target_sum(text: str) -> float | str:
     return text if text == "median" else float(text)
@@ -17,7 +19,7 @@ def _target_sum(text: str) -> float | str:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `state-hf preprocess`."""
-    parser.add_argument("input", type=Path, metavar="IN", help=".h5ad file with raw counts")
+    parser.add_argument("input", type=as_location, metavar="IN", help=f"raw counts: {CELL_FORMATS}")
     parser.add_argument("--output", required=True, type=Path, metavar="OUT", help=".h5ad file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
     parser.add_argument("--layer", help="layer with the counts, or 'raw' (default: X)")

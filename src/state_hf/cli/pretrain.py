@@ -17,6 +17,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from state_hf.data.cells.locations import as_location
+
 _SIZES = {
     "hidden-size": "width (default: 512)",
     "num-hidden-layers": "layers (default: 8)",
@@ -77,7 +79,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--held-out", type=float, default=0.02, metavar="F", help="share of cells to evaluate on (0.02)"
     )
     training.add_argument("--evaluate-every", type=int, default=1000, metavar="N", help="steps (default: 1,000)")
-    training.add_argument("--probe", type=Path, metavar="FILE", help="labelled file for a nearest-neighbour probe")
+    training.add_argument(
+        "--probe", type=as_location, metavar="FILE", help="labelled file for a nearest-neighbour probe"
+    )
     training.add_argument("--probe-label", default="cell_type", metavar="NAME", help="its column of obs (cell_type)")
     training.add_argument("--bf16", action="store_true", help="compute in bfloat16 where that is safe")
     training.add_argument("--gradient-checkpointing", action="store_true", help="less memory, more time")

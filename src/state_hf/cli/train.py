@@ -20,11 +20,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from state_hf.data.cells.locations import CELL_FORMATS, as_location
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `state-hf train`."""
     parser.add_argument(
-        "input", nargs="*", type=Path, metavar="SCREEN", help=".h5ad files, unless the split names them"
+        "input", nargs="*", type=as_location, metavar="SCREEN", help=f"unless the split names them: {CELL_FORMATS}"
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the model")
     parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint in the folder")
@@ -140,7 +142,7 @@ def _definition(arguments: argparse.Namespace) -> Any:
     if arguments.split is not None:
         return arguments.split
     if not arguments.input:
-        raise ValueError("name the screen's .h5ad files")
+        raise ValueError("name the screen's files")
     screens = open_screens(
         arguments.input,
         perturbation_key=arguments.perturbation_key,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from state_hf.data.cells.remote import is_url
+from state_hf.data.cells.locations import is_url
 from state_hf.tokenization.text_files import text_lines
 
 _COLUMNS = ("path", "dataset", "species", "gene_column", "scale", "layer")

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from state_hf.data.cells.remote import is_url, url_fingerprint
+from state_hf.data.cells.locations import is_url
+from state_hf.data.cells.remote import url_fingerprint
 
 
 def file_stamp(path: Path) -> str:

@@ -30,7 +30,7 @@ class KnockdownTargets:
 
     @classmethod
     def read(
-        cls, source: Path, genes: np.ndarray, key: str, control: str | float, *, distinct_case: bool
+        cls, source: str | Path, genes: np.ndarray, key: str, control: str | float, *, distinct_case: bool
     ) -> "KnockdownTargets":
         """Read the perturbations of a file.
 

@@ -15,8 +15,8 @@ from state_hf.configuration.near_names import nearest
 from state_hf.configuration.perturbation_labels import Perturbation, PerturbationNames
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 from state_hf.data.cells.cells import Cells
+from state_hf.data.cells.locations import as_location
 from state_hf.data.cells.open_cells import open_cells
-from state_hf.data.cells.remote import is_url
 from state_hf.data.shared_labels import share_labels
 from state_hf.metrics.label_columns import LabelColumn, labels_or_error
 
@@ -139,7 +139,7 @@ def _as_mapping(sources: Sources | Mapping[str, Sources]) -> dict[str, list[Sour
     listed: dict[str, list[Source]] = {}
     for dataset, entry in sources.items():
         entries = [entry] if isinstance(entry, str | Path | anndata.AnnData) else list(entry)
-        listed[dataset] = [Path(item) if isinstance(item, str) and not is_url(item) else item for item in entries]
+        listed[dataset] = [item if isinstance(item, anndata.AnnData) else as_location(item) for item in entries]
         if not listed[dataset]:
             raise ValueError(f"dataset {dataset!r} has no files")
     return listed

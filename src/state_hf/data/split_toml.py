@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from state_hf.configuration.near_names import nearest
+from state_hf.data.cells.open_cells import holds_cells
 from state_hf.data.split_definition import Context, SplitDefinition, SplitPart
 from state_hf.data.whole_files import written_whole
 from state_hf.tokenization.text_files import read_text
@@ -147,7 +148,10 @@ def _files_at(place: str) -> list[Path]:
     found: list[Path] = []
     path = Path(place)
     for entry in [path] if path.exists() else sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))):
-        found += sorted(file for file in entry.iterdir() if file.suffix in _SUFFIXES) if entry.is_dir() else [entry]
+        if entry.is_dir() and not holds_cells(entry):
+            found += sorted(file for file in entry.iterdir() if file.suffix in _SUFFIXES)
+        else:
+            found.append(entry)
     return found
 
 

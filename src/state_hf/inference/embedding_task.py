@@ -12,14 +12,15 @@ import numpy as np
 
 from state_hf._version import __version__
 from state_hf.data.cells.cell_matrix import CellMatrix
-from state_hf.data.cells.open_cells import open_cells
+from state_hf.data.cells.locations import as_location, stem_of
+from state_hf.data.cells.open_cells import holds_cells, open_cells
 from state_hf.data.embedding_files import FORMATS, output_format
 from state_hf.inference.cell_encoder import CellEncoder, Part
 from state_hf.tokenization.gene_names import GeneReport, resolve_genes
 from state_hf.tokenization.input_scale import SCALE_SAMPLE, InputType, check_input_type
 
 AnyPath: TypeAlias = str | Path
-Source: TypeAlias = anndata.AnnData | Path
+Source: TypeAlias = anndata.AnnData | Path | str
 DeclaredInputType: TypeAlias = Literal["counts", "log1p", "auto"]
 
 # A block is what a killed run loses (minutes of a CPU's work, seconds of an accelerator's) and what memory holds. There
@@ -200,7 +201,7 @@ def embed_whole(
         ValueError: See `inspect_source`.
     """
     task = inspect_source(
-        source if isinstance(source, anndata.AnnData) else Path(source),
+        source if isinstance(source, anndata.AnnData) else as_location(source),
         encoder,
         layer=layer,
         gene_column=gene_column,
@@ -213,9 +214,9 @@ def embed_whole(
 
 
 def is_several(data: anndata.AnnData | AnyPath | Sequence[AnyPath]) -> bool:
-    """Whether the user names several files: a list, or a folder that is no Zarr store."""
+    """Whether the user names several files: a list, or a folder that is not itself a data set."""
     if isinstance(data, str | Path):
-        return Path(data).is_dir() and Path(data).suffix != ".zarr"
+        return Path(data).is_dir() and Path(data).suffix != ".zarr" and not holds_cells(Path(data))
     return not isinstance(data, anndata.AnnData)
 
 
@@ -230,9 +231,9 @@ def list_sources(data: anndata.AnnData | AnyPath | Sequence[AnyPath]) -> list[So
     if not isinstance(data, str | Path):
         if not data:
             raise ValueError("There is nothing to embed: the list of files is empty.")
-        return [Path(path) for path in data]
+        return [as_location(path) for path in data]
     if not is_several(data):
-        return [Path(data)]
+        return [as_location(data)]
     files: list[Source] = [*sorted(Path(data).glob("*.h5ad"))]
     if not files:
         raise ValueError(f"There is no .h5ad file in the folder {data}.")
@@ -250,7 +251,7 @@ def name_outputs(sources: Sequence[Source], output: AnyPath, *, several: bool, f
             raise ValueError(f"Several inputs need a folder as their output, not {output}.")
         if format not in (None, *FORMATS):
             raise ValueError(f"format must be one of {', '.join(FORMATS)}, but is {format!r}.")
-        outputs = [Path(output, f"{Path(str(source)).stem}.{format or 'h5ad'}") for source in sources]
+        outputs = [Path(output, f"{stem_of(source)}.{format or 'h5ad'}") for source in sources]
     elif format is not None:
         raise ValueError(f"format is for an output folder: the suffix of {output} says the format of a file.")
     else:

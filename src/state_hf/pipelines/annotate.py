@@ -16,6 +16,7 @@ from transformers.utils import logging
 from state_hf.analysis.nearest_cells import nearest_neighbours, vote
 from state_hf.data.anndata_files import add_columns, open_store, read_labels
 from state_hf.data.cell_copies import check_copy, copy_store
+from state_hf.data.cells.locations import as_location
 from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.partial_results import PartialResults
 from state_hf.data.whole_files import store_written_whole, written_whole
@@ -113,12 +114,12 @@ def annotate(
         target.refuse_existing()
         _refuse_existing_head(fit_head, keep=resume or overwrite)
         if target.path.suffix != ".csv":
-            check_copy(Path(data), target.path)
+            check_copy(data, target.path)
     loading: dict[str, Any] = {"dtype": dtype, "device": processes.device}
     options = {"batch_size": batch_size, "seed": seed, "workers": workers, **encoding}
     reading = {"layer": layer, "gene_column": gene_column, "input_type": input_type, "processes": processes.count}
     settings: dict[str, Any] = {"label_key": label_key}
-    sources: dict[str, Path] = {"cells": Path(data)}
+    sources: dict[str, Path | str] = {"cells": as_location(data)}
     if reference is None:
         encoder = CellEncoder(*load_classifier(model, **loading), **options)
         settings["unknown_threshold"] = _threshold(unknown_threshold, encoder.model.config)
@@ -127,7 +128,7 @@ def annotate(
         if not (labels != "").any():
             raise ValueError(f"No cell of {reference} has a label in obs[{label_key!r}].")
         encoder = CellEncoder.from_pretrained(model, **loading, **options)
-        sources["reference"] = Path(reference)
+        sources["reference"] = as_location(reference)
         settings["unknown_threshold"] = _threshold(unknown_threshold)
         settings["labels_sha256"] = hashlib.sha256("\n".join(map(str, labels)).encode()).hexdigest()
         if fit_head is None:
@@ -161,7 +162,7 @@ def annotate(
                     table = _by_logits(logits, head.config, label_key, threshold)
             with open_cells(data) as cells:
                 table.index = pd.Index(cells.cell_names(), name="cell")
-            _write(table, Path(data), target.path, label_key, job.record)
+            _write(table, data, target.path, label_key, job.record)
             target.delete_partial()
             logger.info(f"Wrote {target.path}: labels of {len(table):,} cells")
     processes.wait()
@@ -223,7 +224,7 @@ class _Job:
         embedded = {f"{name}_{key}": value for name, task in self.tasks.items() for key, value in task.settings.items()}
         return self.settings | embedded
 
-    def prepare(self, sources: Mapping[str, Path], reading: Mapping[str, Any]) -> None:
+    def prepare(self, sources: Mapping[str, str | Path], reading: Mapping[str, Any]) -> None:
         """Look at all data sets before hours go into one of them, and take up what an earlier run left."""
         identity = {"name": self.encoder.model.config.name_or_path, "sha256": model_digest(self.encoder.model)}
         for name, source in sources.items():
@@ -298,7 +299,7 @@ def _sidecar(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _write(table: pd.DataFrame, data: Path, path: Path, label_key: str, record: dict[str, Any]) -> None:
+def _write(table: pd.DataFrame, data: str | Path, path: Path, label_key: str, record: dict[str, Any]) -> None:
     if path.suffix == ".csv":
         with written_whole(path) as temporary:
             table.to_csv(temporary)

@@ -25,6 +25,7 @@ from state_hf.analysis.label_scores import (
 from state_hf.configuration.model_folders import loading_from
 from state_hf.data.anndata_files import read_column, read_groups, read_labels
 from state_hf.data.cells.cell_matrix import CellMatrix
+from state_hf.data.cells.locations import as_location
 from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.group_split import PARTS, LabelledSplit, shared_profiles, split_labelled_cells
 from state_hf.data.whole_files import folder_written_whole
@@ -167,7 +168,7 @@ def finetune(
     loaded = _load(model, names, by_class=by_class, seed=seed)
     encoder = CellEncoder(loaded, load_tokenizer(str(model), loaded), seed=seed, **encoding)
     task_of = inspect_source(
-        Path(reference),
+        as_location(reference),
         encoder,
         layer=layer,
         gene_column=gene_column,

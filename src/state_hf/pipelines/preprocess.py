@@ -13,6 +13,7 @@ from scipy import sparse
 from state_hf._version import __version__
 from state_hf.configuration.near_names import nearest
 from state_hf.data.cells.cell_matrix import CellMatrix
+from state_hf.data.cells.locations import as_location
 from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.file_stamps import FileStamps
 from state_hf.data.highly_variable import GeneMoments, rank_variable_genes
@@ -125,7 +126,7 @@ def preprocess(
         ValueError: The values are not counts, a gene name occurs twice or is missing, no cell (or, after the filter, no
             perturbed cell) is left, no gene varies, or the input changes while it is read.
     """
-    source, output = Path(source), Path(output)
+    source, output = as_location(source), Path(output)
     _check(source, output, target_sum, num_variable_genes, genes, overwrite=overwrite)
     with open_cells(source).expression(layer) as cells:
         check_counts(cells, rounded=round_counts)
@@ -181,7 +182,7 @@ def preprocess(
 
 
 def _check(
-    source: Path,
+    source: str | Path,
     output: Path,
     target_sum: float | str,
     num_variable_genes: int,
@@ -191,7 +192,7 @@ def _check(
 ) -> None:
     if output.suffix != ".h5ad":
         raise ValueError(f"the output {output} must be an .h5ad file")
-    if output.exists() and source.exists() and output.samefile(source):
+    if output.exists() and isinstance(source, Path) and source.exists() and output.samefile(source):
         raise ValueError(f"the output {output} is the input, which is never changed; name another file")
     if output.exists() and not overwrite:
         raise FileExistsError(f"{output} exists; choose another name, or overwrite it (overwrite=True, --overwrite)")

@@ -12,12 +12,13 @@ import zarr
 from state_hf.configuration.file_permissions import check_readable
 from state_hf.data.cells.cells import Cells
 from state_hf.data.cells.damage import damage_named, open_hdf5
+from state_hf.data.cells.locations import is_url
 from state_hf.data.cells.loom_files import is_loom, open_loom
 from state_hf.data.cells.mudata_files import is_mudata, open_mudata
 from state_hf.data.cells.object_cells import LoadedCells, ObjectCells
 from state_hf.data.cells.packed_files import UnpackedHandle, open_zipped_store, zipped_store
 from state_hf.data.cells.refused_inputs import refusal, refused_hdf5
-from state_hf.data.cells.remote import is_url, open_url
+from state_hf.data.cells.remote import open_url
 from state_hf.data.cells.stored_cells import StoredCells, StoreHandle
 from state_hf.data.cells.tenx_files import mtx_prefix, open_mtx_folder, open_tenx_h5, tenx_groups
 
@@ -112,4 +113,9 @@ def _read_old(handle: StoreHandle, path: Path) -> anndata.AnnData:
             return anndata.read_h5ad(handle.root.filename)
 
 
-__all__ = ["open_cells"]
+def holds_cells(folder: Path) -> bool:
+    """Whether a folder is one data set: a Zarr store, or one of Cell Ranger."""
+    return any((folder / marker).exists() for marker in _ZARR_MARKERS) or mtx_prefix(folder) is not None
+
+
+__all__ = ["holds_cells", "open_cells"]

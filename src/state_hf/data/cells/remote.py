@@ -1,16 +1,10 @@
 """AnnData files on the file systems that fsspec reaches: object stores, the Hugging Face hub, web servers."""
 
-from pathlib import Path
 from typing import Any
 
 import fsspec
 import h5py
 import zarr
-
-
-def is_url(path: Any) -> bool:
-    """Whether a path is a URL, such as `s3://bucket/cells.h5ad`."""
-    return isinstance(path, str | Path) and "://" in str(path)
 
 
 def open_url(url: str) -> Any:
@@ -36,4 +30,4 @@ def url_fingerprint(url: str) -> str:
     return str(filesystem.ukey(path))
 
 
-__all__ = ["is_url", "open_url", "url_fingerprint"]
+__all__ = ["open_url", "url_fingerprint"]
