@@ -8,7 +8,6 @@ import anndata
 import h5py
 import numpy as np
 import zarr
-from anndata.io import read_elem
 from scipy.sparse import csr_matrix
 
 from state_hf.data.anndata_elements import write_element
@@ -18,7 +17,7 @@ from state_hf.data.cells.damage import IORegistryError
 from state_hf.data.cells.layouts import Layout
 from state_hf.data.cells.object_cells import ObjectCells
 from state_hf.data.cells.open_cells import open_cells
-from state_hf.data.cells.stored_cells import StoredCells
+from state_hf.data.cells.stored_cells import StoredCells, read_quietly
 from state_hf.tokenization.cell_matrix import layer_names
 
 _COPY_BYTES = 2**26
@@ -51,7 +50,7 @@ def _copy_element(source: Group, target: Group, name: str, *, matrices: bool) ->
     # anndata 0.7 said nothing of its arrays.
     is_array = encoding in ("array", None) and len(getattr(element, "shape", ())) > 1
     if not is_sparse and not is_array:
-        write_element(target, name, read_elem(element))
+        write_element(target, name, read_quietly(element))
     elif matrices and is_array:
         _copy_array(element, target, name).attrs.update(_ARRAY)
     elif matrices:
@@ -64,11 +63,16 @@ def _copy_element(source: Group, target: Group, name: str, *, matrices: bool) ->
 def _write_stored(cells: StoredCells, target: Group, *, matrices: bool) -> None:
     source = cells.group
     for slot in source:
+        if source[slot].attrs.get("encoding-type") == "null":
+            continue  # which HDF5 has no element for, as Zarr has
         if slot in ("obs", "var"):
             write_element(target, slot, cells.frame(slot))
         elif slot in (*_MATRIX_SLOTS, "raw"):
             group = target.create_group(slot)
-            group.attrs.update({key: str(value) for key, value in source[slot].attrs.items()})
+            said = {key: str(value) for key, value in source[slot].attrs.items()}
+            group.attrs.update(
+                {"encoding-type": "raw" if slot == "raw" else "dict", "encoding-version": "0.1.0", **said}
+            )
             for name in source[slot]:
                 _copy_element(source[slot], group, name, matrices=matrices)
         else:

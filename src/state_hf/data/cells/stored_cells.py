@@ -1,10 +1,12 @@
 """Cells in the groups of an HDF5 file or a Zarr store, as anndata writes them."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import anndata
 import h5py
 import numpy as np
 import pandas as pd
@@ -18,6 +20,13 @@ from state_hf.data.cells.layouts import Layout
 from state_hf.data.cells.matrices import layout_of
 
 _NAMED_SLOTS = ("layers", "obsm")
+
+
+def read_quietly(element: Any) -> Any:
+    """Read an element of a file; that it is from before 2022 is of no use to whoever reads it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", anndata.OldFormatWarning)
+        return read_elem(element)
 
 
 class StoreHandle:
@@ -57,7 +66,7 @@ class _Entries(Mapping[str, Any]):
         if key not in self._cells.names_in("uns"):
             raise KeyError(key)
         with damage_named(f"uns[{key!r}] of {self._cells.name}"):
-            return read_elem(self._cells.element("uns", key))
+            return read_quietly(self._cells.element("uns", key))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._cells.names_in("uns"))
@@ -151,4 +160,4 @@ class StoredCells(Cells):
         self._handle.close()
 
 
-__all__ = ["StoreHandle", "StoredCells"]
+__all__ = ["StoreHandle", "StoredCells", "read_quietly"]

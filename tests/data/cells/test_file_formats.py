@@ -1,0 +1,203 @@
+"""Cells are the same whatever kind of file they are read from, and what is no file of cells is named."""
+
+import pickle
+from pathlib import Path
+
+import anndata
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from state_hf.data.cell_copies import copy_store
+from state_hf.data.cells.open_cells import open_cells
+from state_hf.data.perturbation_dataset import PerturbationDataset
+from state_hf.data.perturbation_screens import open_screens
+from tests.data.cells.file_formats import LABELLED, REFUSED, UNLABELLED
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*zarr v[23]", "ignore:Duplicate name:UserWarning", "ignore:.*without encoding:anndata.OldFormatWarning"
+)
+
+EVERY = {**LABELLED, **UNLABELLED}
+
+
+@pytest.fixture(scope="module")
+def cells() -> anndata.AnnData:
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(0.8, (24, 9)).astype(np.float32)
+    counts[:, 0] += 1
+    obs = pd.DataFrame(
+        {
+            "perturbation": pd.Categorical(["non-targeting", "G1", "G2"] * 8),
+            "cell_type": pd.Categorical(["T", "T", "T", "B", "B", "B"] * 4),
+            "total": counts.sum(axis=1),
+        },
+        index=[f"cell{number}" for number in range(24)],
+    )
+    return anndata.AnnData(sparse.csr_matrix(counts), obs=obs, var=pd.DataFrame(index=[f"G{n}" for n in range(9)]))
+
+
+@pytest.fixture(scope="module", params=EVERY)
+def source(request, cells, tmp_path_factory):
+    return EVERY[request.param](cells, tmp_path_factory.mktemp("format"))
+
+
+def test_blocks_rows_and_names(source, cells):
+    counts, rows = cells.X.toarray(), np.array([20, 3, 4])
+    with open_cells(source).expression() as matrix:
+        assert matrix.name == str(source)
+        assert matrix.shape == cells.shape
+        assert list(matrix.var_names) == list(cells.var_names)
+        assert list(matrix.obs_names) == list(cells.obs_names)
+        assert matrix.cells.cell_names(2, 4).tolist() == ["cell2", "cell3"]
+        for start, stop in ((0, 24), (5, 6), (20, 30)):
+            np.testing.assert_array_equal(matrix.block(start, stop).toarray(), counts[start:stop])
+        np.testing.assert_array_equal(
+            matrix.rows(np.sort(rows)).dense(rows, 4), np.vstack([counts[rows], counts[:1] * 0])
+        )
+    # What was closed is opened again.
+    copy = pickle.loads(pickle.dumps(matrix))
+    for again in (matrix, copy):
+        np.testing.assert_array_equal(again.block(0, 24).toarray(), counts)
+        assert again.cells.fingerprint()
+        again.close()
+
+
+def test_labels(source, cells):
+    with open_cells(source) as opened:
+        if not opened.column_names():
+            pytest.skip("no labels")
+        for column in cells.obs:
+            assert opened.column(column).tolist() == cells.obs[column].tolist()
+            assert opened.obs[column].tolist() == cells.obs[column].tolist()
+    screens = open_screens(source)
+    assert screens.perturbations == ["G1", "G2", "non-targeting"]
+    dataset = PerturbationDataset(screens, set_size=4)
+    control = cells.X.toarray()[(cells.obs["perturbation"] == "non-targeting").to_numpy()]
+    for item in (dataset[0], pickle.loads(pickle.dumps(dataset))[0]):
+        drawn = item["control"].numpy()[item["cell_mask"].numpy()]
+        assert all((control == row).all(axis=1).any() for row in drawn)
+
+
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_copies(source, cells, suffix, tmp_path):
+    path = tmp_path / f"copy.{suffix}"
+    copy_store(source, path)
+    with open_cells(path).expression() as matrix:
+        np.testing.assert_array_equal(matrix.block(0, 24).toarray(), cells.X.toarray())
+        if matrix.dtype.newbyteorder("=") not in (np.float32, np.float64) or not matrix.dtype.isnative:
+            return  # which anndata itself does not read
+    written = anndata.read_h5ad(path) if suffix == "h5ad" else anndata.read_zarr(path)
+    assert list(written.obs_names) == list(cells.obs_names)
+    with open_cells(source) as opened:
+        assert list(written.obs) == opened.column_names()
+        for column in written.obs:
+            assert written.obs[column].tolist() == cells.obs[column].tolist()
+
+
+def test_the_file_is_left_as_it_is(cells, tmp_path):
+    for kind, build in EVERY.items():
+        (tmp_path / str(len(kind))).mkdir(exist_ok=True)
+        folder = tmp_path / f"{len(kind)}-{hash(kind)}"
+        folder.mkdir()
+        source = build(cells, folder)
+        files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        with open_cells(source).expression() as matrix:
+            matrix.block(0, 3)
+        assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+
+
+SAID = {
+    "`.csv`, `.tsv` or `.txt` table": r"is a table of text, .*anndata\.io\.read_csv\('cells\.csv'\)\.write_h5ad",
+    "`.mtx` file alone": "a matrix without the names of its cells and genes: give the folder",
+    "`.rds` or `.RData` of R": r'zellkonverter::writeH5AD\(.*readRDS\("cells\.rds"\)',
+    "`.h5seurat`": r'SeuratDisk::Convert\("cells\.h5seurat", dest = "h5ad"\)',
+    "`.xlsx` spreadsheet": r"is a spreadsheet; .*pandas\.read_excel\('cells\.xlsx'",
+    "`molecule_info.h5` of Cell Ranger": "lists molecules .* give filtered_feature_bc_matrix.h5",
+    "another HDF5 file": "is not an AnnData file.*its obs and var is missing; it holds model_weights",
+    "Git LFS pointer": "is a pointer of Git LFS, .*git lfs pull",
+    "web page in place of a file": "is a web page",
+    "empty file": r"is empty \(0 bytes\): fetch it again",
+    "file that was cut off": "cannot be read|cut off|truncated",
+    "`.zip` without a Zarr store": "is a .zip file without a Zarr store: unpack it",
+    "`.tar` archive": "is a .tar archive: unpack it",
+    "empty folder": "is an empty folder",
+    "Zarr store of a newer zarr": r"something that zarr \S+ does not know .*pip install -U zarr",
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_refused_is_named(kind, tmp_path):
+    path = REFUSED[kind](tmp_path)
+    with pytest.raises((ValueError, OSError), match=SAID[kind]) as caught:
+        open_cells(path).expression().block(0, 1)
+    assert path.name in str(caught.value)
+    assert "damaged" not in str(caught.value)
+
+
+def test_a_plugin_that_is_missing_is_named(cells, tmp_path, monkeypatch):
+    cells.write_h5ad(tmp_path / "cells.h5ad", compression="gzip")
+    open_cells(tmp_path / "cells.h5ad").close()
+    monkeypatch.setattr("h5py.h5z.filter_avail", lambda code: False)
+    with pytest.raises(ValueError, match=r"compressed with .*HDF5 filter 1, in .*read with a plugin"):
+        open_cells(tmp_path / "cells.h5ad")
+    monkeypatch.setattr("state_hf.data.cells.damage._FILTERS", {1: "zstd"})
+    with pytest.raises(ValueError, match=r"cells\.h5ad is compressed with zstd .*: pip install hdf5plugin"):
+        open_cells(tmp_path / "cells.h5ad")
+
+
+@pytest.mark.parametrize("kind", ["complex64", "S3"])
+def test_values_that_are_no_numbers(kind, cells, tmp_path):
+    path = LABELLED["`.h5ad`, X stored by cells (CSR)"](cells, tmp_path)
+    with h5py.File(path, "r+") as file:
+        values = file["X/data"][:]
+        del file["X/data"]
+        file["X"].create_dataset("data", data=values.astype(kind))
+    with pytest.raises(ValueError, match=r"X of .*cells\.h5ad holds values of the type .*, not real numbers"):
+        open_cells(path).expression()
+
+
+def test_modalities_that_are_not_clear(cells, tmp_path):
+    path = LABELLED["`.h5mu` (MuData)"](cells, tmp_path)
+    with h5py.File(path, "r+") as file:
+        file.move("mod/rna", "mod/first")
+    with pytest.raises(ValueError, match=r"has the modalities 'first', 'prot', none of them called 'rna'"):
+        open_cells(path)
+
+
+def test_several_samples_in_a_folder(cells, tmp_path):
+    folder = Path(UNLABELLED["folder with `.mtx` (Cell Ranger 2)"](cells, tmp_path))
+    (folder / "GSM2_matrix.mtx.gz").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"matrices of several samples \(matrix\.mtx, GSM2_matrix\.mtx\)"):
+        open_cells(folder)
+    (folder / "GSM2_matrix.mtx.gz").unlink()
+    (folder / "barcodes.tsv").write_text("one\ntwo\n")
+    with pytest.raises(ValueError, match=r"9 features and 24 cells, while genes\.tsv names 9 and barcodes\.tsv 2"):
+        open_cells(folder)
+    (folder / "barcodes.tsv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"none of barcodes\.tsv, barcodes\.tsv\.gz"):
+        open_cells(folder)
+
+
+def test_a_packed_file_that_was_cut_off(cells, tmp_path):
+    for kind in ("`.h5ad.gz`", "`.zarr.zip`"):
+        path = Path(str(LABELLED[kind](cells, tmp_path)))
+        path.write_bytes(path.read_bytes()[:-200])
+        with pytest.raises(ValueError, match=f"{path.name} is cut off or damaged"):
+            open_cells(path)
+
+
+def test_backed_objects_and_their_raw(cells, tmp_path):
+    cells = cells.copy()
+    cells.raw = cells
+    path = tmp_path / "cells.h5ad"
+    cells[:, :4].copy().write_h5ad(path)
+    for mode in ("r", "r+"):
+        backed = anndata.read_h5ad(path, backed=mode)
+        opened = open_cells(backed)
+        np.testing.assert_array_equal(opened.matrix("X").block(0, 24).toarray(), cells.X[:, :4].toarray())
+        np.testing.assert_array_equal(opened.expression("raw").block(0, 24).toarray(), cells.X.toarray())
+        opened.close()
+        backed.file.close()
