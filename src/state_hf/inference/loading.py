@@ -124,8 +124,8 @@ def load_tokenizer(tokenizer: str | Path | CellTokenizer | None, model: PreTrain
         loaded = tokenizer
     if not isinstance(loaded, CellTokenizer):
         raise ValueError(
-            f"The tokenizer is a {type(loaded).__name__}, which does not read cells. A checkpoint in an original's format "
-            "has to be converted first (`state-hf convert`)."
+            f"The tokenizer is a {type(loaded).__name__}, which does not read cells. A checkpoint in an original's "
+            "format has to be converted first (`state-hf convert`)."
         )
     loaded.check_model(model.config)
     return loaded
