@@ -155,3 +155,40 @@ def test_counts_are_drawn_from_counts(run, model, tmp_path):
     assert "X of" in message
     assert "is read as counts, but holds log1p values" in message
     assert "--counts-slot" in message
+
+
+@pytest.mark.parametrize("scale", ["log1p", "scaled"])
+def test_embeddings_name_the_slot_and_the_option(tiny_model, adata, tmp_path, capsys, scale):
+    counts = adata.X.toarray()
+    adata.layers["other"] = np.log1p(counts) if scale == "log1p" else counts - 1
+    adata.obs["cell_type"] = "a"
+    path = tmp_path / "cells.h5ad"
+    adata.write_h5ad(path)
+    common = ["--model", str(tiny_model), "--layer", "other"]
+    for command in (
+        ["embed", str(path), "--output", str(tmp_path / "e.npy")],
+        ["annotate", str(path), "--reference", str(path), "--output", str(tmp_path / "a.csv")],
+    ):
+        assert main([*command, *common]) == 2
+        message = capsys.readouterr().err
+        assert f"layers/other of {path}: The values are " in message
+        assert "--layer" in message
+        assert ("--input-type log1p" in message) == (scale == "log1p")
+    assert [file.name for file in tmp_path.iterdir()] == ["cells.h5ad"]
+
+
+@pytest.mark.parametrize("scale", ["log1p", "scaled"])
+def test_corpora_name_the_file_and_the_column_of_the_manifest(tiny_model, adata, tmp_path, capsys, scale):
+    adata.X = np.log1p(adata.X.toarray()) if scale == "log1p" else adata.X.toarray() - 1
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    manifest = tmp_path / "corpus.csv"
+    manifest.write_text("path,dataset\ncells.h5ad,d\n")
+    for command in (
+        ["corpus", str(manifest), "--model", str(tiny_model)],
+        ["tokenize", str(manifest), "--model", str(tiny_model), "--output", str(tmp_path / "tokens")],
+    ):
+        assert main(command) != 0
+        printed = " ".join(capsys.readouterr())
+        assert "cells.h5ad" in printed
+        assert "column `layer`" in printed
+        assert ("write log1p into the column `scale` of the manifest" in printed.lower()) == (scale == "log1p")

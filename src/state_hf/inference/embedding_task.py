@@ -30,7 +30,6 @@ _ACCELERATOR_BLOCK_FLOPS = 3e15
 _BLOCK_BYTES = 2**26
 _BLOCKS_PER_PROCESS = 16
 _MIN_BLOCK_CELLS = 128
-_OTHER_LAYER = "choose the layer with counts or log1p values (layer=, --layer)"
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,6 @@ def inspect_source(
     model: dict[str, Any],
     for_file: bool,
     processes: int = 1,
-    other_values: str = _OTHER_LAYER,
 ) -> EmbeddingTask:
     """Look at a data set's genes and at a sample of its values, to refuse it before hours go into the ones ahead of it.
 
@@ -85,7 +83,6 @@ def inspect_source(
         model: `name` and `sha256` of the model.
         for_file: Whether the embedding goes to a file, so that the run may have to be continued.
         processes: How many share its cells.
-        other_values: How the user has other values read, for messages.
 
     Raises:
         ValueError: The data set cannot be read, too few of its genes are known, or its values contradict `input_type`.
@@ -97,7 +94,7 @@ def inspect_source(
                 cells.sample(SCALE_SAMPLE),
                 input_type,
                 declare="pass input_type={scale!r} (--input-type {scale})",
-                instead=other_values,
+                instead="choose the layer with counts or log1p values (layer=, --layer)",
             )
         except ValueError as error:
             raise ValueError(f"{cells.place}: {error}") from error
@@ -183,7 +180,6 @@ def embed_whole(
     input_type: DeclaredInputType = "auto",
     part: Part = "embedding",
     progress: Callable[[int], Any] = lambda cells: None,
-    other_values: str = _OTHER_LAYER,
 ) -> np.ndarray:
     """The embedding of all cells of a data set as one array, (cells, dimensions) float32.
 
@@ -195,7 +191,6 @@ def embed_whole(
         input_type: "counts", "log1p" or "auto".
         part: What is kept of each cell.
         progress: Called with a number of cells when they have gone through the model.
-        other_values: How the user has other values read, for messages.
 
     Raises:
         ValueError: See `inspect_source`.
@@ -208,7 +203,6 @@ def embed_whole(
         input_type=input_type,
         model={"name": encoder.model.config.name_or_path, "sha256": ""},
         for_file=False,
-        other_values=other_values,
     )
     return embed_in_memory(task, encoder, progress, part=part)
 

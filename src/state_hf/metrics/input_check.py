@@ -150,7 +150,10 @@ def value_problems(
         problems.append(f"the {side} has {found}: {where(summary.first_non_finite)}")
     if summary.negative:
         found = counted(summary.negative, "negative value")
-        problems.append(f"the {side} has {found}: {where(summary.first_negative)}")
+        problems.append(
+            f"the {side} has {found}: {where(summary.first_negative)}. Counts and log1p values are never negative; "
+            "scaled ones are not scored"
+        )
     if scale == "counts" and summary.fractional:
         instead = f", which {lognorm_taken_by} takes" if lognorm_taken_by else ""
         hint = f" (it looks log-normalised{instead})" if summary.maximum < LOGNORM_LIMIT else ""
@@ -367,5 +370,6 @@ def _hint(matches: Mapping[str, str], *, limit: int = 3) -> str:
 
 
 def _source(adata: LabelledCells) -> str:
-    path = getattr(adata, "path", None) or getattr(adata, "filename", None)
+    cells = getattr(adata, "cells", adata)
+    path = getattr(cells, "path", None) or getattr(cells, "filename", None)
     return Path(str(path)).name if path else f"AnnData of {adata.n_obs:,} cells"

@@ -247,7 +247,9 @@ def _taken(cells: CellMatrix, rows: np.ndarray | None, columns: np.ndarray | Non
         kept_values = cells.block(start, start + _BLOCK_CELLS)[np.flatnonzero(inside)]
         blocks.append(kept_values if columns is None else kept_values[:, columns])
     matrix = sp.vstack(blocks, format="csr")
-    return open_cells(AnnData(matrix, obs=cells.obs[kept].copy(), var=var[[]].copy())).matrix("X")
+    taken = open_cells(AnnData(matrix, obs=cells.obs[kept].copy(), var=var[[]].copy()))
+    taken.name = cells.name
+    return taken.matrix("X")
 
 
 def _shown(names: list[str], most: int = 3) -> str:
