@@ -1,5 +1,6 @@
 """AnnData files and stores that get one embedding more, or columns, without being loaded."""
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +34,11 @@ def open_store(path: Path, mode: Literal["r", "r+", "w"]) -> Iterator[Group]:
     store = zarr.open_group(path, mode=mode, use_consolidated=False, **new)
     yield store
     if mode != "r":
-        # Readers look at the consolidated metadata alone, where new members are to be listed.
-        zarr.consolidate_metadata(store.store)
+        with warnings.catch_warnings():
+            # Of Zarr 3, whose specification lacks them; anndata writes and reads them all the same.
+            warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
+            # Readers look at the consolidated metadata alone, where new members are to be listed.
+            zarr.consolidate_metadata(store.store)
 
 
 def is_zarr(path: Path) -> bool:
