@@ -5,7 +5,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
 
-from state_hf import StateTransitionForPerturbation, push_folder
+from state_hf import StateTransitionForPerturbation, convert, inspect, push_folder
+from state_hf.inference.cell_encoder import CellEncoder
+from tests import geneformer_models
 from tests.conversion.conftest import FIXTURES, STATE_EMBEDDING, STATE_TRANSITION
 from tests.model_cards.conftest import hub
 
@@ -46,6 +48,21 @@ def test_state_transition(name, converted, hub):
         torch.testing.assert_close(full.predicted_expression, reference["expected.predicted_expression"], **TOLERANCE)
     vocabulary = AutoModel.from_pretrained("someone/st").vocabulary
     assert vocabulary == AutoModel.from_pretrained(folder).vocabulary
+
+
+@pytest.mark.parametrize("release", ["v1", "v2"])
+def test_geneformer(release, tmp_path, hub):
+    folder = tmp_path / release
+    convert(geneformer_models.FOLDER / release / "model", folder)
+    push_folder(folder, "someone/geneformer")
+    encoder = CellEncoder.from_pretrained("someone/geneformer")
+    encoding = encoder.tokenizer.encode_cells(geneformer_models.COUNTS, geneformer_models.IDS)
+    assert geneformer_models.lists(encoding) == geneformer_models.ragged(release)
+    here = CellEncoder.from_pretrained(folder)
+    torch.testing.assert_close(encoder.states(encoding).cell, here.states(encoding).cell, **TOLERANCE)
+    facts = inspect("someone/geneformer").facts
+    assert facts["kind"] == "Geneformer model (BertForMaskedLM)"
+    assert facts["vocabulary"].startswith("47 genes")
 
 
 def test_the_card_on_the_hub_is_of_the_converted_model(converted, hub):
