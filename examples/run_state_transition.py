@@ -36,6 +36,7 @@ from state_hf import (
 )
 from state_hf.data.split_definition import zeroshot_split
 from state_hf.data.split_toml import dataset_files, read_split_toml
+from state_hf.pipelines.model_scale import trained_total
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.effect_scale import fit_effect_scale
@@ -95,15 +96,19 @@ def open_split(arguments: DataArguments, seed: int) -> PerturbationSplit:
     return PerturbationSplit(screens, definition, seed=seed)
 
 
+def slot_of(arguments: DataArguments) -> str:
+    """Where the features are: names that are no slots are keys of obsm."""
+    features = arguments.feature_key
+    return features if features == "X" or "/" in features else f"obsm/{features}"
+
+
 def open_sets(split: PerturbationSplit, part: str, arguments: DataArguments, seed: int) -> PerturbationDataset | None:
     """The sets of a part of the split; None if it has no cells."""
     audit = split.audit()
     if not audit.loc[audit["part"] == part, "perturbed_cells"].sum():
         return None
-    features = arguments.feature_key
-    slot = features if features == "X" or "/" in features else f"obsm/{features}"
     return PerturbationDataset(
-        split.screens, split=split, part=part, features=slot, set_size=arguments.set_size, seed=seed
+        split.screens, split=split, part=part, features=slot_of(arguments), set_size=arguments.set_size, seed=seed
     )
 
 
@@ -160,6 +165,10 @@ def main() -> None:
 
     # The model
     model = make_model(model_arguments, data_arguments, parts["train"])
+    # Refused are cells on another scale than the model reads, and files that were normalised to different totals.
+    model.config.target_sum = trained_total(
+        model.config, split.screens, slot_of(data_arguments), None, given=None, initial=model.config.target_sum
+    )
     vocabulary, rank = model.vocabulary, model_arguments.lora_rank
     patience = data_arguments.early_stopping_patience
     trainer = StateTransitionTrainer(
@@ -204,6 +213,7 @@ def main() -> None:
             vocabulary,
             feature_key=data_arguments.feature_key,
             feature_scale=model.config.feature_scale,
+            target_sum=model.config.target_sum,
             cell_set_length=data_arguments.set_size,
         )
         # The mean of a context's own perturbations needs some of them in training.

@@ -126,6 +126,20 @@ def test_two_files_of_two_totals_are_refused(on_disk, tmp_path):
         checked(one, other)
 
 
+def test_one_file_of_two_totals_is_refused():
+    """As where two files that were normalised to their own medians are put together."""
+    both = np.concatenate([log1p_of(counts(), 1998), log1p_of(counts(), 8079)])
+    with pytest.raises(ValueError, match=r"normalised to different totals, 1,998, 8,079 counts"):
+        checked(screen(both))
+
+
+def test_logs_to_another_base_are_refused():
+    with pytest.raises(ValueError, match=r"X of .* was logged to the base 2 .*uns\['log1p'\].*Do this"):
+        checked(screen(log1p_of(counts(), 1e4) / np.float32(np.log(2)), log1p={"base": 2}))
+    for base in ({}, {"base": None}, {"base": float(np.e)}):
+        assert checked(screen(log1p_of(counts(), 1e4), log1p=base)) == pytest.approx(1e4, rel=1e-4)
+
+
 def test_parts_of_the_genes_are_told_by_their_records():
     whole = {total: log1p_of(counts(), total) for total in (1998, 8079)}
     files = [screen(whole[total][:, :20], preprocess={**RECORD, "target_sum": float(total)}) for total in whole]

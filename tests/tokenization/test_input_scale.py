@@ -85,7 +85,11 @@ def test_what_shows_no_total():
     assert look_at_values(cells(None)).total is None
     assert look_at_values(cells(1e4)[:, :100]).total is None  # a part of the genes
     assert look_at_values(cells(1e4)[:3]).total is None  # three cells prove nothing
-    assert look_at_values(np.concatenate([cells(1e4), cells(2e3)])).total is None
+    several = look_at_values(np.concatenate([cells(1e4), cells(2e3), cells(8079, num_cells=5)]))
+    assert several.total is None
+    assert several.totals == pytest.approx([2e3, 8079, 1e4], rel=2e-3)
+    # As of logs that were not normalised, however many cells.
+    assert look_at_values(np.log1p(cells(None, num_cells=4000))).totals == []
     empty = np.concatenate([cells(1e4), np.zeros((30, 300))])
     assert look_at_values(empty).total == pytest.approx(1e4)
 

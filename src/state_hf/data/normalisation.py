@@ -73,7 +73,16 @@ def normalisation(uns: Mapping[str, Any], slot: str, place: str, seen: SeenValue
         slot: The matrix.
         place: What messages call it.
         seen: What its values are.
+
+    Raises:
+        ValueError: The cells show several totals.
     """
+    if len(seen.totals) > 1:
+        listed = ", ".join(f"{total:,g}" for total in seen.totals)
+        raise ValueError(
+            f"the cells of {place} are normalised to different totals, {listed} counts, so that one value means "
+            "different expression from cell to cell. Normalise all of them to one (state-hf preprocess of their counts)"
+        )
     if seen.scale != "log1p" or seen.is_empty:
         return Normalisation(place, None)
     recorded = recorded_total(uns, slot)

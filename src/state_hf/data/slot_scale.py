@@ -1,10 +1,11 @@
 """The check of a slot when it is opened: whether its values are on the scale that a model reads, and on one scale."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
+from state_hf.data.cells.cell_matrix import CellMatrix
 from state_hf.data.cells.cells import Cells
 from state_hf.data.normalisation import Normalisation, agreed_total, check_counted_genes, normalisation_of
 from state_hf.data.perturbation_screens import PerturbationScreens
@@ -43,10 +44,21 @@ def check_slot(
         seen = look_at_values(cells)
         check_scale(seen, scale, matrix.place, advice)
         if scale == "log1p":
+            _check_base(matrix, advice)
             found.append((screen.cells, normalisation_of(matrix, seen)))
     total = agreed_total([entry for _, entry in found])
     _check_genes(found)
     return total
+
+
+def _check_base(matrix: CellMatrix, advice: str) -> None:
+    """scanpy records the base of a logarithm that is not the natural one."""
+    record = matrix.uns.get("log1p") if matrix.slot == "X" else None
+    base = record.get("base") if isinstance(record, Mapping) else None
+    if isinstance(base, int | float | np.number) and not np.isclose(float(base), np.e):
+        raise ValueError(
+            f"{matrix.place} was logged to the base {float(base):g} (uns['log1p']), and natural logs are read. {advice}"
+        )
 
 
 def _check_genes(found: Sequence[tuple[Cells, Normalisation]]) -> None:

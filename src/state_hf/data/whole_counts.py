@@ -26,10 +26,11 @@ def check_counts(cells: CellMatrix, *, rounded: bool) -> None:
         ValueError: The values are on another scale.
     """
     seen, place = look_at_values(cells.sample(SCALE_SAMPLE)), cells.place
-    if seen.total is not None:
+    if seen.totals:
+        totals = " or ".join(f"{total:g}" for total in seen.totals)
         raise ValueError(
-            f"{place} is normalised already: as log1p values, its cells add up to {seen.total:g} counts each. Name the "
-            "layer with the counts (layer=, --layer)"
+            f"{place} is normalised already: as log1p values, its cells add up to {totals} counts each. Name the layer "
+            "with the counts (layer=, --layer)"
         )
     if not (rounded and seen.scale == "log1p"):
         hint = ", or round corrected counts to whole numbers (round_counts=True, --round)" if seen.scale else ""

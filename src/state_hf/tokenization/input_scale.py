@@ -25,6 +25,7 @@ _MIXED_SHARE = 0.1
 _SAME_TOTAL = 2e-3
 _MIN_CELLS = 5
 _SAME_SHARE = 0.99
+_MOST_TOTALS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,16 +46,29 @@ class SeenValues:
     molecules: np.ndarray
 
     @property
-    def total(self) -> float | None:
-        """What every cell was normalised to, where the cells show it by adding up to one total; else None.
+    def totals(self) -> list[float]:
+        """What the cells were normalised to, where they show it by adding up to one of a few totals; else empty.
 
-        They do where the matrix has all genes that were normalised together: a part of them has other sums.
+        They do where the matrix has all genes that were normalised together: a part of them has other sums. More than
+        one is of files that were normalised apart.
         """
         if self.scale != "log1p" or len(self.molecules) < _MIN_CELLS:
-            return None
-        middle = float(np.median(self.molecules))
-        same = np.abs(self.molecules - middle) <= _SAME_TOTAL * middle
-        return float(f"{middle:.5g}") if same.mean() >= _SAME_SHARE else None
+            return []
+        ordered, covered, start = np.sort(self.molecules), 0, 0
+        found: list[float] = []
+        while start < len(ordered) and len(found) <= _MOST_TOTALS:
+            stop = int(np.searchsorted(ordered, ordered[start] * (1 + 2 * _SAME_TOTAL), side="right"))
+            if stop - start >= _MIN_CELLS:
+                found.append(float(f"{np.median(ordered[start:stop]):.5g}"))
+                covered += stop - start
+            start = stop
+        return found if covered >= _SAME_SHARE * len(ordered) else []
+
+    @property
+    def total(self) -> float | None:
+        """The one that all cells have; None where they show none, or several."""
+        totals = self.totals
+        return totals[0] if len(totals) == 1 else None
 
 
 def _stored(block: Any) -> sp.csr_array:
