@@ -31,10 +31,10 @@ def test_shards(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["no-such-file", "out"], "There is no file or folder no-such-file"),
-        ([str(STATE_TRANSITION / "llama_causal_rotary"), "out"], "--genes FILE"),
+        ([str(STATE_TRANSITION / "llama_causal_rotary"), "out"], "(--genes)"),
         ([str(STATE_TRANSITION / "decoder" / "config.yaml"), "out"], "config.yaml is not a checkpoint, which ends in"),
         ([str(STATE_EMBEDDING), "out"], "has no checkpoint: no .ckpt or .safetensors"),
-        ([str(STATE_EMBEDDING / "small"), "out", "--subfolder", "x"], "--subfolder is for a repository on the Hub"),
+        ([str(STATE_EMBEDDING / "small"), "out", "--subfolder", "x"], "--subfolder x is for a repository on the Hub"),
         ([str(STATE_EMBEDDING / "small"), "out", "--revision", "x", "--to", "arc"], "no meaning with --to arc"),
         ([str(STATE_EMBEDDING / "small"), "out", "--to", "arc", "--attention", "causal"], "no meaning with --to arc"),
     ],
@@ -52,7 +52,7 @@ def test_what_is_a_model_already(tmp_path, capsys):
     assert main(["convert", str(model), str(tmp_path / "again")]) == 2
     assert f"{model} is a model of this package already" in capsys.readouterr().err
     assert main(["convert", str(STATE_EMBEDDING / "small"), str(model)]) == 2
-    assert "exists: choose another name, or replace it with --overwrite" in capsys.readouterr().err
+    assert "exists already; choose another name, or replace it (--overwrite)" in capsys.readouterr().err
 
 
 def test_a_size_that_is_none(capsys):

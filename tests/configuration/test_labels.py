@@ -157,7 +157,7 @@ def test_the_message_names_labels_places_and_what_to_do():
 
 def test_case_is_told_apart_where_the_user_says_so():
     found = [FoundLabels("a", ["TP53", "Tp53"])]
-    with pytest.raises(ValueError, match=r"upper and lower case only; .*distinct_case=True, --distinct-case"):
+    with pytest.raises(ValueError, match=r"upper and lower case only; .*distinct_case=True"):
         refuse_look_alikes(found)
     refuse_look_alikes(found, distinct_case=True)
     with pytest.raises(ValueError, match=r"differ in spaces only; make them one$"):

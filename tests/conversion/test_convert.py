@@ -114,7 +114,7 @@ def test_files_of_torch_in_the_place_of_others(run, tmp_path):
 
 class TestNames:
     def test_genes_are_asked_for(self, tmp_path):
-        with pytest.raises(CheckpointError, match=r"predicts 8 genes.*--genes FILE"):
+        with pytest.raises(CheckpointError, match=r"predicts 8 genes.*genes="):
             convert(ST, tmp_path / "out")
 
     def test_genes_from_a_list(self, tmp_path):
@@ -146,7 +146,7 @@ class TestNames:
 
     def test_perturbations_are_asked_for(self, run, tmp_path):
         (run / "pert_onehot_map.pt").unlink()
-        with pytest.raises(CheckpointError, match=r"no pert_onehot_map.pt.*--perturbations FILE"):
+        with pytest.raises(CheckpointError, match=r"no pert_onehot_map.pt.*perturbations="):
             convert(run, tmp_path / "out")
         (tmp_path / "names.txt").write_text("a\nb\nnon-targeting\nd\n")
         model = convert(run, tmp_path / "out", perturbations=tmp_path / "names.txt")
@@ -165,7 +165,7 @@ class TestNames:
 
     def test_names_of_a_gene_table_are_asked_for(self, embedding, tmp_path):
         rewritten(embedding / "se.ckpt", lambda c: c.pop("protein_embeds_dict"))
-        with pytest.raises(CheckpointError, match=r"does not name the 60 genes.*--genes FILE"):
+        with pytest.raises(CheckpointError, match=r"does not name the 60 genes.*genes="):
             convert(embedding, tmp_path / "out")
         assert convert(embedding, tmp_path / "out", unnamed_genes=True).tokenizer is None
         assert inspect(tmp_path / "out").missing == ["names of the gene table's rows (genes.txt)"]
@@ -176,7 +176,7 @@ class TestNames:
             content["state_dict"].pop("pe_embedding.weight")
 
         rewritten(embedding / "se.ckpt", without)
-        with pytest.raises(CheckpointError, match=r"no gene table.*--gene-embeddings FILE"):
+        with pytest.raises(CheckpointError, match=r"no gene table.*gene_embeddings="):
             convert(embedding, tmp_path / "out")
         convert(embedding, tmp_path / "out", gene_embeddings=tmp_path / "table.pt")
         table = load_file(FIXTURES / "state_embedding" / "small" / "model.safetensors")["pe_embedding.weight"]
@@ -193,7 +193,7 @@ class TestAttention:
     def test_as_the_user_says(self, tmp_path):
         model = convert(ST, tmp_path / "out", unnamed_genes=True, attention="bidirectional", positions="none")
         assert (model.config.is_causal, model.config.position_embedding_type) == (False, "none")
-        assert "bidirectional (set by --attention); positions: none (set by --positions)" in model.notes[0]
+        assert "bidirectional (set by the user); positions: none (set by the user)" in model.notes[0]
         output = StateTransitionForPerturbation.from_pretrained(tmp_path / "out").eval()
         cells, order = torch.rand(1, 6, 8), torch.tensor([3, 1, 5, 0, 2, 4])
         with torch.no_grad():
@@ -204,9 +204,9 @@ class TestAttention:
     def test_flags_that_do_not_fit(self, tmp_path):
         with pytest.raises(ValueError, match="GPT-2 backbone has no rotary"):
             convert(STATE_TRANSITION / "gpt2_causal", tmp_path / "out", positions="rotary")
-        with pytest.raises(ValueError, match="--attention has no meaning"):
+        with pytest.raises(ValueError, match=r"attention=\.\.\. has no meaning"):
             convert(SE, tmp_path / "out", attention="causal")
-        with pytest.raises(ValueError, match="--gene-embeddings has no meaning"):
+        with pytest.raises(ValueError, match=r"gene_embeddings=\.\.\. has no meaning"):
             convert(ST, tmp_path / "out", gene_embeddings="x.pt")
 
 
@@ -251,7 +251,7 @@ def test_a_checkpoint_of_several_is_chosen(run, tmp_path):
     folder = run / "checkpoints"
     shutil.copyfile(folder / "final.ckpt", folder / "step=2.ckpt")
     (folder / "final.ckpt").rename(folder / "step=4.ckpt")
-    with pytest.raises(CheckpointError, match=r"choose one with --checkpoint. They are: step=2.ckpt, step=4.ckpt"):
+    with pytest.raises(CheckpointError, match=r"has several checkpoints \(step=2.ckpt, step=4.ckpt\); choose one"):
         convert(run, tmp_path / "out")
     assert convert(run, tmp_path / "out", checkpoint="step=2.ckpt").origin["file"] == "step=2.ckpt"
     with pytest.raises(CheckpointError, match=r"no checkpoint 'step=9\.ckpt'"):
@@ -286,7 +286,7 @@ def test_the_record_and_the_licence(run, tmp_path):
 def test_an_output_is_replaced_only_on_request(tmp_path):
     output = tmp_path / "out"
     convert(SE, output)
-    with pytest.raises(FileExistsError, match="--overwrite"):
+    with pytest.raises(FileExistsError, match="overwrite=True"):
         convert(SE, output)
     (output / "other").write_text("x")
     convert(SE, output, overwrite=True)
@@ -338,7 +338,7 @@ class TestToArc:
         with pytest.raises(ValueError, match=r"ends in \.ckpt"):
             convert_to_arc(folder, tmp_path / "folder")
         (tmp_path / "x.ckpt").write_text("")
-        with pytest.raises(FileExistsError, match="--overwrite"):
+        with pytest.raises(FileExistsError, match="overwrite=True"):
             convert_to_arc(folder, tmp_path / "x.ckpt")
         with pytest.raises(CheckpointError, match="not a model folder"):
             convert_to_arc(SE, tmp_path / "y.ckpt")

@@ -79,7 +79,10 @@ def test_a_run_in_a_subfolder(hub, runs, converted, tmp_path, capsys):
 def test_one_of_two_checkpoints(hub, checkpoints, converted, tmp_path, capsys):
     output = tmp_path / "se"
     assert main(["convert", "arc/se", str(output)]) == 2
-    assert "choose one with --checkpoint. They are: se_epoch16.ckpt, se_epoch4.ckpt" in capsys.readouterr().err
+    assert (
+        "has several checkpoints (se_epoch16.ckpt, se_epoch4.ckpt); choose one (--checkpoint)"
+        in capsys.readouterr().err
+    )
     assert main(["convert", "arc/se", str(output), "--checkpoint", "se_epoch4.ckpt"]) == 0
     assert same_model(output, converted(STATE_EMBEDDING / "wide"))
     assert (output / "MODEL_LICENSE.md").is_file()
@@ -118,9 +121,9 @@ def test_shards_with_the_originals_names(hub, converted, tmp_path):
 def test_what_is_not_there(hub, runs, tmp_path, monkeypatch):
     output = tmp_path / "out"
     for action in (lambda **o: convert("arc/runs", output, **o), lambda **o: inspect("arc/runs", **o)):
-        with pytest.raises(CheckpointError, match="--subfolder: fewshot/k562, zeroshot/rpe1"):
+        with pytest.raises(CheckpointError, match="in its folders fewshot/k562, zeroshot/rpe1; name one"):
             action()
-        with pytest.raises(CheckpointError, match=r"arc/runs/fewshot has no checkpoint.*--subfolder: fewshot/k562"):
+        with pytest.raises(CheckpointError, match=r"arc/runs/fewshot has no checkpoint.*folders fewshot/k562"):
             action(subfolder="fewshot")
         with pytest.raises(CheckpointError, match=r"arc/runs/fewshot/k562 has no checkpoint 'last\.ckpt'"):
             action(subfolder="fewshot/k562", checkpoint="last.ckpt")
@@ -130,7 +133,7 @@ def test_what_is_not_there(hub, runs, tmp_path, monkeypatch):
         with pytest.raises(FileNotFoundError, match="no-such-file, and an id on the Hub has the form owner/name"):
             action("no-such-file")
     for action in (lambda **o: convert(RUN, output, **o), lambda **o: inspect(RUN, **o)):
-        with pytest.raises(ValueError, match="--revision is for a repository on the Hub"):
+        with pytest.raises(ValueError, match="revision='main' is for a repository on the Hub"):
             action(revision="main")
     runs.gated = True
     monkeypatch.setenv("HF_TOKEN", "hf_other")
@@ -191,4 +194,7 @@ class TestInspect:
         assert main(["inspect", "arc/se", "--checkpoint", "se_epoch4.ckpt"]) == 0
         assert "State Embedding checkpoint of arc-state (se_epoch4.ckpt" in capsys.readouterr().out
         assert main(["inspect", "arc/se"]) == 2
-        assert "They are: se_epoch16.ckpt, se_epoch4.ckpt" in capsys.readouterr().err
+        assert (
+            "has several checkpoints (se_epoch16.ckpt, se_epoch4.ckpt); choose one (--checkpoint)"
+            in capsys.readouterr().err
+        )

@@ -57,16 +57,16 @@ def test_the_model_may_be_a_converted_one(folder, tmp_path, capsys):
 
 
 def test_it_is_asked_for(tmp_path):
-    with pytest.raises(CheckpointError, match=r"decodes genes by a State Embedding model.*--state-embedding SE"):
+    with pytest.raises(CheckpointError, match=r"decodes genes by a State Embedding model.*state_embedding="):
         convert(RUN, tmp_path / "out")
-    assert "--state-embedding SE" in inspect(RUN).missing[0]
+    assert "state_embedding=" in inspect(RUN).missing[0]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"state_embedding": STATE_EMBEDDING / "small"}, "was trained with another State Embedding model"),
-        ({"state_embedding": RUN}, "is a State Transition model"),
+        ({"state_embedding": RUN}, "is a State Transition, not a State Embedding model"),
         ({"state_embedding": "nowhere"}, "no file or folder nowhere"),
         ({"state_embedding": SE, "genes": "others.txt"}, "does not know 7 of the 7 genes.*learned encodings of 2"),
     ],
@@ -80,9 +80,9 @@ def test_another_model(options, message, tmp_path, monkeypatch):
 
 
 def test_runs_that_need_none(tmp_path):
-    with pytest.raises(ValueError, match="does not decode genes by a model"):
+    with pytest.raises(ValueError, match="does not decode genes by a State Embedding model"):
         convert(STATE_TRANSITION / "decoder", tmp_path / "out", state_embedding=SE)
-    with pytest.raises(ValueError, match="--state-embedding has no meaning"):
+    with pytest.raises(ValueError, match=r"state_embedding=\.\.\. has no meaning"):
         convert(SE, tmp_path / "out", state_embedding=SE)
 
 

@@ -52,7 +52,7 @@ def screens_of(*sources):
 
 
 def checked(*sources, slot="X", scale="log1p", **options):
-    return check_slot(screens_of(*sources), slot, scale, advice="Do this", **options)
+    return check_slot(screens_of(*sources), slot, scale, "do this", **options)
 
 
 def test_records_are_read_for_the_slots_that_they_are_of():
@@ -110,7 +110,7 @@ def test_totals_of_several_files(said):
     assert said() == []
     assert agreed_total([unknown, one]) == 1998.0
     assert "what X of c was normalised to is not known" in said()[0]
-    with pytest.raises(ValueError, match=r"X of a is normalised to 1,998 .* X of b to 8,079.* --target-sum 1998\)"):
+    with pytest.raises(ValueError, match=r"X of a is normalised to 1,998 .* X of b to 8,079.* --target-sum 1998`\)"):
         agreed_total([unknown, one, other])
 
 
@@ -150,7 +150,7 @@ def test_parts_of_the_genes_are_told_by_their_records():
 
 def test_slots_of_another_scale_are_refused():
     values = counts()
-    with pytest.raises(ValueError, match=r"X of .* is read as log1p, but holds counts: all .* whole numbers. Do this"):
+    with pytest.raises(ValueError, match=r"X of .* is read as log1p, but holds counts: all .* whole numbers; do this"):
         checked(screen(values))
     with pytest.raises(ValueError, match=r"is read as log1p, but holds neither .* negative"):
         checked(screen(log1p_of(values, 1e4) - 1))

@@ -92,7 +92,7 @@ def test_a_float_column_and_texts_of_one_are_told_to_be_made_one(two):
 
 def test_case_may_be_told_apart():
     mouse, human = adata_of(["Tp53", "ctrl"]), adata_of(["TP53", "ctrl"], name="other")
-    with pytest.raises(ValueError, match="--distinct-case"):
+    with pytest.raises(ValueError, match="distinct_case=True"):
         open_screens([mouse, human], control="ctrl")
     assert open_screens([mouse, human], control="ctrl", distinct_case=True).perturbations == ["TP53", "Tp53", "ctrl"]
 

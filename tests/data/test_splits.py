@@ -76,7 +76,7 @@ def test_every_part_gets_a_held_out_control():
     split = PerturbationSplit(open_screens({"s": adata_of(labels)}, control="ctrl"), definition, controls="held-out")
     assert [len(found) for found in pools(split).values()] == [1, 1, 1]
     two = open_screens({"s": adata_of(labels[:-1])}, control="ctrl")
-    with pytest.raises(ValueError, match=r"2 control cells of the cell type 't' for 3 parts; use controls='shared'"):
+    with pytest.raises(ValueError, match=r"2 control cells of the cell type 't' for 3 parts; let the parts share them"):
         PerturbationSplit(two, definition, controls="held-out")
 
 

@@ -59,7 +59,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(arguments, h5ad, tmp_pa
     arguments[1] = str(copy)
     after_a_block(monkeypatch, lambda: copy.write_bytes(copy.read_bytes() + b"more"))
     assert main(arguments) == 2
-    assert "cells.h5ad changed while it was read: start over (--overwrite)" in capsys.readouterr().err
+    assert "cells.h5ad changed while it was read; start over (--overwrite)" in capsys.readouterr().err
     assert not (tmp_path / "out.npy").exists()
 
 

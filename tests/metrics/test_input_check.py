@@ -113,8 +113,8 @@ def test_perturbation_without_a_count():
 def test_scale_of_the_profile():
     lognorm = np.log1p(COUNTS)
     (found,) = problems(screen(lognorm))
-    assert "must hold raw counts, but has 9 values with a fraction (it looks log-normalised, which the " in found
-    assert "--profile" in found
+    assert "must hold raw counts, but has 9 values with a fraction (it looks log-normalised)" in found
+    assert found.endswith("; score it by a profile that takes such values (profile='vcc2025')")
     check(screen(lognorm), scale="lognorm")
     (found,) = problems(screen(COUNTS * 10 + 0.5), scale="lognorm")
     assert "largest value is 50.5, while log-normalised values lie in [0, 15)" in found
@@ -127,13 +127,23 @@ def test_cap_is_checked_on_both_sides():
     ]
 
 
-def test_missing_column_names_the_close_one():
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        (["Perturbation", "gene"], "Perturbation"),  # close
+        (["target_gene", "n_counts"], "target_gene"),  # the only usual one
+        (["Condition"], "Condition"),
+        (["gene", "condition"], None),
+        (["n_counts"], None),
+    ],
+)
+def test_a_missing_column_names_the_one_that_may_be_meant(columns, named):
     prediction = screen()
-    prediction.obs = prediction.obs.rename(columns={"perturbation": "Perturbation"})
+    prediction.obs = pd.DataFrame(dict.fromkeys(columns, prediction.obs["perturbation"]))
     (found,) = problems(prediction)
-    assert found == (
-        "the prediction has no obs column 'perturbation' (columns: 'Perturbation'); did you mean 'Perturbation'?"
-    )
+    shown = ", ".join(map(repr, columns))
+    way = "" if named is None else f"; name it (perturbation_key='{named}')"
+    assert found == f"the prediction has no obs column 'perturbation' (columns: {shown}){way}"
 
 
 def test_unlabelled_cells():
@@ -160,7 +170,8 @@ def test_contexts_are_compared_each_for_itself():
     prediction.obs["cell_type"] = ["T", "B", "T", "T", "B"]
     found = problems(prediction, reference, cell_type_key="cell_type")
     assert found == [
-        "1 perturbation of the reference missing from the prediction in their context (obs['cell_type']): 'GATA1 in B'"
+        "1 perturbation of the reference missing from the prediction in their context (obs['cell_type']): "
+        "'GATA1 in B'; score what is predicted, alone (groups='prediction')"
     ]
     reference.obs["cell_type"] = ["T", "T", "T", "B", "B"]
     prediction.obs["cell_type"] = reference.obs["cell_type"].to_numpy()

@@ -101,7 +101,7 @@ def test_what_exists_is_refused_before_any_work_and_replaced_on_request(files, t
     first = annotate(files / "cells.h5ad", tmp_path / name, **options_of(files))
     with monkeypatch.context() as patch:
         patch.setattr("state_hf.pipelines.annotate.read_labels", lambda *_: pytest.fail("work before the check"))
-        with pytest.raises(FileExistsError, match="already exists"):
+        with pytest.raises(FileExistsError, match="exists already"):
             annotate(files / "cells.h5ad", tmp_path / name, **options_of(files))
     kept = annotate(files / "cells.h5ad", tmp_path / name, **options_of(files), resume=True)
     assert kept["predicted_cell_type"].tolist() == first["predicted_cell_type"].tolist()
@@ -128,7 +128,7 @@ def test_an_interrupted_run_goes_on_and_embeds_only_what_is_missing(files, tmp_p
     with pytest.raises(KeyboardInterrupt):
         annotate(files / "cells.h5ad", tmp_path / "t.csv", **options_of(files))
     assert not (tmp_path / "t.csv").exists()
-    with pytest.raises(FileExistsError, match="An unfinished run lies in"):
+    with pytest.raises(FileExistsError, match="an unfinished run lies in"):
         annotate(files / "cells.h5ad", tmp_path / "t.csv", **options_of(files))
     resumed = annotate(files / "cells.h5ad", tmp_path / "t.csv", **options_of(files), resume=True)
     pd.testing.assert_frame_equal(resumed, whole)
@@ -143,7 +143,7 @@ def test_a_threshold_of_zero_is_kept_and_calls_no_cell_unknown(files, tmp_path):
     classifier = StateEmbeddingForSequenceClassification.from_pretrained(tmp_path / "head")
     assert classifier.config.unknown_threshold == 0.0
     assert (table["predicted_cell_type"] != "unknown").all()
-    with pytest.raises(FileExistsError, match="already exists: choose another folder for the classifier"):
+    with pytest.raises(FileExistsError, match="exists already; choose another name"):
         annotate(files / "cells.h5ad", tmp_path / "two.csv", **options)
 
 

@@ -80,7 +80,7 @@ def test_an_interrupted_run_goes_on(table, fasta, esm_folder, tmp_path, monkeypa
 def test_a_complete_table_is_kept_or_replaced(fasta, esm_folder, tmp_path):
     options = {"output": tmp_path / "genes", "genes": ["GENE001"]}
     first = state_hf.embed_genes(fasta, esm_folder, **options)
-    with pytest.raises(FileExistsError, match="already exists"):
+    with pytest.raises(FileExistsError, match="exists already"):
         state_hf.embed_genes(fasta, esm_folder, **options)
     written = (tmp_path / "genes" / "genes.txt").stat().st_mtime_ns
     assert torch.equal(state_hf.embed_genes(fasta, esm_folder, **options, resume=True).embeddings, first.embeddings)

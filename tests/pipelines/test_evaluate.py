@@ -93,7 +93,7 @@ def test_target_genes_of_guides(pair):
     for cells in pair:
         labels = cells.obs["perturbation"].map(lambda label: label if label == CONTROL else f"{label}-guide1")
         guides.append(as_cells(cells.X, labels))
-    with pytest.raises(ValueError, match="no perturbation's label is a gene name; give target_genes"):
+    with pytest.raises(ValueError, match="no perturbation's label is a gene name; give the gene of each label"):
         evaluate_predictions(*guides, "vcc2026")
     named = {f"g{gene}-guide1": f"g{gene}" for gene in range(6)}
     found = evaluate_predictions(*guides, "vcc2026", target_genes={**named, "foreign-guide1": None})

@@ -162,7 +162,7 @@ def test_a_held_out_group_that_is_not_predicted_is_missed(screen, fewshot):
 
 def test_what_is_not_known_to_be_held_out_is_refused(screen, fewshot, tmp_path):
     predicted = without_record(predict(screen, fewshot, cells=10))
-    with pytest.raises(ValueError, match="the prediction does not record what was held out: name the split"):
+    with pytest.raises(ValueError, match="the prediction does not record what was held out; name the split"):
         evaluate_predictions(predicted, screen, groups="held-out")
     other = trained(screen, zeroshot_split(open_screens(screen), test=["type_1"]), tmp_path / "other")
     rest = cut(screen, groups_in(screen, "type_2"))

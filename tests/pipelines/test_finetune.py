@@ -134,7 +134,7 @@ def test_an_interrupted_training_goes_on_to_the_same_scores(files, tmp_path, mon
             finetune(files / "labelled.h5ad", tmp_path / "out", **options)
     assert len(steps) > 10
     assert not (tmp_path / "out").exists()
-    with pytest.raises(FileExistsError, match="An unfinished run lies in"):
+    with pytest.raises(FileExistsError, match="an unfinished run lies in"):
         finetune(files / "labelled.h5ad", tmp_path / "out", **options)
     with pytest.raises(ValueError, match=r"test_share was 0\.2 and is 0\.3"):
         finetune(files / "labelled.h5ad", tmp_path / "out", **options, test_share=0.3, resume=True)
@@ -158,7 +158,7 @@ def test_the_command_and_its_page(files, tmp_path, capsys):
     assert f"Wrote {tmp_path / 'out'}, report {tmp_path / 'page.html'}" in printed
     assert "<table" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert main(words) == 2
-    assert "already exists" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_a_name_never_becomes_markup(files, tmp_path):

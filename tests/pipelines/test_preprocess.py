@@ -209,12 +209,12 @@ def test_what_is_refused(screen, source, tmp_path):
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        (0.5, r"does not hold raw counts: one value is 0.5; .*--layer\), or round corrected counts .*--round\)"),
+        (0.5, r"does not hold raw counts: one value is 0.5; .*layer=\S+, or round .*round_counts=True"),
         (
             -1.0,
-            r"(holds neither counts nor log1p values: some are negative, the least .* -1|one value is -1).*--layer\)$",
+            r"(holds neither counts nor log1p values: some are negative, .* -1|one value is -1).*layer=\S+\)$",
         ),
-        (np.nan, r"(holds neither counts nor log1p values: some are NaN|one value is nan).*--layer\)$"),
+        (np.nan, r"(holds neither counts nor log1p values: some are NaN|one value is nan).*layer=\S+\)$"),
     ],
 )
 def test_values_that_are_no_counts(screen, source, tmp_path, monkeypatch, value, why, at):
@@ -232,9 +232,9 @@ def test_normalised_values_are_no_counts_whatever_is_asked(screen, source, tmp_p
     adata.layers["scaled"] = adata.X.toarray() - 1
     adata.write_h5ad(source)
     for rounds in (False, True):
-        with pytest.raises(ValueError, match=r"normalised already: .* add up to 300 counts each. .*--layer\)"):
+        with pytest.raises(ValueError, match=r"normalised already: .* add up to 300 counts each; .*layer=...\)"):
             preprocess(source, output=tmp_path / "out.h5ad", round_counts=rounds)
-        with pytest.raises(ValueError, match=r"layers/scaled of .*neither counts nor log1p.*--layer\)$"):
+        with pytest.raises(ValueError, match=r"layers/scaled of .*neither counts nor log1p.*layer=\S+\)$"):
             preprocess(source, output=tmp_path / "out.h5ad", layer="scaled", round_counts=rounds)
 
 
@@ -268,13 +268,13 @@ def test_whole_counts_are_as_they_were_with_rounding(screen, source, tmp_path):
 
 def test_cells_without_a_gene_that_varies(screen, source, tmp_path):
     screen[:1].copy().write_h5ad(source)
-    with pytest.raises(ValueError, match=r"no gene of .*counts\.h5ad varies over the 1 cells that are kept.*--genes\)"):
+    with pytest.raises(ValueError, match=r"no gene of .*counts\.h5ad varies over the 1 cells that are kept.*genes="):
         preprocess(source, output=tmp_path / "out.h5ad")
     assert preprocess(source, output=tmp_path / "out.h5ad", genes=["GENE0001"]).variable_genes == ["GENE0001"]
     screen.write_h5ad(source)
     with pytest.raises(ValueError, match="from 1 on, not 0"):
         preprocess(source, output=tmp_path / "other.h5ad", num_variable_genes=0)
-    with pytest.raises(ValueError, match=r"list of genes to take .* is empty"):
+    with pytest.raises(ValueError, match=r"list of genes to take is empty"):
         preprocess(source, output=tmp_path / "other.h5ad", genes=[])
 
 
@@ -299,7 +299,7 @@ def test_what_speaks_of_slots_that_are_left_behind_goes_with_them(screen, source
 
 def test_what_was_preprocessed_is_preprocessed_again_from_its_counts(source, tmp_path):
     preprocess(source, output=tmp_path / "one.h5ad", num_variable_genes=50, keep_counts=True)
-    with pytest.raises(ValueError, match=r"one.h5ad is normalised already.*--layer"):
+    with pytest.raises(ValueError, match=r"one.h5ad is normalised already.*layer="):
         preprocess(tmp_path / "one.h5ad", output=tmp_path / "two.h5ad")
     report = preprocess(
         tmp_path / "one.h5ad", output=tmp_path / "two.h5ad", layer="counts", target_sum=1e4, keep_counts=True
@@ -372,4 +372,4 @@ def test_the_command(source, tmp_path, capsys):
     assert "normalised to 10000 counts and log1p | 2 variable genes" in capsys.readouterr().out
     assert list(anndata.read_h5ad(output).uns["X_hvg"]["var_names"]) == ["GENE0003", "GENE0001"]
     assert main(arguments) == 2
-    assert "exists; choose another name, or overwrite it" in capsys.readouterr().err
+    assert "exists already; choose another name, or replace it (--overwrite)" in capsys.readouterr().err

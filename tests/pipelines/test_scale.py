@@ -84,7 +84,7 @@ def test_training_refuses_other_scales(run, tmp_path, name, more, found):
     assert status == 2
     assert re.search(found, message)
     assert "--feature-key" in message
-    assert "--config feature_scale=" in message
+    assert "feature_scale in its configuration (--config)" in message
     assert ("state-hf preprocess" in message) == ("read as log1p" in message)
     assert not (tmp_path / "model").exists()
 
@@ -104,7 +104,7 @@ def test_training_refuses_files_of_two_totals(run, files, tmp_path, feature_key)
     assert status == 2
     assert f"own.h5ad is normalised to {recorded(files, 'own'):,g} counts a cell" in message
     assert f"deep_own.h5ad to {recorded(files, 'deep_own'):,g}" in message
-    assert f"(state-hf preprocess --target-sum {recorded(files, 'own'):g})" in message
+    assert f"(`state-hf preprocess --target-sum {recorded(files, 'own'):g}`)" in message
     if feature_key == "X":
         assert run("train", "same", "deep_same", *options)[0] == 0
 
@@ -113,7 +113,7 @@ def test_a_total_that_is_said_has_to_be_the_files(run, tmp_path):
     options = ("--output", tmp_path / "model", *SMALL, "--target-sum")
     status, message = run("train", "same", *options, "10000")
     assert status == 2
-    assert "target_sum (--target-sum) says that cells were normalised to 10,000 counts" in message
+    assert "--target-sum 10000.0 says that cells were normalised to 10,000 counts" in message
     assert "same.h5ad is normalised to 2,000" in message
     assert run("train", "same", *options, "2000")[0] == 0
 
@@ -134,7 +134,7 @@ def test_prediction_refuses_another_total(run, model, tmp_path):
         status, message = run("predict", "deep_own", "--model", folder, *output)
         assert status == 2
         assert "the model was trained on cells normalised to 2,000 counts, and X of" in message
-        assert "(state-hf preprocess --target-sum 2000)" in message
+        assert "(`state-hf preprocess --target-sum 2000`)" in message
     assert run("predict", "deep_same", "--model", model, *output)[0] == 0
     assert anndata.read_h5ad(tmp_path / "p.h5ad").uns["prediction"]["target_sum"] == 2000.0
 

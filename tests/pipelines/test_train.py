@@ -33,7 +33,7 @@ def test_train_and_predict(screen_path, tmp_path, capsys):
     assert AutoConfig.from_pretrained(folder).feature_key == "X"
     # Again is refused; going on finds nothing left to do.
     assert main(arguments) == 2
-    assert "go on with it (resume)" in capsys.readouterr().err
+    assert "go on with it (--resume)" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 0
 
     for model in (folder, folder / "baselines" / "perturbation_ridge"):

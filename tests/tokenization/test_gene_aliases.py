@@ -68,7 +68,7 @@ def test_plain_tables(tmp_path):
     path.write_text("ensembl_id\tsymbol\nENSG00000141510.2\tTP53\nENSG00000000001\t\nLYZ\tLYZ\n")
     assert read_gene_aliases(path) == [GeneAlias("ENSG00000141510", "TP53", "ensembl_id")]
     path.write_text("mouse\thuman\tscore\nTrp53\tTP53\t1\n")
-    with pytest.raises(ValueError, match=r"gene symbols is not clear.* --symbol-column; the columns are mouse, human"):
+    with pytest.raises(ValueError, match=r"gene symbols is not clear \(there are mouse, human, score\); name it"):
         read_gene_aliases(path)
     with pytest.raises(ValueError, match=r"aliases is not clear.* --alias-column"):
         read_gene_aliases(path, symbol_column="human")

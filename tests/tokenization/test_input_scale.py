@@ -113,7 +113,7 @@ def test_a_slot_of_another_scale_is_refused_with_what_it_holds():
         (cells(1e4), "counts", r"log1p values: not all values are whole numbers, and the largest is"),
         (cells(1e4) - 1, "log1p", r"neither counts nor log1p values: some are negative, the least .* -1"),
     ):
-        with pytest.raises(ValueError, match=rf"X of a.h5ad is read as {wanted}, but holds {held}.*\. Do this$"):
+        with pytest.raises(ValueError, match=rf"X of a.h5ad is read as {wanted}, but holds {held}.*; Do this$"):
             check_scale(look_at_values(values), wanted, "X of a.h5ad", "Do this")
 
 

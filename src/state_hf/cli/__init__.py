@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from state_hf._version import __version__
+from state_hf.configuration.advice import told
 
 _COMMANDS = {
     "embed": "embed the cells of .h5ad files with a State Embedding model",
@@ -64,5 +65,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"state-hf {name}: interrupted", file=sys.stderr)
         return 130
     except (ValueError, OSError, ImportError) as error:
-        print(f"state-hf {name}: {error}", file=sys.stderr)
+        print(f"state-hf {name}: {told(error, options_of(parser, parsed))}", file=sys.stderr)
         return 2
+
+
+def options_of(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> dict[str, str]:
+    """What the arguments of the library are called here: argument -> option, of those that the command has."""
+    # argparse tells nowhere else what it was given.
+    actions = list(parser._actions)
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            actions += [inner for command in action.choices.values() for inner in command._actions]
+    return {
+        action.dest: max(action.option_strings, key=len)
+        for action in actions
+        if action.option_strings and hasattr(parsed, action.dest)
+    }

@@ -92,7 +92,7 @@ def _bfloat16_on_cpu() -> str:
         return ""
     words = set(flags.read_text(encoding="utf-8", errors="replace").split())
     has = words & {"avx512_bf16", "amx_bf16", "bf16"}
-    return "" if has else "; without bfloat16 instructions: prefer --dtype float32"
+    return "" if has else "; without bfloat16 instructions: prefer `state-hf embed --dtype float32`"
 
 
 def _cache() -> list[str]:

@@ -23,7 +23,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Inspect, and print what was found."""
+    from state_hf.cli import convert, options_of
+    from state_hf.configuration.advice import in_options
     from state_hf.conversion.inspection import inspect
 
-    print(inspect(**vars(arguments)))
+    # What is missing is to be given to the command that comes next.
+    parser = argparse.ArgumentParser()
+    convert.configure(parser)
+    print(in_options(str(inspect(**vars(arguments))), options_of(parser, parser.parse_args(["source", "output"]))))
     return 0

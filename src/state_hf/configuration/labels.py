@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from state_hf.configuration.advice import Advised
+
 MISSING_TEXTS = ("", "nan", "NaN", "NA", "<NA>", "None", "null", "NaT")
 """Texts that stand for no label, as they are spelt: what `astype(str)`, CSV files and R leave of missing values. Other
 spellings are labels, as the gene symbol NAN."""
 
-DISTINCT_CASE_HINT = (
-    ", or, if they are different things (as TP53 of human and Tp53 of mouse), say so (distinct_case=True, "
-    "--distinct-case)"
-)
+DISTINCT_CASE_HINT = "if they are different things, as TP53 of human and Tp53 of mouse, say so (distinct_case=True)"
 
 _SPACED_PLUS = re.compile(r" ?\+ ?")
 # Whole or with a fraction, in decimal digits; 1E5 is a well of a plate.
@@ -106,7 +105,7 @@ def refuse_look_alikes(
     *,
     known: Iterable[FoundLabels] = (),
     distinct_case: bool = False,
-    case_hint: str = DISTINCT_CASE_HINT,
+    case_hint: str | None = DISTINCT_CASE_HINT,
     parts: Callable[[str], Iterable[str]] = lambda label: (label,),
 ) -> None:
     """Refuse labels that differ in what nobody means, over all places together.
@@ -115,7 +114,7 @@ def refuse_look_alikes(
         found: Labels by place.
         known: Labels that are known to be different things, as a model's. They are compared with the others only.
         distinct_case: Whether labels that differ in upper and lower case are different things.
-        case_hint: What a message about upper and lower case adds.
+        case_hint: The way out for labels that differ in upper and lower case, see `Advised`; None for none.
         parts: The names that a label is made of, which are compared too.
 
     Raises:
@@ -157,7 +156,7 @@ def _names_of(found: Iterable[FoundLabels], parts: Callable[[str], Iterable[str]
         yield from sorted(names, key=lambda name: name.part != name.label)
 
 
-def _look_alike_message(one: _Place, two: _Place, *, pairs: int, case_hint: str) -> str:
+def _look_alike_message(one: _Place, two: _Place, *, pairs: int, case_hint: str | None) -> str:
     forms = [look_alike_form(place.part, distinct_case=True) for place in (one, two)]
     # What looks the same on a screen is told apart by its codes.
     exactly = forms[0] == forms[1]
@@ -173,7 +172,7 @@ def _look_alike_message(one: _Place, two: _Place, *, pairs: int, case_hint: str)
     if two.found.column is not None and (one.part, two.part) == (one.label, two.label):
         column = f"adata.obs[{two.found.column!r}]"
         change = f" ({column} = {column}.astype(str).replace({{{second}: {first}}}))"
-    return f"{what}; make them one{change}{'' if exactly else case_hint}"
+    return Advised(what, f"make them one{change}", *([] if exactly or case_hint is None else [case_hint]))
 
 
 def _difference(one: str, other: str) -> str:

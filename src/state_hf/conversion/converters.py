@@ -67,8 +67,7 @@ def refuse_unknown_options(converter: Converter, options: dict[str, Any]) -> Non
     parameters = signature(converter.plan).parameters
     for name in options:
         if name not in parameters:
-            flag = f"--{name.replace('_', '-')}"
-            raise CheckpointError(f"{flag} has no meaning for a checkpoint of {converter.name}.")
+            raise CheckpointError(f"{name}=... has no meaning for a checkpoint of {converter.name}.")
 
 
 __all__ = ["Converter", "converter_of", "converters", "refuse_unknown_options"]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from state_hf.configuration.advice import Advised
 from state_hf.conversion.errors import CheckpointError
 from state_hf.conversion.pickled_types import plain
 from state_hf.conversion.stock_checkpoint import read_json_object
@@ -73,16 +74,20 @@ class GeneDictionaries:
         if not fitting:
             listed = ", ".join(f"{path} has {size:,}" for path, size in sizes.items())
             raise CheckpointError(
-                f"{source} has {vocab_size:,} tokens, but {listed}: a dictionary of another release of the model. "
-                "Give the folder with its own dictionaries with --dictionaries FOLDER."
+                Advised(
+                    f"{source} has {vocab_size:,} tokens, but {listed}: a dictionary of another release of the model",
+                    "give the folder with its own dictionaries (dictionaries=...)",
+                )
             )
         self.chosen = fitting[0]
         self.release = self.chosen.stem.removeprefix(TOKENS.stem)
         for other in fitting[1:]:
             if read_dictionary(other, TOKENS) != read_dictionary(self.chosen, TOKENS):
                 raise CheckpointError(
-                    f"{self.chosen} and {other} both have {vocab_size:,} tokens, but not the same: give the folder "
-                    "with the model's own dictionaries with --dictionaries FOLDER."
+                    Advised(
+                        f"{self.chosen} and {other} both have {vocab_size:,} tokens, but not the same",
+                        "give the folder with the model's own dictionaries (dictionaries=...)",
+                    )
                 )
         self.tokens: dict[str, int] = self._read(self.chosen, TOKENS)
 
@@ -116,9 +121,9 @@ class GeneDictionaries:
         return min(same, key=lambda path: path.parent != self.chosen.parent, default=None)
 
     def _absence(self, wanted: str) -> str:
-        return (
-            f"There is no {wanted}.pkl (or .json) in {', '.join(map(str, self.folders))}: give the folder with the "
-            "model's dictionaries with --dictionaries FOLDER."
+        return Advised(
+            f"There is no {wanted}.pkl (or .json) in {', '.join(map(str, self.folders))}",
+            "give the folder with the model's dictionaries (dictionaries=...)",
         )
 
 

@@ -79,7 +79,9 @@ class _Geneformer:
             UnsafeCheckpointError: If a pickle names code.
         """
         if checkpoint is not None:
-            raise CheckpointError(f"--checkpoint has no meaning for a checkpoint of {self.name}, of which it has one.")
+            raise CheckpointError(
+                f"checkpoint={checkpoint!r} has no meaning for a checkpoint of {self.name}, of which it has one."
+            )
         opened = open_stock_checkpoint(source)
         model_class = _model_class(opened)
         account = account_for_stock(opened, model_class, _RULES, compare_tied=read_weights)

@@ -29,7 +29,7 @@ def refuse_hub_options(source: object, **options: str | None) -> None:
     """
     for name, value in options.items():
         if value is not None:
-            raise ValueError(f"--{name} is for a repository on the Hub, owner/name, which {source} is not.")
+            raise ValueError(f"{name}={value!r} is for a repository on the Hub, owner/name, which {source} is not.")
 
 
 @contextmanager

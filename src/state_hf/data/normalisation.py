@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
+from state_hf.configuration.advice import Advised
 from state_hf.data.cells.cell_matrix import CellMatrix
 from state_hf.tokenization.input_scale import SCALE_SAMPLE, SeenValues
 
@@ -102,14 +103,14 @@ def normalisation_of(rows: CellMatrix, seen: SeenValues) -> Normalisation:
     return normalisation({key: rows.uns.get(key) for key in RECORDS}, rows.slot, rows.place, seen)
 
 
-def agreed_total(found: Sequence[Normalisation], advice: str = "") -> float | None:
+def agreed_total(found: Sequence[Normalisation], *ways: str) -> float | None:
     """The one total of several matrices whose cells are used together; None where it is not known of any.
 
     Where it is known of some only, that is logged.
 
     Args:
         found: One entry a matrix.
-        advice: What to do about totals that differ, in place of preprocessing the files to that of the first.
+        ways: What to do about totals that differ, in place of preprocessing the files to that of the first.
 
     Raises:
         ValueError: Two totals are known, and differ.
@@ -120,11 +121,12 @@ def agreed_total(found: Sequence[Normalisation], advice: str = "") -> float | No
     first = known[0]
     for other in known[1:]:
         if first.total is not None and other.total is not None and not same_total(first.total, other.total):
-            raise ValueError(
+            problem = (
                 f"{first.place} is normalised to {first.total:,g} counts a cell, and {other.place} to "
-                f"{other.total:,g}, so that one value means different expression in the two. "
-                + (advice or f"Preprocess all files to one total (state-hf preprocess --target-sum {first.total:g})")
+                f"{other.total:,g}, so that one value means different expression in the two"
             )
+            default = f"preprocess all files to one total (`state-hf preprocess --target-sum {first.total:g}`)"
+            raise ValueError(Advised(problem, *(ways or [default])))
     for entry in found:
         if entry.total is None:
             logger.warning(

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from state_hf.configuration.advice import Advised
+
 _SETTINGS = "settings.json"
 
 
@@ -55,7 +57,7 @@ class PartialResults:
         content = cls._read(folder)
         num_rows, block_rows = content.get("num_rows"), content.get("block_rows")
         if not (isinstance(num_rows, int) and isinstance(block_rows, int) and num_rows >= 0 and block_rows > 0):
-            raise ValueError(f"{folder / _SETTINGS} is damaged: start over by overwriting the run")
+            raise ValueError(Advised(f"{folder / _SETTINGS} is damaged", "start over (overwrite=True)"))
         return cls(folder, num_rows, block_rows)
 
     @classmethod
@@ -68,8 +70,11 @@ class PartialResults:
         changed = different_settings(cls._read(folder)["settings"], settings)
         if changed:
             raise ValueError(
-                f"cannot go on with the unfinished run in {folder}: {changed}. "
-                "Use the same settings, or start over by overwriting it (overwrite=True, --overwrite)"
+                Advised(
+                    f"cannot go on with the unfinished run in {folder} ({changed})",
+                    "use the same settings",
+                    "start over (overwrite=True)",
+                )
             )
         return cls.open(folder)
 
@@ -80,9 +85,11 @@ class PartialResults:
         try:
             content = json.loads((folder / _SETTINGS).read_text())
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{folder / _SETTINGS} is damaged: start over by overwriting the run ({error})") from error
+            raise ValueError(
+                Advised(f"{folder / _SETTINGS} is damaged ({error})", "start over (overwrite=True)")
+            ) from error
         if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
-            raise ValueError(f"{folder / _SETTINGS} is damaged: start over by overwriting the run")
+            raise ValueError(Advised(f"{folder / _SETTINGS} is damaged", "start over (overwrite=True)"))
         return content
 
     def bounds(self, block: int) -> tuple[int, int]:

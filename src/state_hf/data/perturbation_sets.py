@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from transformers.utils import logging
 
+from state_hf.configuration.advice import Advised
 from state_hf.data.perturbation_screens import PerturbationScreens, Screen
 
 logger = logging.get_logger(__name__)
@@ -211,9 +212,12 @@ class PerturbationSets:
 def _no_controls(screens: PerturbationScreens, screen: Screen, group: np.ndarray) -> str:
     cell_type = screens.cell_types[screen.cell_types[group[0]]]
     cells = int(((screen.cell_types == screen.cell_types[group[0]]) & ~screen.is_control).sum())
-    return (
+    return Advised(
         f"{screen.name} has no control cells ({screens.control!r}) of the cell type {cell_type!r} to predict its "
-        f"{cells:,} perturbed cells from; add controls, or leave such cells out with without_controls='drop'"
+        f"{cells:,} perturbed cells from",
+        "add controls",
+        "take these perturbed cells out of the file",
+        "leave such cells out (without_controls='drop')",
     )
 
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from state_hf.configuration.advice import Advised
 from state_hf.data.cells.cell_matrix import CellMatrix
 from state_hf.data.cells.cells import Cells
 from state_hf.data.normalisation import Normalisation, agreed_total, check_counted_genes, normalisation_of
@@ -15,7 +16,7 @@ Scale = Literal["counts", "log1p", "embedding"]
 
 
 def check_slot(
-    screens: PerturbationScreens, slot: str, scale: Scale, *, advice: str, only_controls: bool = False
+    screens: PerturbationScreens, slot: str, scale: Scale, *ways: str, only_controls: bool = False
 ) -> float | None:
     """Look at a sample of the cells of every screen, spread over it, before any of them is used.
 
@@ -23,7 +24,7 @@ def check_slot(
         screens: The screens.
         slot: "X", "raw/X", "layers/NAME" or "obsm/NAME".
         scale: What is read from it. An embedding has no scale; its values have to be finite.
-        advice: What the user can do about values of another scale.
+        ways: What the user can do about values of another scale, see `Advised`.
         only_controls: Whether no other cells are read.
 
     Returns:
@@ -42,22 +43,25 @@ def check_slot(
         if scale == "embedding":
             continue
         seen = look_at_values(cells)
-        check_scale(seen, scale, matrix.place, advice)
+        check_scale(seen, scale, matrix.place, *ways)
         if scale == "log1p":
-            _check_base(matrix, advice)
+            _check_base(matrix, *ways)
             found.append((screen.cells, normalisation_of(matrix, seen)))
     total = agreed_total([entry for _, entry in found])
     _check_genes(found)
     return total
 
 
-def _check_base(matrix: CellMatrix, advice: str) -> None:
+def _check_base(matrix: CellMatrix, *ways: str) -> None:
     """scanpy records the base of a logarithm that is not the natural one."""
     record = matrix.uns.get("log1p") if matrix.slot == "X" else None
     base = record.get("base") if isinstance(record, Mapping) else None
     if isinstance(base, int | float | np.number) and not np.isclose(float(base), np.e):
         raise ValueError(
-            f"{matrix.place} was logged to the base {float(base):g} (uns['log1p']), and natural logs are read. {advice}"
+            Advised(
+                f"{matrix.place} was logged to the base {float(base):g} (uns['log1p']), and natural logs are read",
+                *ways,
+            )
         )
 
 

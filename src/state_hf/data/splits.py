@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
+from state_hf.configuration.advice import Advised
 from state_hf.configuration.near_names import nearest
 from state_hf.data.perturbation_screens import PerturbationScreens, Screen
 from state_hf.data.split_definition import PARTS, Context, SplitDefinition, SplitPart, contexts_of, dataset_places
@@ -148,8 +149,12 @@ class PerturbationSplit:
             return
         if len(rows) < len(present):
             raise ValueError(
-                f"{self.screens.screens[number].name} has {len(rows)} control cells of the cell type "
-                f"{self.screens.cell_types[cell_type]!r} for {len(present)} parts; use controls='shared'"
+                Advised(
+                    f"{self.screens.screens[number].name} has {len(rows)} control cells of the cell type "
+                    f"{self.screens.cell_types[cell_type]!r} for {len(present)} parts",
+                    "let the parts share them (controls='shared')",
+                    "train with shared ones (split_controls='shared')",
+                )
             )
         order = np.random.default_rng([self.seed, number, cell_type]).permutation(rows)
         ends = np.round(np.cumsum(cells[present]) / cells.sum() * len(rows)).astype(int)

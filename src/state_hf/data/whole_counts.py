@@ -6,10 +6,15 @@ import numpy as np
 from scipy import sparse
 from transformers.utils import logging
 
+from state_hf.configuration.advice import Advised
 from state_hf.data.cells.cell_matrix import CellMatrix
 from state_hf.tokenization.input_scale import SCALE_SAMPLE, check_scale, look_at_values
 
 _BLOCK_BYTES = 2**26
+
+
+_OTHER_LAYER = "name the layer with the counts (layer=...)"
+_ROUNDED = "round corrected counts to whole numbers (round_counts=True)"
 
 
 def check_counts(cells: CellMatrix, *, rounded: bool) -> None:
@@ -28,13 +33,10 @@ def check_counts(cells: CellMatrix, *, rounded: bool) -> None:
     seen, place = look_at_values(cells.sample(SCALE_SAMPLE)), cells.place
     if seen.totals:
         totals = " or ".join(f"{total:g}" for total in seen.totals)
-        raise ValueError(
-            f"{place} is normalised already: as log1p values, its cells add up to {totals} counts each. Name the layer "
-            "with the counts (layer=, --layer)"
-        )
+        problem = f"{place} is normalised already: as log1p values, its cells add up to {totals} counts each"
+        raise ValueError(Advised(problem, _OTHER_LAYER))
     if not (rounded and seen.scale == "log1p"):
-        hint = ", or round corrected counts to whole numbers (round_counts=True, --round)" if seen.scale else ""
-        check_scale(seen, "counts", place, f"Name the layer with the counts (layer=, --layer){hint}")
+        check_scale(seen, "counts", place, _OTHER_LAYER, *([_ROUNDED] if seen.scale else []))
 
 
 class WholeCounts:
@@ -90,12 +92,13 @@ class WholeCounts:
         return block
 
     def _check(self, values: np.ndarray) -> None:
-        bad, advice = ~np.isfinite(values) | (values < 0), "name the layer that does (layer=, --layer)"
+        bad, ways = ~np.isfinite(values) | (values < 0), [_OTHER_LAYER]
         if not bad.any() and values.dtype.kind == "f" and not self.rounded:
             bad = values != np.rint(values)
-            advice += ", or round corrected counts to whole numbers (round_counts=True, --round)"
+            ways.append(_ROUNDED)
         if bad.any():
-            raise ValueError(f"{self.cells.place} does not hold raw counts: one value is {values[bad][0]:g}; {advice}")
+            problem = f"{self.cells.place} does not hold raw counts: one value is {values[bad][0]:g}"
+            raise ValueError(Advised(problem, *ways))
 
 
 __all__ = ["WholeCounts", "check_counts"]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from state_hf.configuration.advice import refuse_existing
 from state_hf.configuration.file_permissions import follow_umask
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -81,8 +82,7 @@ def folder_written_whole(folder: Path, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         FileExistsError: If the folder exists.
     """
-    if folder.exists() and not overwrite and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists: choose another name, or replace it with --overwrite.")
+    refuse_existing(folder, overwrite=overwrite)
     with written_whole(folder) as unfinished:
         unfinished.mkdir(parents=True)
         yield unfinished

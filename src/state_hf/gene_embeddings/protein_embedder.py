@@ -9,6 +9,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from transformers.utils import logging
 
+from state_hf.configuration.advice import Advised
 from state_hf.gene_embeddings.protein_models import ProteinModel
 
 logger = logging.get_logger(__name__)
@@ -71,8 +72,11 @@ class ProteinEmbedder:
         embeddings = sums / np.array([len(protein) for protein in proteins])[:, None]
         if not np.isfinite(embeddings).all():
             raise ValueError(
-                f"The output of {self.model.name} is not finite for some proteins: check its weights for NaN, and try "
-                "dtype='float32' if it runs in half precision."
+                Advised(
+                    f"The output of {self.model.name} is not finite for some proteins",
+                    "check its weights for NaN",
+                    "compute in full precision, if it runs in half (dtype='float32')",
+                )
             )
         return embeddings
 

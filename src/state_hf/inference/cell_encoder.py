@@ -11,6 +11,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from state_hf.configuration.advice import Advised
 from state_hf.data.cells.cell_matrix import CellMatrix
 from state_hf.data.read_ahead import read_ahead
 from state_hf.inference.loading import load_model, load_tokenizer
@@ -325,9 +326,12 @@ class CellEncoder:
         if len(broken):
             names = cells.cells.cell_names(start, start + len(embedding))[broken[:5]]
             raise ValueError(
-                f"The model's output is not finite for {len(broken)} of the cells {start} to "
-                f"{start + len(embedding) - 1} of {cells.name}, among them {', '.join(map(repr, map(str, names)))}: "
-                "check the weights for NaN, and try dtype='float32' if they run in float16."
+                Advised(
+                    f"The model's output is not finite for {len(broken)} of the cells {start} to "
+                    f"{start + len(embedding) - 1} of {cells.name}, among them {', '.join(map(repr, map(str, names)))}",
+                    "check the weights for NaN",
+                    "compute in full precision, if they run in float16 (dtype='float32')",
+                )
             )
 
 

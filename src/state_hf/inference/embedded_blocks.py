@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers.utils import logging
 
+from state_hf.configuration.advice import Advised
 from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.partial_results import PartialResults
 from state_hf.inference.cell_encoder import CellEncoder, Part
@@ -52,7 +53,7 @@ def embed_missing_blocks(
                 partial.write(start // partial.block_rows, rows)
         processes.wait()
         if cells.cells.fingerprint() != task.settings["input"]:
-            raise ValueError(f"{task.name} changed while it was read: start over (--overwrite)")
+            raise ValueError(Advised(f"{task.name} changed while it was read", "start over (overwrite=True)"))
     return sum(stop - start for start, stop in map(partial.bounds, missing))
 
 

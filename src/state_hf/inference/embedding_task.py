@@ -93,8 +93,7 @@ def inspect_source(
             found_type = check_input_type(
                 cells.sample(SCALE_SAMPLE),
                 input_type,
-                declare="pass input_type={scale!r} (--input-type {scale})",
-                instead="choose the layer with counts or log1p values (layer=, --layer)",
+                instead="choose the layer with counts or log1p values (layer=...)",
             )
         except ValueError as error:
             raise ValueError(f"{cells.place}: {error}") from error

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from state_hf.configuration.advice import Advised
 from state_hf.configuration.model_folders import loading_from
 from state_hf.families import FAMILIES
 from state_hf.tokenization.cell_tokenizer import CellTokenizer
@@ -117,7 +118,7 @@ def load_tokenizer(tokenizer: str | Path | CellTokenizer | None, model: PreTrain
     if isinstance(tokenizer, str | Path | None):
         name = str(tokenizer or model.config.name_or_path)
         if not name:
-            raise ValueError("The model was not loaded from a folder: pass its tokenizer (tokenizer=...).")
+            raise ValueError(Advised("The model was not loaded from a folder", "pass its tokenizer (tokenizer=...)"))
         with loading_from(name):
             loaded: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from state_hf.configuration.advice import Advised, refuse_existing
 from state_hf.data.partial_results import PartialResults, different_settings
 
 
@@ -50,11 +51,14 @@ class ResumableOutput:
         """
         if self.resume or self.overwrite:
             return
-        if self.path.exists():
-            raise FileExistsError(f"{self.path} already exists: choose another name, or overwrite it (--overwrite).")
+        refuse_existing(self.path, overwrite=False)
         if self.partial.exists():
             raise FileExistsError(
-                f"An unfinished run lies in {self.partial}: go on with it (--resume), or start over (--overwrite)."
+                Advised(
+                    f"an unfinished run lies in {self.partial}",
+                    "go on with it (resume=True)",
+                    "start over (overwrite=True)",
+                )
             )
 
     def check_complete(self, settings: Mapping[str, Any], made_with: Mapping[str, Any]) -> None:
@@ -70,8 +74,11 @@ class ResumableOutput:
         changed = different_settings(dict(made_with), dict(settings)) if self.is_complete else ""
         if changed:
             raise ValueError(
-                f"{self.path} is complete, but was made with other settings: {changed}. "
-                "Choose another name, or overwrite it (--overwrite)."
+                Advised(
+                    f"{self.path} is complete, but was made with other settings: {changed}",
+                    "choose another name",
+                    "replace it (overwrite=True)",
+                )
             )
 
     def take_up(self, parts: Mapping[str, Mapping[str, Any]]) -> None:
@@ -111,7 +118,8 @@ class ResumableOutput:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            message = f"The disk is full; finished blocks are kept in {self.partial}: make room, then --resume"
+            problem = f"The disk is full; finished blocks are kept in {self.partial}"
+            message = Advised(problem, "make room, then go on (resume=True)")
             raise OSError(error.errno, message, str(self.path)) from error
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from state_hf.configuration.advice import Advised
 from state_hf.metrics.catalogue import METRICS, MetricValues
 from state_hf.metrics.comparison import Comparison, target_positions
 from state_hf.metrics.profiles import Metric, Profile
@@ -167,6 +168,8 @@ def _check_targets(profile: Profile, target: np.ndarray) -> None:
     excluded = profile.settings["excluded_genes"]
     if excluded["differential_expression"] == "own" and not (target >= 0).any():
         raise ValueError(
-            f"profile {profile.name!r} leaves out target genes, but no perturbation's label is a gene name; "
-            "give target_genes={label: gene}, with None for a perturbation that has no target gene"
+            Advised(
+                f"profile {profile.name!r} leaves out target genes, but no perturbation's label is a gene name",
+                "give the gene of each label, None for a perturbation that has no target gene (target_genes=...)",
+            )
         )

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
+from state_hf.configuration.advice import Advised
 from state_hf.configuration.labels import FoundLabels, refuse_look_alikes
 from state_hf.configuration.near_names import listed, near_matches
 from state_hf.configuration.perturbation_labels import label_parts
@@ -25,6 +26,17 @@ LOGNORM_LIMIT = 15.0
 
 INTEGER_TOLERANCE: dict[Scale, float] = {"counts": 1e-6, "lognorm": 1e-3}
 """Distance from an integer below which a value counts as one: strict where counts are required, the 2025 rule else."""
+
+
+_SCORE_PREDICTED = "score what is predicted, alone (groups='prediction')"
+
+# How public screens call these columns of obs, in lower case.
+_USUAL_COLUMNS = {
+    "perturbation_key": (
+        "perturbation", "target_gene", "gene", "condition", "guide", "perturbation_name", "target", "pert",
+    ),
+    "cell_type_key": ("cell_type", "celltype", "cell_line", "cell_name", "cell_line_id", "line", "context"),
+}  # fmt: skip
 
 
 @dataclass
@@ -72,8 +84,7 @@ def check_inputs(
     """
     sides = {"prediction": prediction, "reference": reference}
     problems = _gene_problems(prediction, reference)
-    columns = [perturbation_key] if cell_type_key is None else [cell_type_key, perturbation_key]
-    missing = _column_problems(sides, columns)
+    missing = _column_problems(sides, {"perturbation_key": perturbation_key, "cell_type_key": cell_type_key})
     problems += missing
     labels: dict[str, _SideLabels] = {}
     if not missing:
@@ -98,7 +109,7 @@ def check_inputs(
             scale,
             side,
             max_counts_per_cell=max_counts_per_cell,
-            lognorm_taken_by="the profile vcc2025 (profile=, --profile)",
+            lognorm_way="score it by a profile that takes such values (profile='vcc2025')",
         )
         if scale == "counts" and side in labels:
             problems += _empty_perturbations(summaries[side], labels[side])
@@ -108,11 +119,12 @@ def check_inputs(
     return CheckedInputs(**summaries)
 
 
-def problem_list(headline: str, problems: list[str]) -> str:
-    """One message for several problems: the headline, then a numbered line each."""
+def problem_list(headline: str, problems: list[str]) -> Advised:
+    """One message for several problems, with their advice: the headline, then a numbered line each."""
     lines = [f"  {number}. {problem}" for number, problem in enumerate(problems, start=1)]
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return "\n".join([f"{headline} ({count}):", *lines])
+    inner = tuple(problem for problem in problems if isinstance(problem, Advised))
+    return Advised("\n".join([f"{headline} ({count}):", *lines]), inner=inner)
 
 
 def counted(number: int, noun: str) -> str:
@@ -127,7 +139,7 @@ def value_problems(
     side: str,
     *,
     max_counts_per_cell: float | None = None,
-    lognorm_taken_by: str = "",
+    lognorm_way: str | None = None,
 ) -> list[str]:
     """What is wrong with the values of one side for the scale that is asked for.
 
@@ -137,7 +149,7 @@ def value_problems(
         scale: The scale.
         side: What messages call the cells.
         max_counts_per_cell: Largest total of one cell, for `"counts"`.
-        lognorm_taken_by: What takes log-normalised values where counts are asked for; "" for nothing.
+        lognorm_way: What to do with log-normalised values where counts are asked for, see `Advised`; None for nothing.
     """
 
     def where(position: tuple[int, int, float] | None) -> str:
@@ -155,17 +167,17 @@ def value_problems(
             "scaled ones are not scored"
         )
     if scale == "counts" and summary.fractional:
-        instead = f", which {lognorm_taken_by} takes" if lognorm_taken_by else ""
-        hint = f" (it looks log-normalised{instead})" if summary.maximum < LOGNORM_LIMIT else ""
-        problems.append(
-            f"the {side} must hold raw counts, but has {counted(summary.fractional, 'value')} with a fraction{hint}: "
-            f"{where(summary.first_fractional)}"
+        is_lognorm = summary.maximum < LOGNORM_LIMIT
+        problem = (
+            f"the {side} must hold raw counts, but has {counted(summary.fractional, 'value')} with a fraction"
+            f"{' (it looks log-normalised)' if is_lognorm else ''}: {where(summary.first_fractional)}"
         )
+        problems.append(Advised(problem, *([lognorm_way] if is_lognorm and lognorm_way else [])))
     if scale == "lognorm" and summary.fractional and summary.maximum >= LOGNORM_LIMIT:
         problems.append(
             f"the {side} is neither counts nor log-normalised: it has fractions and its largest value is "
             f"{summary.maximum:g}, while log-normalised values lie in [0, {LOGNORM_LIMIT:g}). Pass raw counts, or "
-            "normalise each cell and take log1p (state-hf preprocess)"
+            "normalise each cell and take log1p (`state-hf preprocess`)"
         )
     if scale == "counts" and max_counts_per_cell is not None and summary.totals.max(initial=0) > max_counts_per_cell:
         over = np.flatnonzero(summary.totals > max_counts_per_cell)
@@ -200,7 +212,10 @@ def _gene_problems(prediction: LabelledCells, reference: LabelledCells) -> list[
             problems.append(
                 f"{counted(len(duplicated), 'gene')} of the {side} named more than once: {listed(duplicated)}"
             )
-    problems += gene_differences(prediction.var_names, reference.var_names, "prediction", "the reference")
+    differences = gene_differences(prediction.var_names, reference.var_names, "prediction", "the reference")
+    if len(differences) == 1 and len(prediction.var_names) < len(reference.var_names):
+        differences = [Advised(differences[0], "score the prediction's genes alone (genes='prediction')")]
+    problems += differences
     # An index of nullable strings is not equal to another of the same names.
     names, expected = (np.asarray(adata.var_names, dtype=object) for adata in (prediction, reference))
     if not problems and (names != expected).any():
@@ -213,16 +228,22 @@ def _gene_problems(prediction: LabelledCells, reference: LabelledCells) -> list[
     return problems
 
 
-def _column_problems(sides: dict[str, LabelledCells], columns: list[str]) -> list[str]:
-    problems = []
+def _column_problems(sides: dict[str, LabelledCells], columns: Mapping[str, str | None]) -> list[str]:
+    problems: list[str] = []
     for side, adata in sides.items():
-        for column in columns:
-            if column not in adata.obs:
-                near = near_matches([column], adata.obs.columns).get(column)
-                hint = f"; did you mean {near!r}?" if near is not None else ""
-                present = listed(list(adata.obs.columns)) or "none"
-                problems.append(f"the {side} has no obs column {column!r} (columns: {present}){hint}")
+        for argument, column in columns.items():
+            if column is not None and column not in adata.obs:
+                present = list(map(str, adata.obs.columns))
+                problem = f"the {side} has no obs column {column!r} (columns: {listed(present) or 'none'})"
+                meant = near_matches([column], present).get(column) or _usual_column(argument, present)
+                problems.append(Advised(problem, *([] if meant is None else [f"name it ({argument}={meant!r})"])))
     return problems
+
+
+def _usual_column(argument: str, present: list[str]) -> str | None:
+    """The only column that has a name which such columns have in public screens."""
+    found = [name for name in present if name.casefold() in _USUAL_COLUMNS[argument]]
+    return found[0] if len(found) == 1 else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -311,9 +332,11 @@ def _label_problems(labels: Mapping[str, _SideLabels], control: str, *, control_
         hint = _hint(near_matches(absent, extra)) if side == "prediction" else ""
         if empty:
             hint += f"; {listed(empty)} declared there without a cell"
-        problems.append(
+        problem = (
             f"{counted(len(absent), 'perturbation')} of the {other} missing from the {side}: {listed(absent)}{hint}"
         )
+        alone = side == "prediction" and not extra and not empty
+        problems.append(Advised(problem, *([_SCORE_PREDICTED] if alone else [])))
     if not problems and labels["reference"].cell_types is not None:
         problems += _context_problems(labels, control, control_in_prediction=control_in_prediction)
     return problems
@@ -324,15 +347,17 @@ def _context_problems(labels: Mapping[str, _SideLabels], control: str, *, contro
     key, reference_pairs = labels["reference"].cell_type_key, pairs["reference"]
     if not control_in_prediction:
         pairs = {side: {pair for pair in found if pair[1] != control} for side, found in pairs.items()}
-    problems = []
+    problems: list[str] = []
     for side, other in (("prediction", "reference"), ("reference", "prediction")):
         absent = sorted(pairs[other] - pairs[side])
         if absent:
             names = [f"{label} in {context}" for context, label in absent]
-            problems.append(
+            problem = (
                 f"{counted(len(names), 'perturbation')} of the {other} missing from the {side} in their context "
                 f"(obs[{key!r}]): {listed(names)}"
             )
+            alone = side == "prediction" and pairs[side] < pairs[other]
+            problems.append(Advised(problem, *([_SCORE_PREDICTED] if alone else [])))
     contexts = sorted({context for context, _ in pairs["reference"]})
     without = [context for context in contexts if (context, control) not in reference_pairs]
     if without:

@@ -14,6 +14,7 @@ from anndata.io import read_elem
 from transformers.utils import logging
 
 from state_hf.analysis.nearest_cells import nearest_neighbours, vote
+from state_hf.configuration.advice import refuse_existing
 from state_hf.data.anndata_files import add_columns, open_store, read_labels
 from state_hf.data.cell_copies import check_copy, copy_store
 from state_hf.data.cells.locations import as_location
@@ -190,9 +191,7 @@ def _check_arguments(
 
 def _refuse_existing_head(folder: str | Path | None, *, keep: bool) -> None:
     if folder is not None and Path(folder).exists() and not keep:
-        raise FileExistsError(
-            f"{folder} already exists: choose another folder for the classifier, or overwrite it (--overwrite)."
-        )
+        refuse_existing(folder, overwrite=False)
 
 
 def _threshold(wanted: float | None, config: Any = None) -> float:

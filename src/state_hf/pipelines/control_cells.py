@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from state_hf.configuration.advice import Advised
 from state_hf.data.perturbation_screens import PerturbationScreens
 
 _BLOCK_VALUES = 2**24
@@ -30,7 +31,7 @@ def columns_of(names: Sequence[str] | None, genes: Sequence[str], place: str) ->
         shown = ", ".join(map(repr, missing[:5]))
         raise ValueError(
             f"{place} has {len(names):,} genes and lacks {len(missing):,} of the model's {len(genes):,}: {shown}"
-            f"{', ...' if len(missing) > 5 else ''}. Prepare the file with them (state-hf preprocess --genes)."
+            f"{', ...' if len(missing) > 5 else ''}; prepare the file with them (`state-hf preprocess --genes FILE`)"
         )
     if len(at) != len(names):
         raise ValueError(f"{place} has gene names that occur twice, so the model's genes cannot be found by name.")
@@ -61,8 +62,11 @@ class ControlCells:
             width = rows.shape[1] if columns is None else len(columns)
             if width != num_features:
                 raise ValueError(
-                    f"{rows.place} has {width:,} features, but the model reads {num_features:,}: name the slot that it "
-                    "was trained on (feature_key=...), or prepare the file as its training data were."
+                    Advised(
+                        f"{rows.place} has {width:,} features, but the model reads {num_features:,}",
+                        "name the slot that it was trained on (feature_key=...)",
+                        "prepare the file as its training data were",
+                    )
                 )
         self.place = self._rows[0].place
 
@@ -84,8 +88,12 @@ class ControlCells:
             others = [repr(self.screens.cell_types[kind]) for kind in sorted(having)]
             listed = ", ".join(others[:8]) + (", ..." if len(others) > 8 else "")
             raise ValueError(
-                f"{names} has no control cells ({self.screens.control!r}) of the cell type {cell_type!r} to predict "
-                f"from; there are some of {listed or 'no cell type'}"
+                Advised(
+                    f"{names} has no control cells ({self.screens.control!r}) of the cell type {cell_type!r} to "
+                    f"predict from; there are some of {listed or 'no cell type'}",
+                    "add some",
+                    "predict those alone (cell_types=...)",
+                )
             )
         return np.concatenate(found)
 

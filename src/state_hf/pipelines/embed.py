@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from state_hf.configuration.advice import Advised
 from state_hf.data.cell_copies import check_copy
 from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.embedding_files import output_format, read_record, write_embedding
@@ -205,7 +206,11 @@ def _check_key(run: _Run, task: EmbeddingTask, output: AnyPath | None) -> None:
     """Refuse a key that the data already have, where the embedding would join them."""
     joins = output is None or Path(output).suffix not in (".npy", ".parquet")
     if joins and run.key in task.slot_names and not run.overwrite:
-        raise ValueError(f"{task.name} already has {run.key!r}: choose another key, or replace it (--overwrite).")
+        raise ValueError(
+            Advised(
+                f"{task.name} already has {run.key!r}", "choose another key (key=...)", "replace it (overwrite=True)"
+            )
+        )
 
 
 def _embed_file(run: _Run, task: EmbeddingTask, output: ResumableOutput) -> None:

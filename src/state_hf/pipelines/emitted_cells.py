@@ -9,6 +9,7 @@ import numpy as np
 from transformers.utils import logging
 
 from state_hf._version import __version__
+from state_hf.configuration.advice import Advised
 from state_hf.configuration.perturbation_labels import Perturbation
 from state_hf.data.cell_writer import CellWriter, MatrixWriter, cell_writer, matrix_writer
 from state_hf.data.file_stamps import FileStamps
@@ -128,7 +129,9 @@ class EmittedCells:
         elif raw is not None:
             depths = _whole(raw.read(cells.controls), raw).sum(axis=1).astype(np.int64)
         else:
-            raise ValueError("depths are taken from raw counts: name their slot (counts_slot='layers/counts')")
+            raise ValueError(
+                Advised("depths are taken from raw counts", "name their slot (counts_slot='layers/counts')")
+            )
         group = cells.group
         rng = seeded_stream(self.predictor.seed, "counts", group.cell_type, group.draw_name, str(number))
         return draw_counts(cells.values, depths, is_log1p=self.predictor.scale == "log1p", rng=rng)
@@ -137,7 +140,9 @@ class EmittedCells:
         """All control cells of cell types."""
         source = self.predictor.counts if self.counts else self.predictor.expression
         if source is None:
-            raise ValueError("control cells as counts need the slot of the raw counts (counts_slot='layers/counts')")
+            raise ValueError(
+                Advised("control cells as counts come from raw counts", "name their slot (counts_slot='layers/counts')")
+            )
         for cell_type in cell_types:
             cells = source.of(cell_type)
             for start in range(0, len(cells), _BLOCK_CELLS):
@@ -188,8 +193,11 @@ def write_predictions(
     named = [group for group in groups if Perturbation.of(group.perturbation, control=control).is_control]
     if named and controls != "none":
         raise ValueError(
-            f"the control {named[0].perturbation!r} is among what to predict: write no others (controls='none'), or "
-            "leave it out and have it simulated (controls='simulated')"
+            Advised(
+                f"the control {named[0].perturbation!r} is among what to predict",
+                "write no others (controls='none')",
+                "leave it out and have it simulated (controls='simulated')",
+            )
         )
     cell_types = list(dict.fromkeys(group.cell_type for group in groups))
     simulated = emitted.control_groups(cell_types) if controls == "simulated" else []

@@ -40,7 +40,7 @@ def check_one_scale(side: CellMatrix, name: SideName) -> None:
     if seen.scale is None:
         raise ValueError(
             f"{side.place}, the {name}, holds neither counts nor log1p values: {seen.reason}. Bring all cells, control "
-            "and perturbed ones, to one scale (state-hf preprocess; of predictions, predict --counts-slot)"
+            "and perturbed ones, to one scale (`state-hf preprocess`; of predictions, `state-hf predict --counts-slot`)"
         )
 
 
@@ -149,7 +149,7 @@ def total_notes(side: SideTotal, reference: SideTotal) -> list[str]:
             target = side.known if reference.is_counts else reference.known
             raise ValueError(
                 f"the two sides are on different scales, so their values do not compare: {side}, and {reference}. "
-                f"Preprocess the counts of both to one total (state-hf preprocess --target-sum {target:g})"
+                f"Preprocess the counts of both to one total (`state-hf preprocess --target-sum {target:g}`)"
             )
         if not same_total(side.known, reference.known):
             moved = abs(np.log(side.known / reference.known))

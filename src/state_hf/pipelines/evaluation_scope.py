@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
+from state_hf.configuration.advice import Advised
 from state_hf.configuration.perturbation_labels import common_names
 from state_hf.data.cells.cell_matrix import CellMatrix
 from state_hf.data.cells.open_cells import open_cells
@@ -167,7 +168,7 @@ def _with_groups(
         }
         return _scored(scope, chosen, f"the {part} part of {record.split}, as the prediction records", measured)
     if groups == "held-out":
-        raise ValueError("the prediction does not record what was held out: name the split (split=...)")
+        raise ValueError(Advised("the prediction does not record what was held out", "name the split (split=...)"))
     if groups == "prediction":
         return _scored(scope, predicted, "those of the prediction", measured)
     if groups is None and record is not None and record.groups and set(record.groups.values()) == {"train"}:

@@ -4,11 +4,14 @@ from typing import Any
 
 from transformers.utils import logging
 
+from state_hf.configuration.advice import Advised
 from state_hf.data.normalisation import same_total
 from state_hf.data.perturbation_screens import PerturbationScreens
 from state_hf.data.slot_scale import Scale, check_slot
 
 logger = logging.get_logger(__name__)
+
+_FEATURES = "name the slot that has them (feature_key=...)"
 
 
 def expression_scale(config: Any) -> Scale:
@@ -44,27 +47,24 @@ def trained_total(
         ValueError: See `check_slot`; or what the cells were normalised to differs from `given` or `initial`.
     """
     reads: Scale = config.feature_scale or "log1p"
-    other = "name the slot that has them (feature_key=, --feature-key)"
     others = " or ".join(scale for scale in ("log1p", "counts", "embedding") if scale != reads)
-    what = f"or say what else the model reads (config={{'feature_scale': ...}}, --config feature_scale={others})"
-    make = "Make log1p values of counts (state-hf preprocess), " if reads == "log1p" else ""
-    total = check_slot(screens, features, reads, advice=_sentence(f"{make}{other}, {what}"))
+    way = f"say what else the model reads, with feature_scale in its configuration (config=...): {others}"
+    total = check_slot(screens, features, reads, *_makes(reads), _FEATURES, way)
     if expression is not None:
         wanted = expression_scale(config)
-        advice = f"Name the slot that has {wanted} values (expression_slot=, --expression-slot)"
-        features, total = expression, check_slot(screens, expression, wanted, advice=advice)
+        way = f"name the slot that has {wanted} values (expression_slot=...)"
+        features, total = expression, check_slot(screens, expression, wanted, way)
     place = _place(features, screens)
     for claimed, whose, instead in (
         (initial, "the initial model was trained on cells normalised to", ""),
-        (given, "target_sum (--target-sum) says that cells were normalised to", ", or leave target_sum out"),
+        (given, f"target_sum={given} says that cells were normalised to", "leave it out"),
     ):
         if claimed is None:
             continue
         if total is not None and not same_total(total, claimed):
-            raise ValueError(
-                f"{whose} {claimed:,g} counts, and {place} is normalised to {total:,g}. Preprocess the screen to that "
-                f"total (state-hf preprocess --target-sum {claimed:g}){instead}"
-            )
+            make = f"preprocess the screen to that total (`state-hf preprocess --target-sum {claimed:g}`)"
+            problem = f"{whose} {claimed:,g} counts, and {place} is normalised to {total:,g}"
+            raise ValueError(Advised(problem, make, *([instead] if instead else [])))
         total = claimed if total is None else total
     return total
 
@@ -88,17 +88,15 @@ def predicted_total(
         ValueError: See `check_slot`; or the cells were normalised to another total than those that trained the model.
     """
     reads = config.feature_scale
-    make = "Make log1p values of counts (state-hf preprocess), or name" if reads == "log1p" else "Name"
-    advice = f"{make} the slot that has them (feature_key=, --feature-key)"
-    total = check_slot(screens, features, reads, advice=advice, only_controls=True)
+    total = check_slot(screens, features, reads, *_makes(reads), _FEATURES, only_controls=True)
     slot = features
     if getattr(config, "gene_decoder", None) is not None:
         wanted = expression_scale(config)
-        advice = f"Name the slot that has {wanted} values (expression_slot=, --expression-slot)"
-        slot, total = expression, check_slot(screens, expression, wanted, advice=advice, only_controls=True)
+        way = f"name the slot that has {wanted} values (expression_slot=...)"
+        slot, total = expression, check_slot(screens, expression, wanted, way, only_controls=True)
     if counts is not None:
-        advice = "Name the slot that has the raw counts (counts_slot=, --counts-slot)"
-        check_slot(screens, counts, "counts", advice=advice, only_controls=True)
+        way = "name the slot that has the raw counts (counts_slot=...)"
+        check_slot(screens, counts, "counts", way, only_controls=True)
     trained, place = config.target_sum, _place(slot, screens)
     if expression_scale(config) != "log1p":
         return None
@@ -117,8 +115,8 @@ def predicted_total(
     elif not same_total(trained, total):
         raise ValueError(
             f"the model was trained on cells normalised to {trained:,g} counts, and {place} is normalised to "
-            f"{total:,g}, so that one value means different expression in the two. Preprocess the file to the model's "
-            f"total (state-hf preprocess --target-sum {trained:g})"
+            f"{total:,g}, so that one value means different expression in the two; preprocess the file to the model's "
+            f"total (`state-hf preprocess --target-sum {trained:g}`)"
         )
     return trained
 
@@ -127,8 +125,8 @@ def _place(slot: str, screens: PerturbationScreens) -> str:
     return f"{slot} of {' and '.join(screen.name for screen in screens.screens)}"
 
 
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]
+def _makes(scale: Scale) -> list[str]:
+    return ["make log1p values of counts (`state-hf preprocess`)"] if scale == "log1p" else []
 
 
 __all__ = ["expression_scale", "predicted_total", "trained_total"]

@@ -9,6 +9,7 @@ import anndata
 import torch
 from transformers import PreTrainedModel
 
+from state_hf.configuration.advice import Advised, refuse_existing
 from state_hf.configuration.labels import as_label
 from state_hf.data.file_stamps import FileStamps
 from state_hf.data.perturbation_features import read_perturbation_features
@@ -114,21 +115,24 @@ def predict(
             `open_screens`), the data do not fit the model, or they change while they are read.
     """
     target = None if output is None else Path(output)
-    if target is not None and target.exists() and not overwrite:
-        raise FileExistsError(f"{target} exists; choose another output, or replace it with overwrite")
+    if target is not None:
+        refuse_existing(target, overwrite=overwrite)
     if emit == "counts" and counts_slot is None and (depth is None or controls == "real"):
         raise ValueError(
-            "emit='counts' takes control cells and depths from raw counts: name their slot "
-            "(counts_slot='layers/counts'), or give a depth and write no real control cells (controls='none')"
+            Advised(
+                "emit='counts' takes control cells and depths from raw counts",
+                "name their slot (counts_slot='layers/counts')",
+                "give a depth and write no real control cells (depth=..., controls='none')",
+            )
         )
     loaded = load_perturbation_model(model, device=device)
     if perturbation_features is not None:
         add_perturbations(loaded, read_perturbation_features(perturbation_features))
     control = loaded.vocabulary.control_perturbation if control is None else as_label(control, "control")
     if control is None:
-        raise ValueError("the model does not name its control perturbation: give the data's label (control=...)")
+        raise ValueError(Advised("the model does not name its control perturbation", "give its label (control=...)"))
     if batch_key is None and getattr(loaded.config, "use_batch_encoder", False):
-        raise ValueError("the model reads the batch of each cell: name its column in obs (batch_key=...)")
+        raise ValueError(Advised("the model reads the batch of each cell", "name its column in obs (batch_key=...)"))
     stamps = FileStamps(data)
     screens = open_screens(
         data,

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from transformers.utils import logging
 
+from state_hf.configuration.advice import Advised
 from state_hf.configuration.labels import FoundLabels, as_label, label_text, refuse_look_alikes
 from state_hf.configuration.near_names import nearest
 from state_hf.configuration.perturbation_labels import Perturbation, label_parts
@@ -124,7 +125,7 @@ def _wanted(
         perturbations = [name for name in vocabulary.perturbations if name != vocabulary.control_perturbation]
     perturbations = [as_label(name, "a perturbation") for name in perturbations]
     if cells is None:
-        raise ValueError("say how many cells of each perturbation to predict (cells=...)")
+        raise ValueError(Advised("how many cells to predict is not known", "say how many of each (cells=...)"))
     return [(cell_type, label, cells) for cell_type in cell_types for label in dict.fromkeys(perturbations)]
 
 

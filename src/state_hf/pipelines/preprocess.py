@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from state_hf._version import __version__
+from state_hf.configuration.advice import Advised, refuse_existing
 from state_hf.configuration.near_names import nearest
 from state_hf.data.cells.cell_matrix import CellMatrix
 from state_hf.data.cells.locations import as_location
@@ -143,9 +144,13 @@ def preprocess(
             raise ValueError(f"no cell of {source} is left: {_reasons(dropped)}")
         if targets is not None and (targets.codes[kept] == targets.control).all():
             raise ValueError(
-                f"the knock-down filter leaves no perturbed cell of {source}: {_reasons(dropped)}. It is for "
-                "perturbations that are named after the genes that they lower, by the names in var (or in one of its "
-                "columns: gene_column=, --gene-column); leave it out, or choose other thresholds"
+                Advised(
+                    f"the knock-down filter leaves no perturbed cell of {source}: {_reasons(dropped)}. It is for "
+                    "perturbations that are named after the genes that they lower, by the names in var",
+                    "name the column of var that has such names (gene_column=...)",
+                    "leave the filter out",
+                    "choose other thresholds",
+                )
             )
         total = float(np.median(survey.totals[kept])) if target_sum == "median" else float(target_sum)
         chosen = KeptCells(counts, kept, survey.totals, survey.lengths, total)
@@ -154,9 +159,9 @@ def preprocess(
             ranking = _rank(chosen, num_variable_genes)
             columns = np.flatnonzero(ranking["highly_variable"])
             if not len(columns):
+                problem = f"no gene of {source} varies over the {int(kept.sum()):,} cells that are kept, so that none "
                 raise ValueError(
-                    f"no gene of {source} varies over the {int(kept.sum()):,} cells that are kept, so that none can be "
-                    "chosen as variable: give more cells, or name the genes (genes=, --genes)"
+                    Advised(f"{problem}can be chosen as variable", "give more cells", "name the genes (genes=...)")
                 )
             for column in ranking:
                 var[column] = ranking[column].to_numpy()
@@ -194,12 +199,11 @@ def _check(
         raise ValueError(f"the output {output} must be an .h5ad file")
     if output.exists() and isinstance(source, Path) and source.exists() and output.samefile(source):
         raise ValueError(f"the output {output} is the input, which is never changed; name another file")
-    if output.exists() and not overwrite:
-        raise FileExistsError(f"{output} exists; choose another name, or overwrite it (overwrite=True, --overwrite)")
+    refuse_existing(output, overwrite=overwrite)
     if target_sum != "median" and not (isinstance(target_sum, int | float) and target_sum > 0):
         raise ValueError(f"target_sum is a number above 0 or 'median', not {target_sum!r}")
     if genes is not None and not len(genes):
-        raise ValueError("the list of genes to take (genes=, --genes) is empty")
+        raise ValueError("the list of genes to take is empty")
     if genes is None and num_variable_genes < 1:
         raise ValueError(f"num_variable_genes is the number of genes to choose, from 1 on, not {num_variable_genes}")
 

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, set_seed
 from transformers.utils import logging
 
 from state_hf.analysis.neighbour_probe import NeighbourProbe
+from state_hf.configuration.advice import Advised
 from state_hf.configuration.file_permissions import check_readable
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
@@ -89,7 +90,14 @@ def pretrain(
     checkpoints = folder / "checkpoints"
     checkpoint = last_complete_checkpoint(checkpoints) if resume else None
     if not resume and ((folder / "config.json").exists() or last_complete_checkpoint(checkpoints)):
-        raise FileExistsError(f"{folder} holds a training already: go on with it (resume), or choose another folder")
+        raise FileExistsError(
+            Advised(
+                f"{folder} holds a training already",
+                "go on with it (resume=True)",
+                "choose another folder",
+                "start anew in its place (overwrite=True)",
+            )
+        )
     files = read_manifest(manifest) if isinstance(manifest, str | Path) else list(manifest)
     set_seed(training.seed)
     tokenizer: Any

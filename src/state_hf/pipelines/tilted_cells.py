@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from state_hf.configuration.advice import Advised
 from state_hf.pipelines.cell_predictor import CellPredictor, PredictedSet
 from state_hf.pipelines.control_cells import seeded_stream
 from state_hf.pipelines.control_marginals import ControlMarginals
@@ -30,8 +31,11 @@ class TiltedCells:
     def __init__(self, predictor: CellPredictor) -> None:
         if predictor.scale != "log1p":
             raise ValueError(
-                f"emit='tilted' gives control cells the mean of predicted log1p expression, and the model predicts "
-                f"{predictor.scale}: use emit='model'"
+                Advised(
+                    f"emit='tilted' gives control cells the mean of predicted log1p expression, and the model predicts "
+                    f"{predictor.scale}",
+                    "write its own cells (emit='model')",
+                )
             )
         self.predictor, self.profiles = predictor, MeanProfiles(predictor)
         self._most_cells = max(1, _BLOCK_VALUES // len(predictor.genes))

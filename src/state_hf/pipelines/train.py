@@ -11,6 +11,7 @@ import pandas as pd
 from transformers import set_seed
 from transformers.utils import logging
 
+from state_hf.configuration.advice import Advised
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
@@ -189,7 +190,14 @@ def train(
     checkpoints = folder / "checkpoints"
     checkpoint = last_complete_checkpoint(checkpoints) if resume else None
     if not resume and ((folder / "config.json").exists() or last_complete_checkpoint(checkpoints)):
-        raise FileExistsError(f"{folder} holds a training already: go on with it (resume), or choose another folder")
+        raise FileExistsError(
+            Advised(
+                f"{folder} holds a training already",
+                "go on with it (resume=True)",
+                "choose another folder",
+                "start anew in its place (overwrite=True)",
+            )
+        )
     definition = split if isinstance(split, SplitDefinition) else read_split_toml(split)
     sources: Any = dataset_files(definition) if data is None else _named(definition, data)
     screens = open_screens(

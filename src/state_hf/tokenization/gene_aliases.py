@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from state_hf.configuration.advice import Advised
 from state_hf.tokenization.text_files import read_text, text_lines
 
 _ENSEMBL_ID = re.compile(r"(ENS[A-Z]*G\d{11})(\.\d+)?(_PAR_Y)?")
@@ -118,10 +119,11 @@ def _from_table(
     symbol = symbol_column or next((column for column in columns if column.lower() in _SYMBOL_COLUMNS), None)
     others = [column for column in columns if column != symbol]
     alias = alias_column or ("alias" if "alias" in others else others[0] if len(others) == 1 else None)
-    for column, what, option in ((symbol, "gene symbols", "--symbol-column"), (alias, "aliases", "--alias-column")):
+    for column, what, argument in ((symbol, "gene symbols", "symbol_column"), (alias, "aliases", "alias_column")):
         if column not in columns:
             wanted = f"there is no column {column!r}" if column else f"which column holds the {what} is not clear"
-            raise ValueError(f"{path}: {wanted}. Name one with {option}; the columns are {', '.join(columns)}.")
+            problem = f"{path}: {wanted} (there are {', '.join(columns)})"
+            raise ValueError(Advised(problem, f"name it ({argument}=...)"))
     for row in rows:
         name = without_version(row[alias] or "")  # type: ignore[index]
         yield GeneAlias(name, (row[symbol] or "").strip(), "ensembl_id" if is_ensembl_id(name) else "alias")  # type: ignore[index]

@@ -7,6 +7,8 @@ import numpy as np
 import scipy.sparse as sp
 from transformers.utils import logging
 
+from state_hf.configuration.advice import Advised
+
 logger = logging.get_logger(__name__)
 
 InputType = Literal["counts", "log1p"]
@@ -140,14 +142,14 @@ def _decide(largest: np.ndarray, fractions: np.ndarray, totals: np.ndarray, mole
     return SeenValues("log1p", reason, is_empty=False, molecules=molecules)
 
 
-def check_scale(seen: SeenValues, wanted: InputType, place: str, advice: str) -> None:
+def check_scale(seen: SeenValues, wanted: InputType, place: str, *ways: str) -> None:
     """Refuse a slot whose values are not of the scale that is read from it.
 
     Args:
         seen: What its values are.
         wanted: The scale.
         place: The slot and its file, for the message.
-        advice: What the user can do about it.
+        ways: What the user can do about it, see `Advised`.
 
     Raises:
         ValueError: They are not.
@@ -155,14 +157,14 @@ def check_scale(seen: SeenValues, wanted: InputType, place: str, advice: str) ->
     if seen.is_empty or seen.scale == wanted:
         return
     found = {"counts": "counts", "log1p": "log1p values", None: "neither counts nor log1p values"}[seen.scale]
-    raise ValueError(f"{place} is read as {wanted}, but holds {found}: {seen.reason}. {advice}")
+    raise ValueError(Advised(f"{place} is read as {wanted}, but holds {found}: {seen.reason}", *ways))
 
 
 def check_input_type(
     blocks: Any,
     input_type: Literal["counts", "log1p", "auto"],
     *,
-    declare: str = "pass input_type={scale!r}",
+    declare: str = "say so (input_type={scale!r})",
     instead: str = "choose the layer with counts or log1p values",
 ) -> InputType:
     """Hold what a dataset's values look like against what they are said to be.
@@ -185,15 +187,17 @@ def check_input_type(
     seen = look_at_values(blocks)
     if seen.scale is None:
         raise ValueError(
-            f"The values are neither counts nor log1p (scaled data, perhaps): {seen.reason}. "
-            f"{instead[0].upper()}{instead[1:]}."
+            Advised(f"The values are neither counts nor log1p (scaled data, perhaps): {seen.reason}", instead)
         )
     if input_type == "auto":
         logger.warning("input_type='auto': the values are taken for %s (%s).", seen.scale, seen.reason)
         return seen.scale
     if not seen.is_empty and seen.scale != input_type:
         raise ValueError(
-            f"The values are said to be {input_type}, but they look like {seen.scale}: {seen.reason}. "
-            f"{declare[0].upper()}{declare[1:].format(scale=seen.scale)}, or {instead}."
+            Advised(
+                f"The values are said to be {input_type}, but they look like {seen.scale}: {seen.reason}",
+                declare.format(scale=seen.scale),
+                instead,
+            )
         )
     return input_type

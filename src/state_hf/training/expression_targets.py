@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from state_hf.configuration.advice import Advised
 from state_hf.data.cell_corpus import CorpusCells
 from state_hf.modeling.losses.expression import NO_LABEL
 from state_hf.tokenization._kernels import _GOLDEN, _mix
@@ -125,7 +126,9 @@ class ExpressionTargets:
         matrix, genes, file = cells.counts, cells.source.genes, cells.source.file
         is_counts = file.scale == "counts"
         if self.views > 1 and not is_counts:
-            raise ValueError(f"{file.path} holds log1p values, of which there are no downsampled views: use views=1")
+            raise ValueError(
+                Advised(f"{file.path} holds log1p values, of which there are no downsampled views", "use views=1")
+            )
         number = matrix.shape[0]
         visible = np.empty(len(matrix.data), np.bool_)
         targets = np.empty((number, self.expressed + self.unexpressed), np.int64)

@@ -10,6 +10,7 @@ import torch
 from scipy import sparse
 from torch.utils.data import default_collate
 
+from state_hf.configuration.advice import Advised
 from state_hf.data.perturbation_dataset import PerturbationDataset
 from state_hf.metrics.baselines import constant_screen, mean_profile
 from state_hf.metrics.evaluation import evaluate_summaries
@@ -59,8 +60,12 @@ class ProfileEvaluation:
         self.dataset, self.profile = dataset, load_profile(profile)
         if self.profile.settings["expression"]["space"] != "lognorm":
             raise ValueError(
-                f"the evaluation profile {profile!r} scores counts, and a model predicts log-normalised expression "
-                "while it trains: take another (vcc2025), and score predictions with --emit counts by this one"
+                Advised(
+                    f"the evaluation profile {profile!r} scores counts, and a model predicts log-normalised expression "
+                    "while it trains",
+                    "take another (evaluation_profile='vcc2025'), and score predictions by this one "
+                    "(`state-hf predict --emit counts`)",
+                )
             )
         self._role: Literal["target", "target_expression"] = (
             "target_expression" if dataset.expression_names is not None else "target"

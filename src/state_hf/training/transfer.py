@@ -52,7 +52,7 @@ def replace_perturbations(
     if old.genes and list(vocabulary.genes) != list(old.genes):
         raise ValueError(
             f"The model's {len(old.genes):,} genes and the screen's {len(vocabulary.genes):,} are not the same in the "
-            "same order: preprocess the screen with the model's genes (state-hf preprocess --genes)."
+            "same order: preprocess the screen with the model's genes (`state-hf preprocess --genes FILE`)."
         )
     config.effect_scale = 1.0
     if features is not None:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from state_hf.configuration.advice import Advised
+
 Attention = Literal["bidirectional", "causal"]
 Positions = Literal["none", "rotary"]
 
@@ -52,7 +54,7 @@ def attention_mode(
     """
     if backbone == "gpt2":
         if positions == "rotary":
-            raise ValueError("A GPT-2 backbone has no rotary positions: use --positions none.")
+            raise ValueError(Advised("A GPT-2 backbone has no rotary positions", "use positions='none'"))
         eager = backbone_arguments.get("attn_implementation") == "eager"
         found = AttentionMode(
             "bidirectional" if eager else "causal",
@@ -73,8 +75,8 @@ def attention_mode(
     return AttentionMode(
         attention or found.attention,
         positions or found.positions,
-        "set by --attention" if attention else found.attention_reason,
-        "set by --positions" if positions else found.positions_reason,
+        "set by the user" if attention else found.attention_reason,
+        "set by the user" if positions else found.positions_reason,
     )
 
 

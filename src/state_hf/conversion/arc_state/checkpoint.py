@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import yaml
 
+from state_hf.configuration.advice import Advised
 from state_hf.conversion.errors import CheckpointError
 from state_hf.conversion.foreign_files import foreign_file
 from state_hf.conversion.lazy_tensor import LazyTensor, SourceTensor
@@ -187,7 +188,7 @@ def chosen_checkpoint(paths: Iterable[Location], name: str | None, folder: objec
     if not candidates:
         raise CheckpointError(f"{folder} has no checkpoint: no .ckpt or .safetensors in it or in its `checkpoints`.")
     names = ", ".join(path.name for path in candidates)
-    raise CheckpointError(f"{folder} has several checkpoints: choose one with --checkpoint. They are: {names}.")
+    raise CheckpointError(Advised(f"{folder} has several checkpoints ({names})", "choose one (checkpoint=...)"))
 
 
 def _folder_of(path: Path) -> Path:

@@ -130,7 +130,7 @@ def _refuse(opened: ArcCheckpoint, **options: Any) -> None:
     for name, value in options.items():
         if value is not None:
             kind = opened.kind.replace("_", " ")
-            raise ValueError(f"{opened.path} is a {kind} model, for which --{name.replace('_', '-')} has no meaning.")
+            raise ValueError(f"{opened.path} is a {kind} model, for which {name}=... has no meaning.")
 
 
 ARC_STATE = _ArcState()

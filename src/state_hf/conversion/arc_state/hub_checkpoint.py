@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import huggingface_hub
 
+from state_hf.configuration.advice import Advised
 from state_hf.conversion.arc_state.checkpoint import chosen_checkpoint
 from state_hf.conversion.arc_state.run_folder import BATCHES_FILES, CELL_TYPES_FILES, PERTURBATIONS_FILE, VARIABLES_FILE
 from state_hf.conversion.arc_state.state_embedding import EMBEDDINGS_FILE
@@ -91,7 +92,8 @@ def _needed(
             runs = {str(_run_of(path)) for path in paths if path.suffix == ".ckpt"} - {str(at)}
             if not runs:
                 raise
-            raise CheckpointError(f"{error} Folders with checkpoints, for --subfolder: {_listed(runs)}.") from error
+            problem = f"{error} There are some in its folders {_listed(runs)}"
+            raise CheckpointError(Advised(problem, "name one (subfolder=...)")) from error
         chosen = weights[0].name
     beside = [path for path in here if path.parent == at and path.name in _BESIDE]
     licences = [path for path in paths if path.parent in (at, PurePosixPath()) and _is_licence(path.name)]

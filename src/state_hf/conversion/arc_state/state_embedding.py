@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from state_hf.configuration.advice import Advised
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.conversion.arc_state.checkpoint import ArcCheckpoint, gene_rows
 from state_hf.conversion.errors import CheckpointError
@@ -81,8 +82,11 @@ def convert_state_embedding(
     if GENE_TABLE not in weights:
         if rows is None:
             raise CheckpointError(
-                f"{checkpoint.path} has no gene table: neither `{GENE_TABLE}` nor `protein_embeds_dict`, and there is "
-                f"no {EMBEDDINGS_FILE} in {checkpoint.folder}. Give it with --gene-embeddings FILE."
+                Advised(
+                    f"{checkpoint.path} has no gene table, neither `{GENE_TABLE}` nor `protein_embeds_dict`, and there "
+                    f"is no {EMBEDDINGS_FILE} in {checkpoint.folder}",
+                    "give its file (gene_embeddings=...)",
+                )
             )
         weights[GENE_TABLE] = StackedTensor(list(rows.values()))
         notes.append(f"The gene table is from {origin}.")
@@ -132,8 +136,11 @@ def _check_same_table(table: SourceTensor, rows: dict[str, LazyTensor], checkpoi
             start += len(block)
     if not same:
         raise CheckpointError(
-            f"The gene table of {checkpoint.path} ({GENE_TABLE}) is not that of {origin}, so its rows cannot be named "
-            "after it: give their names with --genes FILE, and move the other table away."
+            Advised(
+                f"The gene table of {checkpoint.path} ({GENE_TABLE}) is not that of {origin}, so its rows cannot be "
+                "named after it",
+                "give a file with their names (genes=...), and move the other table away",
+            )
         )
 
 
@@ -155,8 +162,11 @@ def _gene_names(
     if unnamed:
         return None
     raise CheckpointError(
-        f"{checkpoint.path} does not name the {count} genes of its table: give them in order with --genes FILE (one a "
-        "line, or an .h5ad), or go without a tokenizer with --unnamed-genes."
+        Advised(
+            f"{checkpoint.path} does not name the {count} genes of its table",
+            "give a file with their names in order, one a line, or an .h5ad (genes=...)",
+            "go without a tokenizer (unnamed_genes=True)",
+        )
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from transformers.utils import CONFIG_NAME
 
+from state_hf.configuration.advice import Advised
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.conversion.arc_state.checkpoint import ArcCheckpoint, open_arc_checkpoint
 from state_hf.conversion.arc_state.hub_checkpoint import fetch_checkpoint
@@ -67,8 +68,11 @@ def add_state_embedding_decoder(
     """
     if source is None:
         raise CheckpointError(
-            f"{checkpoint.path} decodes genes by a State Embedding model, and does not keep their embeddings "
-            "(finetune_vci_decoder): give that model with --state-embedding SE, a checkpoint, folder or hub id."
+            Advised(
+                f"{checkpoint.path} decodes genes by a State Embedding model, and does not keep their embeddings "
+                "(finetune_vci_decoder)",
+                "give that model, a checkpoint, folder or hub id (state_embedding=...)",
+            )
         )
     known = _read(source)
     for name in ("encoder.0.weight", "encoder.0.bias", "encoder.1.weight", "encoder.1.bias"):
@@ -113,7 +117,7 @@ def _read(source: str | Path) -> _GeneEncoder:
         return _GeneEncoder(StateEmbeddingConfig.from_pretrained(path), listed, weights)
     opened = open_arc_checkpoint(path, checkpoint=checkpoint)
     if opened.kind != "state_embedding":
-        raise CheckpointError(f"{source} is a State Transition model; --state-embedding takes a State Embedding model.")
+        raise CheckpointError(f"state_embedding={str(source)!r} is a State Transition, not a State Embedding model.")
     model = convert_state_embedding(opened, compare_tables=False)
     genes = [] if model.tokenizer is None else list(model.tokenizer.genes)
     return _GeneEncoder(cast(StateEmbeddingConfig, model.config), genes, dict(model.account.used))

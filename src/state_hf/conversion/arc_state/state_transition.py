@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from state_hf.configuration.advice import Advised
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 from state_hf.conversion.arc_state.attention_mode import Attention, AttentionMode, Positions, attention_mode
@@ -114,7 +115,7 @@ def convert_state_transition(
         weights = merge_adapters(weights, lora, transposed=backbone == "gpt2", source=str(checkpoint.path))
         notes.append("The backbone's adapters (LoRA) are merged into its weights.")
     if state_embedding is not None and not reuses_state_embedding(weights):
-        raise ValueError(f"{checkpoint.path} does not decode genes by a model for --state-embedding to name.")
+        raise ValueError(f"{checkpoint.path} does not decode genes by a State Embedding model, so none can be named.")
     if labels.features is not None:
         weights[_TABLE] = LoadedTensor(labels.features)
         notes.append(f"Perturbations are read as feature vectors, those of {PERTURBATIONS_FILE}.")
@@ -258,9 +259,12 @@ def _perturbations(checkpoint: ArcCheckpoint, run: RunFolder, given: Path | None
     if isinstance(named, list) and len(named) == arguments.get("pert_dim"):
         return Labels([str(name) for name in named])
     raise CheckpointError(
-        f"{checkpoint.folder} has no {PERTURBATIONS_FILE}, so the {arguments.get('pert_dim')} perturbations of "
-        f"{checkpoint.path.name} have no names: convert the run's folder, or give the names with --perturbations FILE "
-        "(one a line, in the order of their ones)."
+        Advised(
+            f"{checkpoint.folder} has no {PERTURBATIONS_FILE}, so the {arguments.get('pert_dim')} perturbations of "
+            f"{checkpoint.path.name} have no names",
+            "convert the run's folder",
+            "give a file with the names, one a line, in the order of their ones (perturbations=...)",
+        )
     )
 
 
@@ -283,9 +287,11 @@ def _genes(
     if unnamed:
         return []
     raise CheckpointError(
-        f"{checkpoint.path} predicts {count} genes, and neither it nor the files beside it name these: give their "
-        "names in order with --genes FILE (one a line, or the .h5ad that it was trained on), or go without names with "
-        "--unnamed-genes."
+        Advised(
+            f"{checkpoint.path} predicts {count} genes, and neither it nor the files beside it name these",
+            "give a file with their names in order, one a line, or the .h5ad that it was trained on (genes=...)",
+            "go without names (unnamed_genes=True)",
+        )
     )
 
 

@@ -59,7 +59,9 @@ def _check_expressible(config: StateTransitionConfig, source: Path) -> None:
     elif config.hidden_act != "gelu" or config.layer_norm_eps != 1e-5:
         problem = f"has the activation {config.hidden_act!r} and the epsilon {config.layer_norm_eps}"
     elif config.use_perturbation_offsets:
-        problem = "adds offsets to its output (training with --config use_perturbation_offsets=false leaves them out)"
+        problem = (
+            "adds offsets to its output (`state-hf train --config use_perturbation_offsets=false` leaves them out)"
+        )
     elif config.loss not in _LOSSES:
         problem = f"was trained with the loss {config.loss!r}"
     if problem is not None:

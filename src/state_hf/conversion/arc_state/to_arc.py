@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig
 
+from state_hf.configuration.advice import refuse_existing
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
 from state_hf.configuration.state_transition import StateTransitionConfig
@@ -52,8 +53,7 @@ def convert_to_arc(source: str | Path, output: str | Path, *, overwrite: bool = 
             raise ValueError(
                 f"A State Embedding model becomes one file: give it a name that ends in .ckpt, not {output}."
             )
-        if output.exists() and not overwrite:
-            raise FileExistsError(f"{output} exists: choose another name, or replace it with --overwrite.")
+        refuse_existing(output, overwrite=overwrite)
         checkpoint = state_embedding_checkpoint(config, weights, record, source)
         output.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(output) as temporary:
