@@ -31,6 +31,7 @@ _EXTRAS = {
     "scanpy": (("scanpy", "igraph", "leidenalg"), "the demo's figures, and the metric clustering_agreement"),
     "peft": (("peft",), "LoRA"),
     "submission": (("zstandard",), "state-hf prep"),
+    "formats": (("hdf5plugin",), "files of cells that are compressed with zstd, blosc, lz4 and others"),
     "fair-esm": (("fair-esm",), "ESM-2 weights in the original's format, for state-hf embed-genes"),
     "space": (("gradio",), "the web pages of the metrics"),
 }

@@ -8,8 +8,9 @@ from state_hf.data.cells.remote import url_fingerprint
 
 def file_stamp(path: Path) -> str:
     """A short text that changes when a file, or one in a folder, is written: sizes and times."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    status = [file.stat() for file in files]
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    status = [file.stat() for file in [path, *sorted(path.rglob("*"))]]
     size, changed = sum(entry.st_size for entry in status), max(entry.st_mtime_ns for entry in status)
     return f"{size} bytes, changed at {changed} ns"
 

@@ -1,6 +1,8 @@
 """Cells are the same whatever kind of file they are read from, and what is no file of cells is named."""
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata
@@ -146,6 +148,18 @@ def test_a_plugin_that_is_missing_is_named(cells, tmp_path, monkeypatch):
     monkeypatch.setattr("state_hf.data.cells.damage._FILTERS", {1: "zstd"})
     with pytest.raises(ValueError, match=r"cells\.h5ad is compressed with zstd .*: pip install hdf5plugin"):
         open_cells(tmp_path / "cells.h5ad")
+
+
+def test_a_plugin_that_is_there_is_used(cells, tmp_path):
+    plugin = pytest.importorskip("hdf5plugin")
+    cells.write_h5ad(tmp_path / "cells.h5ad", **plugin.Zstd())
+    # In a process that has not loaded it.
+    code = (
+        "from state_hf.data.cells.open_cells import open_cells\n"
+        "print(open_cells('cells.h5ad').expression().block(0, 9).sum())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert float(done.stdout) == cells.X[:9].sum()
 
 
 @pytest.mark.parametrize("kind", ["complex64", "S3"])

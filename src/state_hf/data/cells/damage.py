@@ -81,7 +81,8 @@ def damage_named(place: str) -> Iterator[None]:
         failed = isinstance(error, OSError | RuntimeError) and error_number(error) is not None
         if failed or (isinstance(error, ValueError | OSError) and place.rpartition(" of ")[2] in str(error)):
             raise
-        reason = str(error).strip("'\"") or type(error).__name__
+        # A KeyError's text is in quotes.
+        reason = str(error.args[0] if isinstance(error, KeyError) and error.args else error) or type(error).__name__
         raise ValueError(f"{place} {_cause(error, reason)}") from error
 
 
@@ -115,7 +116,7 @@ def open_hdf5(path: Path, **options: Any) -> h5py.File:
     except OSError as error:
         if str(path) in str(error):
             raise
-        raise OSError(f"{path} cannot be read: {error}") from error
+        raise OSError(f"{path} cannot be read, and may be cut off: {error}") from error
     try:
         with damage_named(str(path)):
             file.visititems(_check_claim)

@@ -85,7 +85,6 @@ def _of_file(path: Path) -> str:
 def refused_hdf5(path: Path, file: h5py.File) -> str:
     """The same of an HDF5 file that is neither AnnData nor another kind that is read."""
     names = sorted(file)
-    stem = path.name.partition(".")[0]
     if "assays" in file or path.suffix.lower() == ".h5seurat":
         return f'{path} is a file of Seurat; write it as .h5ad in R: SeuratDisk::Convert("{path.name}", dest = "h5ad")'
     if "molecule_info" in file or {"barcode_idx", "umi"} <= set(file):
@@ -97,7 +96,7 @@ def refused_hdf5(path: Path, file: h5py.File) -> str:
         return f"{path} holds an X, but no obs and var that name its cells and genes: it is no AnnData file"
     shown = ", ".join(names[:8]) or "nothing"
     missing = " and ".join(name for name in ("obs", "var") if name not in names) or "obs and var"
-    return f"{path} is not an AnnData file ({stem}): its {missing} is missing; it holds {shown}"
+    return f"{path} is not an AnnData file: its {missing} is missing; it holds {shown}"
 
 
 __all__ = ["refusal", "refused_hdf5"]
