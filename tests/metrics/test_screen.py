@@ -81,6 +81,6 @@ def test_control_of_another_screen():
     other = build([[5.0], [7.0], [9.0]], ["a", "ctrl", "ctrl"])
     joined = mine.with_control(other.control_blocks())
     np.testing.assert_array_equal(joined.n_cells, [2, 2])
-    _, values, starts = next(joined.columns(0, [np.ones(3), np.ones(2)]))
+    _, values, starts = next(joined.columns())
     np.testing.assert_array_equal(starts, [[0, 2, 4]])
     np.testing.assert_array_equal(sorted(values[2:]), [7.0, 9.0])

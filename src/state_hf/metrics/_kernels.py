@@ -6,6 +6,8 @@ from typing import Any
 import numba
 import numpy as np
 
+# What the stored values of a row are; see `screen.Scaling`.
+AS_THEY_ARE, COUNTS, LOGS = 0, 1, 2
 # Rows of the two sides of a sparse product at a time. Known to the compiler, so that the inner loop is vectorised.
 BLOCK_CELLS = 64
 PANEL_CELLS = 64
@@ -114,8 +116,19 @@ def _transform(count, scale, row, mode):
     return np.log1p(value / scale[row])
 
 
+@kernel()
+def _normalised(value, kind, total, step, target):
+    """A stored value as count / total * target. Equal ratios give equal bits: a quotient is rounded once."""
+    value = float(value)
+    if kind == AS_THEY_ARE:
+        return value
+    if kind == LOGS:
+        value = np.rint((np.exp(value) - 1.0) / step)
+    return value / total * target
+
+
 @kernel(parallel=True)
-def gather_sparse(indptr, indices, data, codes, scale, mode, first, last, n_parts, cursor, values):
+def gather_sparse(indptr, indices, data, codes, kind, totals, steps, target, first, last, n_parts, cursor, values):
     """Write the non-zero values of genes [first, last) to values[cursor[gene, group]], advancing the cursors."""
     width = last - first
     for part in numba.prange(n_parts):
@@ -124,18 +137,19 @@ def gather_sparse(indptr, indices, data, codes, scale, mode, first, last, n_part
             group = codes[row]
             if group < 0:
                 continue
+            total, step = totals[row], steps[row]
             stop = indptr[row + 1]
             k = lower_bound(indices, indptr[row], stop, start)
             while k < stop and indices[k] < end:
                 if data[k] != 0:
                     gene = indices[k] - first
-                    values[cursor[gene, group]] = _transform(data[k], scale, row, mode)
+                    values[cursor[gene, group]] = _normalised(data[k], kind, total, step, target)
                     cursor[gene, group] += 1
                 k += 1
 
 
 @kernel(parallel=True)
-def gather_dense(matrix, codes, scale, mode, first, last, n_parts, cursor, values):
+def gather_dense(matrix, codes, kind, totals, steps, target, first, last, n_parts, cursor, values):
     """As `gather_sparse`, for a dense block."""
     width = last - first
     for part in numba.prange(n_parts):
@@ -144,139 +158,27 @@ def gather_dense(matrix, codes, scale, mode, first, last, n_parts, cursor, value
             group = codes[row]
             if group < 0:
                 continue
+            total, step = totals[row], steps[row]
             for gene in range(start, end):
                 if matrix[row, gene] != 0:
-                    values[cursor[gene - first, group]] = _transform(matrix[row, gene], scale, row, mode)
+                    place = cursor[gene - first, group]
+                    values[place] = _normalised(matrix[row, gene], kind, total, step, target)
                     cursor[gene - first, group] += 1
 
 
 @kernel(parallel=True)
-def sum_groups(values, starts, sums, squares):
-    """Sum and sum of squares of each (group, gene) slice of gathered values."""
+def sum_groups(values, starts, logs, sums, squares):
+    """Sum and sum of squares of each (group, gene) slice of gathered values, or of log1p of them."""
     n_groups = starts.shape[1] - 1
     for gene in numba.prange(starts.shape[0]):
         for group in range(n_groups):
             total, square = 0.0, 0.0
             for k in range(starts[gene, group], starts[gene, group + 1]):
-                value = float(values[k])
+                value = np.log1p(float(values[k])) if logs else float(values[k])
                 total += value
                 square += value * value
             sums[group, gene] = total
             squares[group, gene] = square
-
-
-@kernel(parallel=True)
-def log1p_in_place(values):
-    """Replace every value by log1p of it."""
-    for k in numba.prange(len(values)):
-        values[k] = np.log1p(values[k])
-
-
-@kernel()
-def _sort_by_value(bits, wide, keys, groups, spare_keys, spare_groups):
-    """Sort one gene's values (as float bits) with their groups: a stable radix sort, 11 bits at a time.
-
-    A comparison sort of a few thousand floats is bound by branch misses, about ten times slower. Stability keeps the
-    groups ascending within equal values.
-    """
-    sign = np.uint64(1) << np.uint64(63 if wide else 31)
-    every = ~np.uint64(0) >> np.uint64(0 if wide else 32)
-    for k in range(len(bits)):
-        key = np.uint64(bits[k])
-        keys[k] = key ^ (every if key & sign else sign)
-    for digit in range(6 if wide else 3):
-        shift = np.uint64(11 * digit)
-        counts = np.zeros(2049, dtype=np.int32)
-        for k in range(len(bits)):
-            counts[np.int64((keys[k] >> shift) & np.uint64(2047)) + 1] += 1
-        if counts.max() == len(bits):
-            continue
-        for bucket in range(2048):
-            counts[bucket + 1] += counts[bucket]
-        for k in range(len(bits)):
-            digits = np.int64((keys[k] >> shift) & np.uint64(2047))
-            spare_keys[counts[digits]], spare_groups[counts[digits]] = keys[k], groups[k]
-            counts[digits] += 1
-        keys, spare_keys = spare_keys, keys
-        groups, spare_groups = spare_groups, groups
-    return keys, groups
-
-
-@kernel()
-def _tie_term(count):
-    return count * count * count - count
-
-
-@kernel()
-def _sweep(keys, groups, positive_key, zeros, weights, twice_u, ties):
-    """Walk one gene's sorted values, block of equal values by block, with the block of zeros where it belongs.
-
-    U of a perturbation counts, over its cells, the control cells below plus half of the equal ones.
-    """
-    control = len(weights)
-    below = control_ties = np.int64(0)
-    k, zeros_due = np.int64(0), True
-    while k < len(keys) or zeros_due:
-        if zeros_due and (k == len(keys) or keys[k] >= positive_key):
-            zeros_due = False
-            same = zeros[control]
-            for group in range(control):
-                twice_u[group] += zeros[group] * (2 * below + same)
-                ties[group] += _tie_term(zeros[group] + same) - _tie_term(same)
-            control_ties += _tie_term(same)
-            below += same
-            continue
-        end = k + 1
-        while end < len(keys) and keys[end] == keys[k]:
-            end += 1
-        first_control = end
-        while first_control > k and groups[first_control - 1] == control:
-            first_control -= 1
-        same = np.int64(end - first_control)
-        while k < first_control:
-            run = k + 1
-            while run < first_control and groups[run] == groups[k]:
-                run += 1
-            group = groups[k]
-            copies = np.int64(run - k) * weights[group]
-            twice_u[group] += copies * (2 * below + same)
-            ties[group] += _tie_term(copies + same) - _tie_term(same)
-            k = run
-        control_ties += _tie_term(same)
-        below += same
-        k = end
-    for group in range(control):
-        ties[group] += control_ties
-
-
-@kernel(parallel=True)
-def rank_groups(bits, wide, starts, n_cells, weights, twice_u, ties):
-    """Twice U, and the sum of t^3 - t over tie blocks, of every perturbation against the control, gene by gene.
-
-    Args:
-        bits: Gathered non-zero values, seen as unsigned integers of their width.
-        wide: Whether they have 64 bits.
-        starts: Offset of each (gene, group) slice; the last group is the control.
-        n_cells: Cells of each group, with and without a value.
-        weights: How many cells each stored value of a perturbation stands for.
-        twice_u: Written, gene x perturbation.
-        ties: Written, gene x perturbation.
-    """
-    n_groups = starts.shape[1] - 1
-    positive_key = np.uint64(1) << np.uint64(63 if wide else 31)
-    for gene in numba.prange(starts.shape[0]):
-        first, last = starts[gene, 0], starts[gene, n_groups]
-        groups = np.empty(last - first, dtype=np.int32)
-        zeros = np.empty(n_groups, dtype=np.int64)
-        for group in range(n_groups):
-            groups[starts[gene, group] - first : starts[gene, group + 1] - first] = group
-            stored = starts[gene, group + 1] - starts[gene, group]
-            zeros[group] = n_cells[group] - stored * (weights[group] if group < n_groups - 1 else 1)
-        keys = np.empty(last - first, dtype=np.uint64)
-        keys, groups = _sort_by_value(bits[first:last], wide, keys, groups, np.empty_like(keys), np.empty_like(groups))
-        twice_u[gene, :] = 0
-        ties[gene, :] = 0
-        _sweep(keys, groups, positive_key, zeros, weights, twice_u[gene], ties[gene])
 
 
 @kernel(parallel=True)

@@ -7,8 +7,16 @@ import numpy as np
 import torch
 from scipy.special import ndtr
 
-from state_hf.metrics import _kernels
-from state_hf.metrics.screen import Screen
+from state_hf.metrics import _kernels, _rank_kernels
+from state_hf.metrics.screen import Normalisation, Screen
+
+# Equal counts of equally large cells can differ after normalisation and logarithm, which round three times and once
+# more by up to 4 units in the last place (the vector libraries' own bound): 7 units from the exact value each, so 14
+# from one another. Twice that leaves room for a step that is not known.
+TIE_ULPS = 32
+# Of the 52 bits of a ratio's mantissa 32 count: the sort takes four passes, and 2^-32 is a smaller step than any two
+# different ratios of counts have while count * total < 2^31.
+_DROPPED_BITS = 20
 
 
 @dataclass(frozen=True)
@@ -38,9 +46,8 @@ class GeneStatistics:
 def gene_statistics(
     screen: Screen,
     *,
-    mode: int = 0,
-    scales: Sequence[np.ndarray] | None = None,
-    rank_logs: bool = False,
+    normalisations: Sequence[Normalisation] | None = None,
+    logs: bool = False,
     device: str | None = None,
 ) -> GeneStatistics:
     """Rank and sum every gene of a screen, a bounded range of genes at a time.
@@ -48,12 +55,16 @@ def gene_statistics(
     The non-zero values of all groups are sorted once a gene; one walk over them then compares every perturbation with
     the control. Zeros are one block of ties that is counted, never sorted.
 
+    Which values are ties must not depend on the processor, whose last bits differ. Normalised counts are ranked as
+    count / total in float64, a quotient that IEEE 754 rounds once: equal ratios are ties, and different ones are not
+    while count * total < 2^31. Of values as they are, a tie begins with the smallest that is in none, and takes in all
+    up to `TIE_ULPS` units in the last place above it.
+
     Args:
         screen: The cells.
-        mode: 0 values as they are, 1 divided by the scale of their row, 2 log1p of that.
-        scales: For each block of the screen, the scale of its rows; their dtype is that of the values. None for mode 0.
-        rank_logs: Rank log1p of the values, which sums do not see. The order stays, but values that differ only by
-            rounding become ties.
+        normalisations: For each block of the screen, how its values become normalised counts; None to take them as they
+            are.
+        logs: Whether means are of log1p of the values. Ranks are the same.
         device: A torch device to rank on; None ranks on the CPU with numba.
     """
     n_perturbations, n_genes = len(screen.perturbations), len(screen.genes)
@@ -62,27 +73,45 @@ def gene_statistics(
     ties = np.empty((n_perturbations, n_genes), dtype=np.int64)
     sums = np.empty((n_perturbations + 1, n_genes))
     squares = np.zeros(n_perturbations + 1)
-    if scales is None:
-        scales = [np.ones(len(block.codes), dtype=screen.dtype) for block in screen.blocks]
-    for genes, values, starts in screen.columns(mode, scales):
+    if normalisations is not None:
+        dropped, within = _DROPPED_BITS, 0
+    else:
+        dropped, within = 0, _tie_width(screen)
+    for genes, values, starts in screen.columns(normalisations):
         width = genes.stop - genes.start
         range_sums, range_squares = np.empty((2, n_perturbations + 1, width))
-        _kernels.sum_groups(values, starts, range_sums, range_squares)
+        _kernels.sum_groups(values, starts, logs, range_sums, range_squares)
         sums[:, genes] = range_sums
         squares += range_squares.sum(axis=1)
-        if rank_logs:
-            _kernels.log1p_in_place(values)
         if device is None:
             range_u, range_ties = np.empty((2, width, n_perturbations), dtype=np.int64)
             wide = values.dtype == np.float64
             bits = values.view(np.uint64 if wide else np.uint32)
-            _kernels.rank_groups(bits, wide, starts, n_cells, screen.copies, range_u, range_ties)
+            _rank_kernels.rank_groups(bits, wide, dropped, within, starts, n_cells, screen.copies, range_u, range_ties)
         else:
-            range_u, range_ties = _rank_groups_torch(values, starts, n_cells, screen.copies, device)
+            keys = _tie_keys(values, dropped, starts, within, device)
+            range_u, range_ties = _rank_groups_torch(keys, starts, n_cells, screen.copies, device)
         twice_u[:, genes], ties[:, genes] = range_u.T, range_ties.T
     sums[:-1] *= screen.copies[:, None]
     squares[:-1] *= screen.copies
     return GeneStatistics(twice_u / 2, ties, sums, squares, n_cells)
+
+
+def _tie_width(screen: Screen) -> int:
+    """`TIE_ULPS` in units of the last bit of the values as they are gathered.
+
+    Values of float32 that were widened to float64 carry the rounding of float32.
+    """
+    if screen.dtype == np.float32:
+        return TIE_ULPS
+    matrices = [block.matrix for block in screen.blocks]
+    parts = [matrix.reshape(-1) if isinstance(matrix, np.ndarray) else matrix.data for matrix in matrices]
+    single = any(
+        part.dtype == np.float32 or (part.dtype == np.float64 and _rank_kernels.is_single_precision(part))
+        for part in parts
+        if len(part)
+    )
+    return TIE_ULPS << (29 if single else 0)
 
 
 def mann_whitney_p_values(
@@ -111,15 +140,43 @@ def mann_whitney_p_values(
     return p_values
 
 
+def _tie_keys(values: np.ndarray, dropped: int, starts: np.ndarray, within: int, device: str) -> torch.Tensor:
+    """Whole numbers in the order and of the sign of the values, equal where `_rank_kernels.rank_groups` finds ties."""
+    bits = torch.as_tensor(values.view(np.int64 if values.dtype == np.float64 else np.int32), device=device)
+    largest = torch.iinfo(bits.dtype).max
+    keys = torch.where(bits < 0, -(bits & largest), bits).long() >> dropped
+    if not within or not len(keys):
+        return keys
+    gene = torch.repeat_interleave(
+        torch.arange(len(starts), device=device), torch.as_tensor(starts[:, -1] - starts[:, 0], device=device)
+    )
+    distinct, rank = torch.unique(keys, return_inverse=True)
+    beyond = torch.searchsorted(distinct, distinct + within, right=True)
+    places, order = (gene * (len(distinct) + 1) + rank).sort()
+    # From the smallest value of a block to that of the next one, and from there on in steps of 1, 2, 4... blocks.
+    following = torch.searchsorted(places, gene[order] * (len(distinct) + 1) + beyond[rank[order]])
+    following = torch.cat([following, following.new_tensor([len(keys)])])
+    first = torch.zeros(len(keys) + 1, dtype=torch.bool, device=device)
+    first[0] = True
+    first[1:-1] = gene[order][1:] != gene[order][:-1]
+    for _ in range(int(np.diff(starts[:, [0, -1]]).max()).bit_length()):
+        first[following[first]] = True
+        following = following[following]
+    block = first[:-1].cumsum(0) - 1
+    tied = torch.empty_like(keys)
+    tied[order] = keys[order][first[:-1]][block]
+    return tied
+
+
 def _rank_groups_torch(
-    values: np.ndarray, starts: np.ndarray, n_cells: np.ndarray, weights: np.ndarray, device: str
+    keys: torch.Tensor, starts: np.ndarray, n_cells: np.ndarray, weights: np.ndarray, device: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The counts of `_kernels.rank_groups` on a torch device, in whole numbers and so exactly the same."""
+    """The counts of `_rank_kernels.rank_groups` on a torch device, in whole numbers and so exactly the same."""
     n_genes, n_groups = starts.shape[0], starts.shape[1] - 2
     lengths = torch.as_tensor(np.diff(starts, axis=1), device=device)
     slot = torch.repeat_interleave(torch.arange(lengths.numel(), device=device), lengths.flatten())
     gene, group = slot // (n_groups + 1), slot % (n_groups + 1)
-    distinct, rank = torch.unique(torch.as_tensor(values, device=device), return_inverse=True)
+    distinct, rank = torch.unique(keys, return_inverse=True)
     n_distinct = max(len(distinct), 1)
     key = gene * n_distinct + rank
     control_keys = key[group == n_groups].sort().values
@@ -131,7 +188,7 @@ def _rank_groups_torch(
     control_ties = torch.zeros(n_genes, dtype=torch.int64, device=device)
     control_ties.index_add_(0, control_run_gene, control_runs**3 - control_runs)
     negatives = torch.zeros(n_genes, dtype=torch.int64, device=device)
-    is_negative = (group == n_groups) & (torch.as_tensor(values, device=device) < 0)
+    is_negative = (group == n_groups) & (keys < 0)
     negatives.index_add_(0, gene[is_negative], torch.ones_like(gene[is_negative]))
 
     target = group < n_groups

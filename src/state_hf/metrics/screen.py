@@ -15,6 +15,22 @@ _CHUNK_VALUES = 16_000_000
 
 
 @dataclass(frozen=True)
+class Normalisation:
+    """How the stored values of a block become normalised expression: count / total * target, in float64.
+
+    Args:
+        totals: Total count of each row; 0 in rows without values.
+        target: What totals are scaled to.
+        steps: Where the values are log-normalised, what one count of each row is before the logarithm; None where they
+            are counts.
+    """
+
+    totals: np.ndarray
+    target: float
+    steps: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class CellBlock:
     """Some rows (cells) of a screen.
 
@@ -41,16 +57,21 @@ class CellBlock:
             arrays = self.matrix.indptr, self.matrix.indices, self.matrix.data
             _kernels.count_sparse(*arrays, self.codes, parts, counts)
 
-    def gather(
-        self, scale: np.ndarray, mode: int, genes: tuple[int, int], cursor: np.ndarray, values: np.ndarray
-    ) -> None:
-        """Write transformed non-zero values of a range of genes to where `cursor` points."""
+    def gather(self, how: Normalisation | None, genes: tuple[int, int], cursor: np.ndarray, values: np.ndarray) -> None:
+        """Write the non-zero values of a range of genes, normalised or as they are, to where `cursor` points."""
         parts = numba.get_num_threads()
+        ones = np.ones(len(self.codes))
+        if how is None:
+            scaling = _kernels.AS_THEY_ARE, ones, ones, 1.0
+        elif how.steps is None:
+            scaling = _kernels.COUNTS, how.totals, ones, float(how.target)
+        else:
+            scaling = _kernels.LOGS, how.totals, how.steps, float(how.target)
         if isinstance(self.matrix, np.ndarray):
-            _kernels.gather_dense(self.matrix, self.codes, scale, mode, *genes, parts, cursor, values)
+            _kernels.gather_dense(self.matrix, self.codes, *scaling, *genes, parts, cursor, values)
         else:
             arrays = self.matrix.indptr, self.matrix.indices, self.matrix.data
-            _kernels.gather_sparse(*arrays, self.codes, scale, mode, *genes, parts, cursor, values)
+            _kernels.gather_sparse(*arrays, self.codes, *scaling, *genes, parts, cursor, values)
 
 
 @dataclass(frozen=True)
@@ -105,12 +126,13 @@ class Screen:
         own = [replace(block, codes=np.where(block.codes == code, np.int32(-1), block.codes)) for block in self.blocks]
         return replace(self, blocks=(*own, *control_blocks))
 
-    def columns(self, mode: int, scales: Sequence[np.ndarray]) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    def columns(
+        self, normalisations: Sequence[Normalisation] | None = None
+    ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
         """Walk the genes in ranges, with the non-zero values of every (gene, group) side by side.
 
         Args:
-            mode: 0 values as they are, 1 divided by the row's scale, 2 log1p of that.
-            scales: For each block, the scale of its rows; their dtype is that of the values.
+            normalisations: For each block, how to normalise its values, to float64; None for the values as they are.
 
         Yields:
             The range of genes; the values, written afresh each time; starts[gene, group] of each slice of them, with
@@ -125,10 +147,11 @@ class Screen:
             ends = np.cumsum(counts[first:last].ravel(), dtype=np.int64).reshape(last - first, n_groups)
             starts[:, 1:] = ends
             starts[1:, 0] = ends[:-1, -1]
-            values = np.empty(ends[-1, -1], dtype=scales[0].dtype)
+            values = np.empty(ends[-1, -1], dtype=self.dtype if normalisations is None else np.float64)
             cursor = starts[:, :-1].copy()
-            for block, scale in zip(self.blocks, scales, strict=True):
-                block.gather(scale, mode, (first, last), cursor, values)
+            for number, block in enumerate(self.blocks):
+                how = None if normalisations is None else normalisations[number]
+                block.gather(how, (first, last), cursor, values)
             yield slice(first, last), values, starts
 
 

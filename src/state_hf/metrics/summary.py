@@ -10,11 +10,12 @@ from state_hf.metrics.differential_expression import DifferentialExpression, dif
 from state_hf.metrics.distances import energy_distances
 from state_hf.metrics.group_sums import block_sums, bulk_lognorm
 from state_hf.metrics.jackknife import jackknife_noise
+from state_hf.metrics.normalised_counts import counts_behind
 from state_hf.metrics.profiles import Profile
 from state_hf.metrics.rank_test import GeneStatistics, gene_statistics
-from state_hf.metrics.screen import CellBlock, Screen
+from state_hf.metrics.screen import CellBlock, Normalisation, Screen
 
-AS_IS, DIVIDED, LOG_NORMALISED = 0, 1, 2
+AS_IS, LOG_NORMALISED = 0, 2
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,9 @@ def _statistics(screen: Screen, profile: Profile, device: str | None) -> GeneSta
         raise ValueError(f"there are no control cells: no cell is labelled {screen.control!r}")
     settings = profile.settings["differential_expression"]
     if settings["values"] == "lognorm":
-        mode, scales = lognorm_transform(screen, profile.settings["expression"])
-        return gene_statistics(screen, mode=mode, scales=scales, device=device)
-    scales = [_safe(block.library) / settings["target_sum"] for block in screen.blocks]
-    # Equal ratios of counts to totals can differ by rounding; cell-eval2 ranks logs, in which they are ties again.
-    return gene_statistics(screen, mode=DIVIDED, scales=scales, rank_logs=True, device=device)
+        normalisations = lognorm_normalisations(screen, profile.settings["expression"])
+        return gene_statistics(screen, normalisations=normalisations, logs=normalisations is not None, device=device)
+    return gene_statistics(screen, normalisations=count_normalisations(screen, settings["target_sum"]), device=device)
 
 
 def _differential_expression(screen: Screen, profile: Profile, statistics: GeneStatistics) -> DifferentialExpression:
@@ -109,10 +108,40 @@ def _summarise_counts(screen: Screen, profile: Profile, device: str | None) -> S
 
 
 def lognorm_transform(screen: Screen, expression: Mapping[str, Any]) -> tuple[int, list[np.ndarray]]:
-    """How to read a screen's values as log-normalised: mode and row scales for `gene_statistics`.
+    """How to read a screen's values as log-normalised, in the precision of the input: a mode, and scales of the rows.
 
     Values without fractions are counts: normalised per cell to the median library size, then log1p. Others must already
     be log-normalised.
+
+    Raises:
+        ValueError: If values are negative or too large to be log-normalised.
+    """
+    if holds_counts(screen, expression):
+        target = _median_library(screen)
+        return LOG_NORMALISED, [
+            _safe(block.library).astype(screen.dtype) / screen.dtype.type(target) for block in screen.blocks
+        ]
+    return AS_IS, [np.ones(len(block.codes), dtype=screen.dtype) for block in screen.blocks]
+
+
+def lognorm_normalisations(screen: Screen, expression: Mapping[str, Any]) -> list[Normalisation] | None:
+    """How to rank a screen's values as normalised counts; None for values behind which no counts are found.
+
+    Raises:
+        ValueError: If values are negative or too large to be log-normalised.
+    """
+    if holds_counts(screen, expression):
+        return count_normalisations(screen, _median_library(screen))
+    return counts_behind(screen)
+
+
+def count_normalisations(screen: Screen, target: float) -> list[Normalisation]:
+    """Counts, normalised to a total of `target`."""
+    return [Normalisation(_safe(block.library), target) for block in screen.blocks]
+
+
+def holds_counts(screen: Screen, expression: Mapping[str, Any]) -> bool:
+    """Whether the values are counts; else they are log-normalised.
 
     Raises:
         ValueError: If values are negative or too large to be log-normalised.
@@ -122,18 +151,13 @@ def lognorm_transform(screen: Screen, expression: Mapping[str, Any]) -> tuple[in
             f"the smallest value is {screen.smallest:g}; counts and log-normalised values are never negative"
         )
     if screen.largest_fraction <= expression["integer_tolerance"]:
-        library = screen.library
-        target = np.median(library[library > 0]) if (library > 0).any() else 1.0
-        # In the input's precision throughout, as scanpy does: rounding decides which values are ties.
-        return LOG_NORMALISED, [
-            _safe(block.library).astype(screen.dtype) / screen.dtype.type(target) for block in screen.blocks
-        ]
+        return True
     if screen.largest >= expression["max_value"]:
         raise ValueError(
             f"values have fractions, so they should be log-normalised, but the largest is {screen.largest:g}; "
             f"log-normalised values lie in [0, {expression['max_value']:g}). Give raw counts or log1p-normalised values"
         )
-    return AS_IS, [np.ones(len(block.codes), dtype=screen.dtype) for block in screen.blocks]
+    return False
 
 
 def check_counts(screen: Screen, expression: Mapping[str, Any]) -> None:
@@ -148,6 +172,11 @@ def check_counts(screen: Screen, expression: Mapping[str, Any]) -> None:
     most = screen.library.max(initial=0.0)
     if most > expression["max_counts_per_cell"]:
         raise ValueError(f"a cell has {most:g} counts; the profile allows {expression['max_counts_per_cell']:g} a cell")
+
+
+def _median_library(screen: Screen) -> float:
+    library = screen.library
+    return float(np.median(library[library > 0])) if (library > 0).any() else 1.0
 
 
 def _safe(library: np.ndarray) -> np.ndarray:

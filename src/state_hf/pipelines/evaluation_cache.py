@@ -23,7 +23,7 @@ from state_hf.metrics.summary import ScreenSummary
 
 logger = logging.get_logger(__name__)
 
-_FORMAT = 3
+_FORMAT = 4
 # What NumPy, zipfile and json raise over a file that is cut off or changed.
 _DAMAGED = (
     ValueError,
