@@ -1,6 +1,8 @@
 # make demo   train small models: embed real cells, and predict a perturbation screen
 #             (DATA=file.h5ad LABELS=cell_type: your own)
 # make test   lint, types, documentation links, and the whole test suite
+# make test-portable  the numeric tests as other processors would run them: instruction sets of NumPy, torch, oneDNN, MKL,
+#             OpenBLAS and numba turned off, one thread and two (SETTINGS="baseline avx2", FOLDERS="tests/metrics")
 # make bench  measure ours beside the reference tools, each in an environment of its own, and write docs/benchmarks.md
 #             (about an hour and a half; BENCH="--quick", "--resume", "--device cuda")
 # make fuzz   ten thousand damaged inputs to every reader (several hours; CASES=1000: fewer)
@@ -13,7 +15,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: demo test bench fuzz docs package clean
+.PHONY: demo test test-portable bench fuzz docs package clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py $(if $(DATA),--data "$(DATA)") $(if $(LABELS),--label_column "$(LABELS)")
@@ -25,6 +27,9 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/mkdocs build --quiet
 	$(BIN)/pytest -n 2
+
+test-portable: .venv/installed
+	$(BIN)/python -m tests.portable $(FOLDERS) $(if $(SETTINGS),--settings $(SETTINGS))
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/run_all.py $(BENCH)

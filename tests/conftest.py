@@ -1,13 +1,19 @@
 """Fixtures shared by the whole suite."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 # Sums are the same to the bit only with the same number of threads, here and in the processes that tests start; numba,
 # which scanpy brings, would set torch's number to its own. More than one would only wait for each other over tiny
-# models.
-os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"
+# models; `make test-portable` asks for two.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("TEST_THREADS", "1")
+os.environ["NUMBA_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"]
+# torch's compiler would take what it compiled for another setting of the same processor, and fail on it.
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or (
+    f"{tempfile.gettempdir()}/torchinductor_{getattr(os, 'getuid', int)()}_{os.environ.get('ATEN_CPU_CAPABILITY', '')}"
+)
 
 import pytest
 from hypothesis import settings

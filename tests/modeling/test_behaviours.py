@@ -89,6 +89,8 @@ def test_gradient_checkpointing_changes_nothing(case):
     ["eager", "sdpa", pytest.param("flex_attention", marks=pytest.mark.filterwarnings("ignore"))],
 )
 def test_attention_backends_agree(case, attention, tmp_path):
+    if attention == "flex_attention" and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        pytest.skip("torch compiles flex attention for processors from AVX2 on")
     model, inputs = case
     inputs["attention_mask"][1, -3:] = 0
     model.save_pretrained(tmp_path)
@@ -98,7 +100,10 @@ def test_attention_backends_agree(case, attention, tmp_path):
 
 
 def test_lora_attaches_trains_and_merges(case):
+    # In double: the step below makes weights of any size, over which single precision loses several digits.
     model, inputs = case
+    model.double()
+    inputs = {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
     expected = run(model, inputs)
     adapted = get_peft_model(copy.deepcopy(model), LoraConfig(target_modules="all-linear"))
     assert_close(run(adapted, inputs), expected)
