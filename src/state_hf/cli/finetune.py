@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report names an .html file, not {report.name!r}")
     if report is not None and report.exists() and not (arguments.overwrite or arguments.resume):
-        raise FileExistsError(f"{report} already exists: choose another name, or overwrite it (--overwrite)")
+        raise FileExistsError(f"{report} exists already: choose another name, or overwrite it (--overwrite)")
     handler = logging.StreamHandler(sys.stderr)
     _LOGGER.addHandler(handler)
     _LOGGER.setLevel(logging.INFO)
