@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from state_hf.families import config_class, family_of
 
 
@@ -33,6 +31,9 @@ def family_in(folder: Path) -> str | None:
 
 def read_config(folder: Path) -> Any:
     """The configuration of the model in a folder; None if it is none of this package's."""
+    # Imported here: the Auto classes bring the families, whose tokenizers bring this module.
+    from transformers import AutoConfig
+
     family, model_type = family_in(folder), read_json(folder / "config.json").get("model_type")
     if family is None or model_type is None:
         return None
