@@ -1,4 +1,5 @@
 import json
+import logging
 
 import numpy as np
 import pandas as pd
@@ -100,3 +101,14 @@ def test_files_that_are_no_h5ad(files, capsys):
     (files / "text.h5ad").write_text("no cells")
     assert main(["evaluate", "text.h5ad", "measured.h5ad"]) == 2
     assert "text.h5ad is not an .h5ad file" in capsys.readouterr().err
+
+
+def test_the_log_is_as_it_was_before(tmp_path):
+    """A command inside another program leaves the library's levels and handlers alone."""
+    names = ("state_hf", "state_hf.pipelines.evaluate")
+    before = [(logging.getLogger(name).level, list(logging.getLogger(name).handlers)) for name in names]
+    assert main(["evaluate", str(tmp_path / "a.h5ad"), str(tmp_path / "b.h5ad")]) == 2
+    assert (
+        main(["embed", str(tmp_path / "a.h5ad"), "--model", str(tmp_path), "--output", str(tmp_path / "c.h5ad")]) == 2
+    )
+    assert before == [(logging.getLogger(name).level, list(logging.getLogger(name).handlers)) for name in names]

@@ -32,3 +32,14 @@ def test_wrong_input_is_explained(table, options, message, capsys, tmp_path, mon
     assert main(["genes", "import", table, *options]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "gene_aliases.tsv").exists()
+
+
+def test_the_way_out_is_an_option_of_the_command(tmp_path, capsys):
+    table = tmp_path / "orthologues.tsv"
+    table.write_text("mouse\thuman\tscore\nTrp53\tTP53\t1\n")
+    output = tmp_path / "gene_aliases.tsv"
+    assert main(["genes", "import", str(table), "--symbol-column", "human", "--output", str(output)]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "which column holds the aliases is not clear (there are mouse, human, score); name it (--alias-column)" in said
+    )

@@ -70,7 +70,7 @@ def test_plain_tables(tmp_path):
     path.write_text("mouse\thuman\tscore\nTrp53\tTP53\t1\n")
     with pytest.raises(ValueError, match=r"gene symbols is not clear \(there are mouse, human, score\); name it"):
         read_gene_aliases(path)
-    with pytest.raises(ValueError, match=r"aliases is not clear.* --alias-column"):
+    with pytest.raises(ValueError, match=r"aliases is not clear.* name it \(alias_column="):
         read_gene_aliases(path, symbol_column="human")
     with pytest.raises(ValueError, match="there is no column 'rat'"):
         read_gene_aliases(path, symbol_column="human", alias_column="rat")

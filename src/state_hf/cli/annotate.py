@@ -11,14 +11,11 @@ Cells that fit no label are "unknown": too few votes or too low a probability, o
 """
 
 import argparse
-import logging
-import sys
 from pathlib import Path
 
 from state_hf.cli.cell_options import add_computing_options, add_reading_options
+from state_hf.cli.library_log import told_on_stderr
 from state_hf.data.cells.locations import CELL_FORMATS, as_location
-
-_LOGGER = logging.getLogger("state_hf")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -57,14 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Annotate, and print how many cells have each label."""
     from state_hf.pipelines.annotate import annotate
 
-    handler = logging.StreamHandler(sys.stderr)
-    _LOGGER.addHandler(handler)
-    _LOGGER.setLevel(logging.INFO)
-    try:
+    with told_on_stderr():
         options = vars(arguments).copy()
         table = annotate(options.pop("data"), options.pop("output"), **options)
-    finally:
-        _LOGGER.removeHandler(handler)
     counts = table.iloc[:, 0].value_counts()
     width = max(map(len, map(str, counts.index)))
     for label, number in counts.items():

@@ -12,14 +12,11 @@ several processes, one GPU each:
 """
 
 import argparse
-import logging
-import sys
 from pathlib import Path
 
 from state_hf.cli.cell_options import add_computing_options, add_reading_options
+from state_hf.cli.library_log import told_on_stderr
 from state_hf.data.cells.locations import CELL_FORMATS, as_location
-
-_LOGGER = logging.getLogger("state_hf")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,15 +53,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed, with the messages of the library on standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    _LOGGER.addHandler(handler)
-    _LOGGER.setLevel(logging.INFO)
-    try:
+    with told_on_stderr():
         from state_hf.pipelines.embed import embed
 
         options = vars(arguments).copy()
         inputs = options.pop("input")
         embed(inputs[0] if len(inputs) == 1 else inputs, **options)
-    finally:
-        _LOGGER.removeHandler(handler)
     return 0

@@ -15,11 +15,9 @@ genes of another species for a trained model:
 """
 
 import argparse
-import logging
-import sys
 from pathlib import Path
 
-_LOGGER = logging.getLogger("state_hf")
+from state_hf.cli.library_log import told_on_stderr
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,15 +46,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Embed, with the messages of the library on standard error."""
-    handler = logging.StreamHandler(sys.stderr)
-    _LOGGER.addHandler(handler)
-    _LOGGER.setLevel(logging.INFO)
-    try:
+    with told_on_stderr():
         from state_hf.pipelines.embed_genes import embed_genes
 
         options = vars(arguments).copy()
         listed = options.pop("genes")
         genes = None if listed is None else listed.read_text(encoding="utf-8").split()
         embed_genes(options.pop("proteins"), options.pop("model"), genes=genes, **options)
-    finally:
-        _LOGGER.removeHandler(handler)

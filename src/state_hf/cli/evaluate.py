@@ -5,9 +5,9 @@ state-hf evaluate predicted.h5ad measured.h5ad --profile vcc2026 --baseline mean
 """
 
 import argparse
-import logging
 from pathlib import Path
 
+from state_hf.cli.library_log import kept_back
 from state_hf.data.cells.locations import CELL_FORMATS, as_location, is_url
 from state_hf.metrics.profiles import profile_names
 
@@ -75,23 +75,23 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.report is not None and arguments.report.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report names an .html file, not {arguments.report.name!r}")
     # What it notes is printed with the table.
-    logging.getLogger("state_hf.pipelines.evaluate").setLevel(logging.ERROR)
-    result = evaluate_predictions(
-        arguments.prediction,
-        arguments.reference,
-        arguments.profile,
-        perturbation_key=arguments.perturbation_key,
-        control=arguments.control,
-        cell_type_key=arguments.cell_type_key,
-        split=arguments.split,
-        groups=arguments.groups,
-        genes=arguments.genes,
-        baseline=arguments.baseline,
-        replicate=arguments.replicate,
-        on_error=arguments.on_error,
-        cache_dir=arguments.cache_dir,
-        seed=arguments.seed,
-    )
+    with kept_back("state_hf.pipelines.evaluate"):
+        result = evaluate_predictions(
+            arguments.prediction,
+            arguments.reference,
+            arguments.profile,
+            perturbation_key=arguments.perturbation_key,
+            control=arguments.control,
+            cell_type_key=arguments.cell_type_key,
+            split=arguments.split,
+            groups=arguments.groups,
+            genes=arguments.genes,
+            baseline=arguments.baseline,
+            replicate=arguments.replicate,
+            on_error=arguments.on_error,
+            cache_dir=arguments.cache_dir,
+            seed=arguments.seed,
+        )
     done = [f"{len(result.per_perturbation):,} perturbations scored"]
     if arguments.output is not None:
         done.append(f"{len(result.save(arguments.output))} files in {arguments.output}")

@@ -10,14 +10,11 @@ examples:
 """
 
 import argparse
-import logging
-import sys
 from pathlib import Path
 
 from state_hf.cli.cell_options import add_reading_options, natural
+from state_hf.cli.library_log import told_on_stderr
 from state_hf.data.cells.locations import CELL_FORMATS, as_location
-
-_LOGGER = logging.getLogger("state_hf")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -87,13 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--report names an .html file, not {report.name!r}")
     if report is not None and report.exists() and not (arguments.overwrite or arguments.resume):
         raise FileExistsError(f"{report} exists already: choose another name, or overwrite it (--overwrite)")
-    handler = logging.StreamHandler(sys.stderr)
-    _LOGGER.addHandler(handler)
-    _LOGGER.setLevel(logging.INFO)
-    try:
+    with told_on_stderr():
         tuned = finetune(reference, output, **options)
-    finally:
-        _LOGGER.removeHandler(handler)
     print(tuned)
     written = f"Wrote {output}"
     if report is not None:
