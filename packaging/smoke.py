@@ -42,6 +42,7 @@ SMALL = "--hidden-size 16 --num-hidden-layers 1 --num-attention-heads 2 --interm
 RUNS = (
     "embed counts.h5ad --model se --output embedded.h5ad",
     "annotate counts.h5ad --model se --reference counts.h5ad --output labels.csv",
+    "finetune counts.h5ad --model se --epochs 1 --device cpu --output classifier",
     "corpus manifest.csv --model se",
     "tokenize manifest.csv --model se --output tokens",
     f"pretrain manifest.csv {SMALL} --sentence-length 32 --expressed 8 --unexpressed 8 --shared 8 --batch-size 16 "

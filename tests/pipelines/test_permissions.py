@@ -51,6 +51,8 @@ def written(files: Path, folder: Path) -> None:
         ["annotate", cells, "--model", model, "--reference", cells, "--output", str(folder / "a.h5ad")],
         ["annotate", cells, "--model", model, "--reference", cells, "--output", str(folder / "a.csv"),
          "--fit-head", str(folder / "head")],
+        ["finetune", cells, "--model", model, "--output", str(folder / "tuned"), "--trained", "lora", "--epochs", "1",
+         "--report", str(folder / "tuned.html"), "--device", "cpu"],
         ["preprocess", cells, *out["screen.h5ad"], "--num-variable-genes", "20"],
         ["train", screen, *out["st"], "--test-cell-types", "type_1", "--set-size", "4", "--steps", "2",
          "--config", "use_perturbation_offsets=false", *SMALL],

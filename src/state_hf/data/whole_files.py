@@ -32,6 +32,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         if temporary.is_dir():
+            for weights in temporary.rglob("*.safetensors"):
+                follow_umask(weights)
             _put_folder(temporary, path)
         else:
             with temporary.open("rb+") as file:

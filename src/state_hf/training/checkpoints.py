@@ -9,8 +9,20 @@ import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 from transformers import PreTrainedModel
 
+from state_hf.configuration.file_permissions import weights_follow_umask
+
 _STATE = "trainer_state.json"
 _GATHERED_OPTIMIZER = "optimizer.bin"
+
+
+class ReadableCheckpointsMixin:
+    """For a Trainer: the weights of checkpoints follow the umask, whichever library saves the model."""
+
+    args: Any
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)  # type: ignore[misc]
+        weights_follow_umask(output_dir or str(self.args.output_dir))
 
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:
@@ -61,4 +73,10 @@ def _is_complete(checkpoint: Path) -> bool:
     return True
 
 
-__all__ = ["has_gathered_optimizer", "last_complete_checkpoint", "load_gathered_optimizer", "load_weights"]
+__all__ = [
+    "ReadableCheckpointsMixin",
+    "has_gathered_optimizer",
+    "last_complete_checkpoint",
+    "load_gathered_optimizer",
+    "load_weights",
+]

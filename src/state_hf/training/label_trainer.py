@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel, Trainer
 
-from state_hf.training.checkpoints import load_weights
+from state_hf.training.checkpoints import ReadableCheckpointsMixin, load_weights
 from state_hf.training.encoded_cells import whole_batch
 
 Trained: TypeAlias = Literal["all", "last", "head", "lora"]
@@ -68,7 +68,7 @@ def merged(model: Any) -> PreTrainedModel:
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
-class LabelTrainer(Trainer):
+class LabelTrainer(ReadableCheckpointsMixin, Trainer):
     """Trains a sequence classifier, or a regression, on `EncodedCells`.
 
     Args:

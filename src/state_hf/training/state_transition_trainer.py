@@ -16,11 +16,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from state_hf.configuration.file_permissions import weights_follow_umask
 from state_hf.data.cell_writer import CellWriter, cell_writer
 from state_hf.data.perturbation_dataset import PerturbationDataset, SetSampler
 from state_hf.modeling.state_transition import StateTransitionPreTrainedModel
-from state_hf.training.checkpoints import last_complete_checkpoint, load_weights
+from state_hf.training.checkpoints import ReadableCheckpointsMixin, last_complete_checkpoint, load_weights
 from state_hf.training.profile_evaluation import ProfileEvaluation
 from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
 
@@ -31,7 +30,7 @@ _LITTLE_SPACE = 2**16
 _LOSSES = ("distribution_loss", "expression_loss", "batch_loss", "confidence_loss", "regularization_loss")
 
 
-class StateTransitionTrainer(Trainer):
+class StateTransitionTrainer(ReadableCheckpointsMixin, Trainer):
     """Trains a State Transition model on the sets of a `PerturbationDataset`.
 
     It is a `Trainer`, except for this: every step has the same number of sets, whatever the number of processes, so
@@ -138,11 +137,6 @@ class StateTransitionTrainer(Trainer):
             message = "The disk is full, so the checkpoint was not written: make room and "
             message += f"go on from {last} (resume)" if last else "run again"
             raise OSError(errno.ENOSPC, message, str(unfinished)) from error
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        # A model that PEFT wraps is saved by PEFT.
-        weights_follow_umask(output_dir or str(self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         loaded_into = self.accelerator.unwrap_model(self.model if model is None else model)
