@@ -27,7 +27,7 @@ def test_writes_the_submission_of_2025(files, capsys):
         "counts are normalised to the median of 4 a cell, then log1p",
     ]
     assert lines[3].startswith("about ")
-    assert lines[-1].startswith("wrote p.prep.vcc (")
+    assert lines[-1].startswith("Wrote p.prep.vcc (")
     assert (files / "p.prep.vcc").is_file()
 
 

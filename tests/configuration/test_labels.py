@@ -51,7 +51,9 @@ def test_other_values(value, text):
     assert label_text(value) == text
 
 
-@pytest.mark.parametrize("value", [None, np.nan, float("nan"), np.float32("nan"), pd.NA, pd.NaT, np.datetime64("NaT")])
+@pytest.mark.parametrize(
+    "value", [None, np.nan, float("nan"), np.float32("nan"), pd.NA, pd.NaT, np.datetime64("NaT", "s")]
+)
 def test_missing_values_are_no_label(value):
     assert label_text(value) is None
 

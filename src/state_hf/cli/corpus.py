@@ -11,6 +11,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from state_hf.configuration.advice import refuse_existing
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `state-hf corpus`."""
@@ -18,6 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="M", help="folder or hub id whose vocabulary counts (default: all genes)")
     parser.add_argument("--min-overlap", type=float, default=0.3, metavar="F", help="smallest share of genes (0.3)")
     parser.add_argument("--table", type=Path, metavar="CSV", help="write the table here too")
+    parser.add_argument("--overwrite", action="store_true", help="replace a table that exists")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -31,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
     from state_hf.pipelines.pretrain import corpus_genes
     from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
+    if arguments.table is not None:
+        refuse_existing(arguments.table, overwrite=arguments.overwrite)
     files = read_manifest(arguments.manifest)
     tokenizer: Any
     if arguments.model is None:
@@ -52,4 +57,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.table is not None:
         with written_whole(arguments.table) as temporary:
             table.to_csv(temporary, index=False)
+        print(f"\nWrote {arguments.table}: {len(table):,} files")
     return 0 if len(good) == len(table) else 2

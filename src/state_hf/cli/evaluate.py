@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from state_hf.cli.library_log import kept_back
+from state_hf.configuration.advice import refuse_existing
 from state_hf.data.cells.locations import CELL_FORMATS, as_location, is_url
 from state_hf.metrics.profiles import profile_names
 
@@ -19,6 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="vcc2025", help=f"{', '.join(profile_names())} (default: vcc2025)")
     parser.add_argument("--output", type=Path, help="folder for the tables: values, scores, DE tables, effects")
     parser.add_argument("--report", type=Path, help="HTML file for the report")
+    parser.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     parser.add_argument("--baseline", help="score from a baseline: mean, control, or an .h5ad file of predictions")
     parser.add_argument(
         "--replicate", action="store_true", help="also score halves of the real cells: what is reachable"
@@ -74,6 +76,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise FileNotFoundError(f"--baseline is mean, control or a file, and there is no file {arguments.baseline!r}")
     if arguments.report is not None and arguments.report.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report names an .html file, not {arguments.report.name!r}")
+    for path in (arguments.output, arguments.report):
+        if path is not None:
+            refuse_existing(path, overwrite=arguments.overwrite)
     # What it notes is printed with the table.
     with kept_back("state_hf.pipelines.evaluate"):
         result = evaluate_predictions(
@@ -94,8 +99,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
     done = [f"{len(result.per_perturbation):,} perturbations scored"]
     if arguments.output is not None:
-        done.append(f"{len(result.save(arguments.output))} files in {arguments.output}")
+        files = result.save(arguments.output, overwrite=arguments.overwrite)
+        done.append(f"{len(files)} files in {arguments.output}")
     if arguments.report is not None:
-        done.append(f"report {write_evaluation_report(result, arguments.report)}")
+        report = write_evaluation_report(result, arguments.report, overwrite=arguments.overwrite)
+        done.append(f"report {report}")
     print(f"{evaluation_text(result)}\n\n{', '.join(done)}")
     return 0

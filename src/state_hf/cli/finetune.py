@@ -14,6 +14,7 @@ from pathlib import Path
 
 from state_hf.cli.cell_options import add_reading_options, natural
 from state_hf.cli.library_log import told_on_stderr
+from state_hf.configuration.advice import refuse_existing
 from state_hf.data.cells.locations import CELL_FORMATS, as_location
 
 
@@ -82,8 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     reference, output, report = (options.pop(name) for name in ("reference", "output", "report"))
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report names an .html file, not {report.name!r}")
-    if report is not None and report.exists() and not (arguments.overwrite or arguments.resume):
-        raise FileExistsError(f"{report} exists already: choose another name, or overwrite it (--overwrite)")
+    if report is not None:
+        refuse_existing(report, overwrite=arguments.overwrite or arguments.resume)
     with told_on_stderr():
         tuned = finetune(reference, output, **options)
     print(tuned)

@@ -16,6 +16,7 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
+from state_hf.configuration.advice import refuse_existing
 from state_hf.tokenization.gene_aliases import GeneAlias, read_gene_aliases, write_gene_aliases
 
 
@@ -25,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     command = commands.add_parser("import", help="read a file of gene names and write gene_aliases.tsv")
     command.add_argument("file", type=Path, help="HGNC complete set, GTF, or table with a header; .gz too")
     command.add_argument("--output", type=Path, required=True, help="the table to write: MODEL/gene_aliases.tsv")
+    command.add_argument("--overwrite", action="store_true", help="replace a table that exists")
     command.add_argument("--symbol-column", help="column of a plain table with the gene symbols")
     command.add_argument("--alias-column", help="column of a plain table with the other names")
     command.set_defaults(action=_import)
@@ -32,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     command.add_argument("model", help="folder or hub id of a State Embedding model")
     command.add_argument("table", help="folder or hub id of a gene table, or protein_embeddings.pt of the original")
     command.add_argument("--output", type=Path, required=True, help="folder to write")
+    command.add_argument("--overwrite", action="store_true", help="replace a folder that exists")
     command.add_argument("--replace", action="store_true", help="leave out the model's own genes")
     command.set_defaults(action=_extend)
 
@@ -45,12 +48,12 @@ def _extend(arguments: argparse.Namespace) -> None:
     from transformers import AutoModelForPreTraining
 
     from state_hf.configuration.model_folders import loading_from
+    from state_hf.data.whole_files import folder_written_whole
     from state_hf.gene_embeddings.gene_table import load_gene_table
     from state_hf.gene_embeddings.model_tables import extend_gene_table
     from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
-    if arguments.output.exists():
-        raise ValueError(f"{arguments.output} already exists: choose another folder.")
+    refuse_existing(arguments.output, overwrite=arguments.overwrite)
     table = load_gene_table(arguments.table)
     with loading_from(arguments.model):
         model, loading = AutoModelForPreTraining.from_pretrained(
@@ -61,25 +64,27 @@ def _extend(arguments: argparse.Namespace) -> None:
     if any(key.startswith("expression_decoder.") for key in loading["missing_keys"]):
         model = model.base_model
     extended = extend_gene_table(model, tokenizer, table, replace=arguments.replace)
-    model.save_pretrained(arguments.output)
-    extended.save_pretrained(arguments.output)
-    print(f"{arguments.output}: {extended.vocab_size:,} genes; the model had {tokenizer.vocab_size:,}")
+    with folder_written_whole(arguments.output, overwrite=arguments.overwrite) as unfinished:
+        model.save_pretrained(unfinished)
+        extended.save_pretrained(unfinished)
+    print(f"Wrote {arguments.output}: {extended.vocab_size:,} genes; the model had {tokenizer.vocab_size:,}")
 
 
 def _import(arguments: argparse.Namespace) -> None:
     """Read the file, write the table, say what it holds."""
+    refuse_existing(arguments.output, overwrite=arguments.overwrite)
     aliases = read_gene_aliases(
         arguments.file, symbol_column=arguments.symbol_column, alias_column=arguments.alias_column
     )
     if not arguments.output.parent.is_dir():
         raise ValueError(f"There is no folder {arguments.output.parent} to write {arguments.output.name} into.")
     write_gene_aliases(aliases, arguments.output)
-    print(f"{arguments.output}: {_summary(aliases)}")
     vocabulary = arguments.output.with_name("genes.txt")
     if vocabulary.is_file():
         genes = vocabulary.read_text(encoding="utf-8").split()
         known = {name for entry in aliases for name in (entry.alias, entry.symbol)}
         print(f"{sum(gene in known for gene in genes):,} of the {len(genes):,} genes in {vocabulary} are among them")
+    print(f"Wrote {arguments.output}: {_summary(aliases)}")
 
 
 def _summary(aliases: list[GeneAlias]) -> str:

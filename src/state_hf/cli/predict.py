@@ -81,11 +81,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Predict."""
+    """Predict, and say what was written."""
     from state_hf.pipelines.predict import predict
+    from state_hf.pipelines.prediction_record import describe_predictions
 
     options = vars(arguments).copy()
     named, everything, table = (options.pop(name) for name in ("perturbations", "all_perturbations", "table"))
     perturbations = "all" if everything else named or table
-    print(predict(options.pop("input"), options.pop("model"), perturbations, **options))
+    path = predict(options.pop("input"), options.pop("model"), perturbations, **options)
+    print(f"Wrote {describe_predictions(path)}")
     return 0

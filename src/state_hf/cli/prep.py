@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from state_hf.configuration.advice import refuse_existing
 from state_hf.data.cells.locations import CELL_FORMATS, as_location, is_url, stem_of
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="2025 writes a .prep.vcc file of log-normalised values; 2026 checks raw counts (default: 2025)",
     )
     parser.add_argument("--output", type=Path, help="file to write (default: the input's name with .prep.vcc)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that exists (2025)")
     parser.add_argument(
         "--perturbation-key", metavar="NAME", help="column of obs (default: the prediction's, else perturbation)"
     )
@@ -74,6 +76,8 @@ def _check(prediction: "CellMatrix", genes: list[str], arguments: argparse.Names
 def _write(prediction: "CellMatrix", genes: list[str], arguments: argparse.Namespace) -> None:
     from state_hf.pipelines.submission import plan_submission, write_submission
 
+    output = arguments.output or _beside(arguments.prediction)
+    refuse_existing(output, overwrite=arguments.overwrite)
     plan = plan_submission(
         prediction,
         genes,
@@ -88,9 +92,8 @@ def _write(prediction: "CellMatrix", genes: list[str], arguments: argparse.Names
     if plan.median_total is not None:
         print(f"counts are normalised to the median of {plan.median_total:,.0f} a cell, then log1p")
     print(f"about {_size(plan.compressed_bytes)} to write ({_size(plan.uncompressed_bytes)} before compression)")
-    default = _beside(arguments.prediction)
-    output = write_submission(plan, arguments.output or default)
-    print(f"wrote {output} ({_size(output.stat().st_size)}), read back and checked")
+    output = write_submission(plan, output, overwrite=arguments.overwrite)
+    print(f"Wrote {output} ({_size(output.stat().st_size)}), read back and checked")
 
 
 def _beside(prediction: str | Path) -> Path:

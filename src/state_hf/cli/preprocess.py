@@ -85,12 +85,13 @@ def run(arguments: argparse.Namespace) -> int:
     names = ("residual_expression", "cell_residual_expression", "min_cells")
     thresholds = KnockdownFilter(**{name: options.pop(name) for name in names})
     genes = options.pop("genes")
-    print(
-        preprocess(
-            source,
-            knockdown=thresholds if wanted else None,
-            genes=None if genes is None else genes.read_text(encoding="utf-8").split(),
-            **options,
-        )
+    output = options.pop("output")
+    report = preprocess(
+        source,
+        output=output,
+        knockdown=thresholds if wanted else None,
+        genes=None if genes is None else genes.read_text(encoding="utf-8").split(),
+        **options,
     )
+    print(f"{report}\nWrote {output}: {report.cells_written:,} cells")
     return 0

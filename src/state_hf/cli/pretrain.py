@@ -37,6 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `state-hf pretrain`."""
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="table of the files, .csv or .tsv")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the model")
+    parser.add_argument("--overwrite", action="store_true", help="replace a training in the folder, and start anew")
     parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint in the folder")
     parser.add_argument("--initial-model", metavar="M", help="model to go on with; it gets classes for new datasets")
 
@@ -164,7 +165,9 @@ def run(arguments: argparse.Namespace) -> int:
         probe=arguments.probe,
         probe_label=arguments.probe_label,
         resume=arguments.resume,
+        overwrite=arguments.overwrite,
     )
     for name, value in trained.metrics.items():
         print(f"{name:<28} {value:.4f}")
+    print(f"Wrote {arguments.output}: the model, {trained.model.num_parameters():,} parameters, and its tokenizer")
     return 0

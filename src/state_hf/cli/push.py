@@ -37,4 +37,4 @@ def run(arguments: argparse.Namespace) -> None:
         commit_message=arguments.message,
         token=arguments.token,
     )
-    print(pushed.pr_url or pushed.commit_url)
+    print(f"Pushed {arguments.folder} to {pushed.pr_url or pushed.commit_url}")

@@ -16,6 +16,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="table of the files, .csv or .tsv")
     parser.add_argument("--model", required=True, metavar="M", help="folder or hub id of the model with the vocabulary")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the Parquet files")
+    parser.add_argument("--overwrite", action="store_true", help="write files that exist anew")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run; keep its files")
     parser.add_argument("--min-overlap", type=float, default=0.3, metavar="F", help="smallest share of genes (0.3)")
 
 
@@ -28,5 +30,15 @@ def run(arguments: argparse.Namespace) -> None:
 
     with loading_from(arguments.model):
         tokenizer: Any = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=False)
-    for path in tokenize(arguments.manifest, arguments.output, tokenizer, min_overlap=arguments.min_overlap):
-        print(f"{path}  {path.stat().st_size / 1e6:,.1f} MB")
+    paths = tokenize(
+        arguments.manifest,
+        arguments.output,
+        tokenizer,
+        min_overlap=arguments.min_overlap,
+        overwrite=arguments.overwrite,
+        resume=arguments.resume,
+    )
+    sizes = [path.stat().st_size / 1e6 for path in paths]
+    for path, size in zip(paths, sizes, strict=True):
+        print(f"{path}  {size:,.1f} MB")
+    print(f"Wrote {arguments.output}: {len(paths):,} files of cells, {sum(sizes):,.1f} MB, corpus.csv and genes.txt")

@@ -29,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "input", nargs="*", type=as_location, metavar="SCREEN", help=f"unless the split names them: {CELL_FORMATS}"
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the model")
+    parser.add_argument("--overwrite", action="store_true", help="replace a training in the folder, and start anew")
     parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint in the folder")
 
     split = parser.add_argument_group("what is held out (one of the first three)")
@@ -240,7 +241,7 @@ def run(arguments: argparse.Namespace) -> int:
         "output", "initial_model", "freeze", "lora_rank", "perturbation_key", "control", "cell_type_key", "batch_key",
         "distinct_case",
         "feature_key", "expression_slot", "perturbation_features",
-        "target_sum", "set_size", "control_matching", "split_controls", "resume",
+        "target_sum", "set_size", "control_matching", "split_controls", "resume", "overwrite",
     )  # fmt: skip
     try:
         trained = train(
@@ -255,4 +256,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"the model's configuration: {error}") from error
     if trained.scores is not None or trained.scored_part is None:
         print(trained)
+        scores = "" if trained.scores is None else ", the scores"
+        print(f"\nWrote {trained.folder}: the model, {len(trained.baselines)} baselines, the split{scores}")
     return 0

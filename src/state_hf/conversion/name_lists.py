@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from anndata.io import read_elem
-
 from state_hf.conversion.errors import CheckpointError
-from state_hf.data.cells.damage import damage_named, open_hdf5
+from state_hf.data.cells.open_cells import open_cells
 
 
 def read_names(path: Path, what: str) -> list[str]:
@@ -21,19 +19,20 @@ def read_names(path: Path, what: str) -> list[str]:
 
 
 def read_gene_names(path: Path, count: int) -> list[str]:
-    """Names of genes from a list, one a line, or from an AnnData file.
+    """Names of genes from a list, one a line, or from a file of cells.
 
-    Of an AnnData file, they are the first of these that are `count`: the names beside `obsm["X_hvg"]`
+    Of a file of cells, they are the first of these that are `count`: the names beside `obsm["X_hvg"]`
     (`uns["X_hvg"]["var_names"]`), those of highly variable genes (`var["highly_variable"]`), all.
 
     Args:
-        path: A text file, or an `.h5ad`.
+        path: A text file (.txt, .csv, .tsv, or without a suffix), or what `open_cells` takes.
         count: Number of genes that the model has.
 
     Raises:
         CheckpointError: If the file names another number of genes.
     """
-    candidates = _genes_of_anndata(path) if path.suffix == ".h5ad" else {"lines": read_names(path, "genes")}
+    is_text = path.is_file() and path.suffix.lower() in ("", ".txt", ".csv", ".tsv")
+    candidates = {"lines": read_names(path, "genes")} if is_text else _genes_of_cells(path)
     for names in candidates.values():
         if len(names) == count:
             return names
@@ -41,12 +40,12 @@ def read_gene_names(path: Path, count: int) -> list[str]:
     raise CheckpointError(f"The model has {count} genes, but {path} names {found}.")
 
 
-def _genes_of_anndata(path: Path) -> dict[str, list[str]]:
+def _genes_of_cells(path: Path) -> dict[str, list[str]]:
     candidates: dict[str, list[str]] = {}
-    with damage_named(str(path)), open_hdf5(path) as file:
-        var = read_elem(file["var"])
-        if "uns" in file and "X_hvg" in file["uns"] and "var_names" in file["uns"]["X_hvg"]:
-            candidates["uns['X_hvg']['var_names']"] = [str(name) for name in read_elem(file["uns/X_hvg/var_names"])]
+    with open_cells(path) as cells:
+        var, variable = cells.frame("var"), cells.embedding_names("X_hvg")
+    if variable is not None:
+        candidates["uns['X_hvg']['var_names']"] = [str(name) for name in variable]
     if "highly_variable" in var:
         candidates["var['highly_variable']"] = var.index[var["highly_variable"].to_numpy(bool)].astype(str).tolist()
     candidates["var"] = var.index.astype(str).tolist()

@@ -30,8 +30,8 @@ def open_store(path: Path, mode: Literal["r", "r+", "w"]) -> Iterator[Group]:
         with open_hdf5(path) if mode == "r" else h5py.File(path, mode) as file:
             yield file
         return
-    new = {"zarr_format": anndata.settings.zarr_write_format} if mode == "w" else {}
-    store = zarr.open_group(path, mode=mode, use_consolidated=False, **new)
+    zarr_format = new_zarr_format() if mode == "w" else None
+    store = zarr.open_group(path, mode=mode, use_consolidated=False, zarr_format=zarr_format)
     yield store
     if mode != "r":
         with warnings.catch_warnings():
@@ -39,6 +39,14 @@ def open_store(path: Path, mode: Literal["r", "r+", "w"]) -> Iterator[Group]:
             warnings.filterwarnings("ignore", message="Consolidated metadata", category=UserWarning)
             # Readers look at the consolidated metadata alone, where new members are to be listed.
             zarr.consolidate_metadata(store.store)
+
+
+def new_zarr_format() -> Literal[2, 3]:
+    """The Zarr format that anndata writes."""
+    with warnings.catch_warnings():
+        # 0.13 warns whoever reads the setting that 0.14 will have none, and write format 3.
+        warnings.filterwarnings("ignore", message="This setting will be removed", category=DeprecationWarning)
+        return getattr(anndata.settings, "zarr_write_format", 3)
 
 
 def is_zarr(path: Path) -> bool:

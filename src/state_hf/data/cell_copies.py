@@ -11,7 +11,7 @@ import zarr
 from scipy.sparse import csr_matrix
 
 from state_hf.data.anndata_elements import write_element
-from state_hf.data.anndata_files import Group, is_zarr, open_store
+from state_hf.data.anndata_files import Group, is_zarr, new_zarr_format, open_store
 from state_hf.data.cells.cells import Cells
 from state_hf.data.cells.damage import IORegistryError
 from state_hf.data.cells.layouts import Layout
@@ -179,7 +179,7 @@ def check_copy(data: Any, target: Path) -> None:
             return
         if is_zarr(target):
             store = zarr.storage.MemoryStore()
-            trial = zarr.open_group(store, mode="w", zarr_format=anndata.settings.zarr_write_format)
+            trial = zarr.open_group(store, mode="w", zarr_format=new_zarr_format())
             _write_copy(cells, trial, target, matrices=False)
             return
         with h5py.File(target.name, "w", driver="core", backing_store=False) as trial:

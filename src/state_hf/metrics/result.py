@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from state_hf.configuration.advice import refuse_existing
 from state_hf.metrics.differential_expression import DifferentialExpression
 from state_hf.metrics.profiles import Profile
 
@@ -74,16 +75,24 @@ class EvaluationResult:
             values.update({f"{metric}_score": float(value) for metric, value in self.scores["score"].items()})
         return values
 
-    def save(self, folder: str | Path) -> list[Path]:
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> list[Path]:
         """Write tables (CSV), DE tables and matrices (parquet) and settings (JSON) into a folder.
 
         A new folder appears when all of them are complete. In one that exists they replace those of the same names,
         one by one, and nothing else.
 
+        Args:
+            folder: The folder.
+            overwrite: Whether files in a folder that exists are replaced.
+
         Returns:
             The files written.
+
+        Raises:
+            FileExistsError: The folder exists, is not empty, and is not to be replaced.
         """
         folder = Path(folder)
+        refuse_existing(folder, overwrite=overwrite)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".writing-") as place:
             complete = Path(place) / "complete"

@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import HfHubHTTPError, httpx
 
 from state_hf.configuration.labels import as_label
+from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.split_parts import SPLIT_FILE, split_file
 from state_hf.metrics.labelled_cells import LabelledCells
 
@@ -138,6 +139,28 @@ def recorded_labels(cells: LabelledCells, perturbation_key: str | None, control:
     )
 
 
+def describe_predictions(path: str | Path) -> str:
+    """What a file of predicted cells holds, in a line: groups, cells, genes and scale."""
+    path = Path(path)
+    if path.suffix == ".npy":
+        cells, genes = np.load(path, mmap_mode="r").shape
+        return f"{path}: {cells:,} cells x {genes:,} genes, their labels in {path.with_suffix('.obs.csv').name}"
+    with open_cells(path) as opened:
+        matrix = opened.expression()
+        record, cells, genes = record_of(matrix), matrix.n_obs, matrix.n_vars
+    if record is None:
+        return f"{path}: {cells:,} cells x {genes:,} genes"
+    groups = len({perturbation for _, perturbation in record.groups})
+    cell_types = len({cell_type for cell_type, _ in record.groups})
+    where = f" in {cell_types:,} cell type{'s' if cell_types > 1 else ''}" if record.cell_type_key else ""
+    scale = record.scale if record.target_sum < 0 else f"{record.scale}, normalised to {record.target_sum:,g} counts"
+    controls = "without control cells" if record.controls == "none" else f"with {record.controls} control cells"
+    return (
+        f"{path}: {groups:,} perturbation{'s' if groups > 1 else ''}{where}, {cells:,} cells ({controls}) x "
+        f"{genes:,} genes, {scale}"
+    )
+
+
 def split_of_model(model: str) -> Path | None:
     """The split that a model was trained with, which is in its folder or repository; None if there is none."""
     if Path(model).exists() or not model:
@@ -163,6 +186,7 @@ __all__ = [
     "RECORD_KEY",
     "Group",
     "PredictionRecord",
+    "describe_predictions",
     "read_record",
     "record_of",
     "recorded_labels",

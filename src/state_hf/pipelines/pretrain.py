@@ -11,7 +11,6 @@ from transformers import AutoTokenizer, set_seed
 from transformers.utils import logging
 
 from state_hf.analysis.neighbour_probe import NeighbourProbe
-from state_hf.configuration.advice import Advised
 from state_hf.configuration.file_permissions import check_readable
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
@@ -21,7 +20,7 @@ from state_hf.data.corpus_manifest import CorpusFile, read_manifest
 from state_hf.inference.loading import refuse_missing_weights
 from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
 from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
-from state_hf.training.checkpoints import last_complete_checkpoint
+from state_hf.training.checkpoints import CHECKPOINTS, clear_training, start_of_training
 from state_hf.training.dataset_classes import extend_datasets
 from state_hf.training.state_embedding_arguments import StateEmbeddingTrainingArguments
 from state_hf.training.state_embedding_trainer import EmbeddingMetrics, StateEmbeddingTrainer
@@ -63,6 +62,7 @@ def pretrain(
     probe_label: str = "cell_type",
     callbacks: Sequence[Any] = (),
     resume: bool = False,
+    overwrite: bool = False,
 ) -> PretrainedModel:
     """Pretrain a State Embedding model, or go on with one.
 
@@ -81,23 +81,14 @@ def pretrain(
         probe_label: Its column of obs with the labels.
         callbacks: Callbacks of the Trainer.
         resume: Whether to go on from the last complete checkpoint in `output`.
+        overwrite: Whether to start anew in a folder that holds a training, which is lost.
 
     Raises:
-        FileExistsError: The output holds a model or checkpoints, and `resume` is not set.
+        FileExistsError: The output holds a model or checkpoints, and neither `resume` nor `overwrite` is set.
         ValueError: Files, model or options do not fit each other; the message says what to change.
     """
     folder = Path(output)
-    checkpoints = folder / "checkpoints"
-    checkpoint = last_complete_checkpoint(checkpoints) if resume else None
-    if not resume and ((folder / "config.json").exists() or last_complete_checkpoint(checkpoints)):
-        raise FileExistsError(
-            Advised(
-                f"{folder} holds a training already",
-                "go on with it (resume=True)",
-                "choose another folder",
-                "start anew in its place (overwrite=True)",
-            )
-        )
+    checkpoint = start_of_training(folder, resume=resume, overwrite=overwrite)
     files = read_manifest(manifest) if isinstance(manifest, str | Path) else list(manifest)
     set_seed(training.seed)
     tokenizer: Any
@@ -124,8 +115,12 @@ def pretrain(
     held: CellCorpus | None = None
     if held_out:
         cells, held = cells.split(held_out, seed=training.seed)
+    if overwrite:
+        with training.main_process_first(desc="clearing the folder"):
+            if training.process_index == 0:
+                clear_training(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    training.output_dir = str(checkpoints)
+    training.output_dir = str(folder / CHECKPOINTS)
     metrics_of: EmbeddingMetrics | None = None
     if probe is not None:
         metrics_of = NeighbourProbe(probe, tokenizer, label_key=probe_label)

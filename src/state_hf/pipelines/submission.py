@@ -16,6 +16,7 @@ from anndata import AnnData
 from scipy import sparse
 from transformers.utils.logging import tqdm
 
+from state_hf.configuration.advice import refuse_existing
 from state_hf.configuration.near_names import listed, near_matches
 from state_hf.data.cell_copies import copy_store
 from state_hf.metrics.input_check import (
@@ -139,23 +140,26 @@ def plan_submission(
     return plan
 
 
-def write_submission(plan: SubmissionPlan, output: str | Path) -> Path:
+def write_submission(plan: SubmissionPlan, output: str | Path, *, overwrite: bool = False) -> Path:
     """Write the 2025 submission file: float32 CSR in an .h5ad, compressed, watermarked, read back and checked.
 
     Args:
         plan: What `plan_submission` returned.
         output: The file to write, ending in `.prep.vcc`.
+        overwrite: Whether a file that exists is replaced.
 
     Returns:
         The path of the file.
 
     Raises:
+        FileExistsError: The file exists, and is not to be replaced.
         ValueError: If the name does not end in `.prep.vcc`.
         OSError: If the disk is too small or the file does not read back as written.
     """
     output = Path(output)
     if not output.name.endswith(".prep.vcc"):
         raise ValueError(f"a submission file is named *.prep.vcc, not {output.name!r}")
+    refuse_existing(output, overwrite=overwrite)
     output.parent.mkdir(parents=True, exist_ok=True)
     needed, free = plan.uncompressed_bytes + 2 * plan.compressed_bytes, shutil.disk_usage(output.parent).free
     if needed > free:

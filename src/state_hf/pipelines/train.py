@@ -11,7 +11,6 @@ import pandas as pd
 from transformers import set_seed
 from transformers.utils import logging
 
-from state_hf.configuration.advice import Advised
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
@@ -29,7 +28,7 @@ from state_hf.modeling.state_transition import StateTransitionForPerturbation, S
 from state_hf.pipelines.cell_predictor import feature_slot
 from state_hf.pipelines.model_scale import trained_total
 from state_hf.training.baseline_fitting import fit_baselines
-from state_hf.training.checkpoints import last_complete_checkpoint
+from state_hf.training.checkpoints import CHECKPOINTS, clear_training, start_of_training
 from state_hf.training.effect_scale import fit_effect_scale
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
 from state_hf.training.profile_scores import score_models
@@ -147,6 +146,7 @@ def train(
     callbacks: Sequence[Any] = (),
     compute_prediction_metrics: PredictionMetrics | None = None,
     resume: bool = False,
+    overwrite: bool = False,
 ) -> TrainedModels:
     """Train a State Transition model on a screen, fit the baselines, and score both on the held-out cells.
 
@@ -180,24 +180,15 @@ def train(
         callbacks: Callbacks of the Trainer.
         compute_prediction_metrics: See `StateTransitionTrainer`.
         resume: Whether to go on from the last complete checkpoint in `output`.
+        overwrite: Whether to start anew in a folder that holds a training, which is lost.
 
     Raises:
-        FileExistsError: The output holds a model or checkpoints, and `resume` is not set.
+        FileExistsError: The output holds a model or checkpoints, and neither `resume` nor `overwrite` is set.
         ValueError: Files, labels, split or options do not fit each other, values are not on the scale that the model
             reads, or files are normalised to different totals; the message says what to change.
     """
     folder = Path(output)
-    checkpoints = folder / "checkpoints"
-    checkpoint = last_complete_checkpoint(checkpoints) if resume else None
-    if not resume and ((folder / "config.json").exists() or last_complete_checkpoint(checkpoints)):
-        raise FileExistsError(
-            Advised(
-                f"{folder} holds a training already",
-                "go on with it (resume=True)",
-                "choose another folder",
-                "start anew in its place (overwrite=True)",
-            )
-        )
+    checkpoint = start_of_training(folder, resume=resume, overwrite=overwrite)
     definition = split if isinstance(split, SplitDefinition) else read_split_toml(split)
     sources: Any = dataset_files(definition) if data is None else _named(definition, data)
     screens = open_screens(
@@ -232,10 +223,14 @@ def train(
     if freeze:
         freeze_backbone(model)
     trained: Any = model if lora_rank is None else add_lora(model, rank=lora_rank, alpha=2 * lora_rank)
+    if overwrite:
+        with training.main_process_first(desc="clearing the folder"):
+            if training.process_index == 0:
+                clear_training(folder)
     folder.mkdir(parents=True, exist_ok=True)
     applied.save(folder)
     vocabulary.save(folder)
-    training.output_dir = str(checkpoints)
+    training.output_dir = str(folder / CHECKPOINTS)
     trainer = StateTransitionTrainer(
         trained,
         training,

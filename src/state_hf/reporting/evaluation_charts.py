@@ -120,7 +120,7 @@ def volcano_pair(
 ) -> tuple[ElementTree.Element, ElementTree.Element]:
     """The volcano plots of one perturbation, real and predicted, on the same axes."""
     tables = {"real": _de_columns(real, perturbation), "predicted": _de_columns(predicted, perturbation)}
-    both = tables["real"].join(tables["predicted"], lsuffix="_real", rsuffix="_predicted", how="outer")
+    both = tables["real"].add_suffix("_real").join(tables["predicted"].add_suffix("_predicted"), how="outer")
     called = {side: both[f"called_{side}"].fillna(False).to_numpy(bool) for side in tables}
     telling = called["real"] | called["predicted"]
     changes = np.abs(

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from state_hf._version import __version__
+from state_hf.configuration.advice import refuse_existing
 from state_hf.metrics.profiles import Metric
 from state_hf.metrics.result import EvaluationResult
 from state_hf.reporting import evaluation_charts as charts
@@ -26,16 +27,21 @@ _VOLCANO_KEY = {
 }
 
 
-def write_evaluation_report(result: EvaluationResult, path: str | Path) -> Path:
+def write_evaluation_report(result: EvaluationResult, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write the report of an evaluation.
 
     Args:
         result: What `state_hf.evaluate_predictions` returned.
         path: The `.html` file; written under a temporary name and renamed.
+        overwrite: Whether a file that exists is replaced.
 
     Returns:
         The path.
+
+    Raises:
+        FileExistsError: The file exists, and is not to be replaced.
     """
+    refuse_existing(path, overwrite=overwrite)
     return write_page(evaluation_page(result), path)
 
 

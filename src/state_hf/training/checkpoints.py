@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 from transformers import PreTrainedModel
 
+from state_hf.configuration.advice import Advised
 from state_hf.configuration.file_permissions import weights_follow_umask
+
+CHECKPOINTS = "checkpoints"
+"""Folder of a training's checkpoints, in the folder of its model."""
 
 _STATE = "trainer_state.json"
 _GATHERED_OPTIMIZER = "optimizer.bin"
@@ -36,6 +41,47 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
         if _is_complete(path):
             return str(path)
     return None
+
+
+def start_of_training(folder: Path, *, resume: bool, overwrite: bool) -> str | None:
+    """Decide how a training in a folder begins, before any work.
+
+    Args:
+        folder: The folder; a training keeps its checkpoints in `checkpoints` in it.
+        resume: Whether to go on from the last complete checkpoint.
+        overwrite: Whether to start anew in the place of another training.
+
+    Returns:
+        The checkpoint to go on from; None to start.
+
+    Raises:
+        FileExistsError: The folder holds a training, and neither is wanted.
+        ValueError: Both are.
+    """
+    if resume and overwrite:
+        raise ValueError("a training either goes on (resume) or starts anew (overwrite)")
+    checkpoint = last_complete_checkpoint(folder / CHECKPOINTS)
+    if resume:
+        return checkpoint
+    if not overwrite and ((folder / "config.json").exists() or checkpoint is not None):
+        raise FileExistsError(
+            Advised(
+                f"{folder} exists already, and holds a training",
+                "choose another name",
+                "go on with it (resume=True)",
+                "replace it (overwrite=True)",
+            )
+        )
+    return None
+
+
+def clear_training(folder: Path) -> None:
+    """Take an earlier training out of a folder: its checkpoints, and what was saved of its models."""
+    for name in (CHECKPOINTS, "baselines"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for pattern in ("config.json", "model*.safetensors*", "scores.csv", "vocabulary.json", "split.*", "README.md"):
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def load_weights(model: PreTrainedModel, checkpoint: str) -> None:

@@ -10,7 +10,10 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import zarr
 from scipy import sparse
+from torch.utils.data import DataLoader
 
 from state_hf.data.cell_copies import copy_store
 from state_hf.data.cells.open_cells import open_cells
@@ -215,3 +218,32 @@ def test_backed_objects_and_their_raw(cells, tmp_path):
         np.testing.assert_array_equal(opened.expression("raw").block(0, 24).toarray(), cells.X.toarray())
         opened.close()
         backed.file.close()
+
+
+def test_workers_share_a_matrix_that_was_stored_by_genes(cells, tmp_path, monkeypatch):
+    monkeypatch.setattr("state_hf.data.cells.by_genes._MEMORY_VALUES", 0)
+    items = []
+    for kind in ("`.h5ad`, X stored by cells (CSR)", "`.h5ad`, X stored by genes (CSC)"):
+        (tmp_path / kind[-5:]).mkdir()
+        dataset = PerturbationDataset(open_screens(LABELLED[kind](cells, tmp_path / kind[-5:])), set_size=4)
+        items.append([item["control"] for item in DataLoader(dataset, batch_size=None, num_workers=2)])
+    assert items[0]
+    assert all(torch.equal(one, other) for one, other in zip(*items, strict=True))
+
+
+def test_a_published_file_from_before_anndata_07():
+    """The example that scanpy brings, of 2018."""
+    datasets = Path(str(pytest.importorskip("scanpy").__file__)).parent / "datasets"
+    with open_cells(datasets / "10x_pbmc68k_reduced.h5ad") as opened:
+        assert opened.column("bulk_labels").value_counts()["Dendritic"] == 240
+        assert opened.expression().block(0, 700).shape == (700, 765)
+        assert opened.expression("raw").block(3, 5).nnz
+        assert opened.matrix("obsm/X_pca").rows(np.arange(4)).dense(np.arange(4), 4).shape == (4, 50)
+
+
+def test_a_store_from_before_anndata_07_is_named(tmp_path):
+    root = zarr.open_group(tmp_path / "old.zarr", mode="w", zarr_format=2)
+    for name in ("obs", "var", "X"):
+        root.create_array(name, data=np.ones(3))
+    with pytest.raises(ValueError, match=r"old\.zarr has an array in the place of obs.*anndata\.read_zarr"):
+        open_cells(tmp_path / "old.zarr")

@@ -59,7 +59,7 @@ class _TurnedLayout(CsrLayout):
     def __init__(self, place: str, data: Any, indices: Any, starts: np.ndarray, shape: tuple[int, int]) -> None:
         number, dtype = int(starts[-1]), plain_numbers(np.empty(0, dtype=data.dtype)).dtype
         needed = number * (dtype.itemsize + 4)
-        logger.warning(
+        logger.warning_once(
             f"{place} is stored by genes (CSC), so it is stored by cells in {needed / 1e9:.1f} GB of temporary files "
             "first. Write it again as CSR to spare that (adata.X = adata.X.tocsr())"
         )

@@ -3,13 +3,13 @@
 Damage is found before compiled loops follow it out of their arrays.
 """
 
+import importlib.metadata
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import anndata
 import h5py
 import numpy as np
 import zarr
@@ -63,7 +63,7 @@ _ENCODINGS = re.compile(
 # What zarr and numcodecs say of a store that a newer version, or one with more codecs, has written.
 _UNKNOWN_TO_ZARR = re.compile(
     r"No Zarr data type found|Unknown codec|codec not available|Unknown chunk grid|Invalid value for 'zarr_format'"
-    r"|disallowed extra fields|ArrayBytesCodec"
+    r"|disallowed extra fields|ArrayBytesCodec|An implementation for codec"
 )
 
 
@@ -95,7 +95,8 @@ def _cause(error: BaseException, reason: str) -> str:
             "newer one, pip install -U zarr numcodecs"
         )
     if isinstance(error, IORegistryError) and "encoding_type=" in reason and not _ENCODINGS.search(reason):
-        return f"was written by a newer anndata than {anndata.__version__} ({reason}): pip install -U anndata"
+        ours = importlib.metadata.version("anndata")
+        return f"was written by a newer anndata than {ours} ({reason}): pip install -U anndata"
     return f"is damaged, or not as anndata writes it: {reason}"
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from state_hf.data.cells.cells import Cells
 from state_hf.data.cells.damage import open_hdf5
 from state_hf.data.cells.layouts import Layout
-from state_hf.data.cells.matrices import ViewLayout, layout_of
+from state_hf.data.cells.matrix_layout import ViewLayout, layout_of
 from state_hf.data.cells.stored_cells import StoreHandle
 from state_hf.tokenization.cell_matrix import layer_names
 

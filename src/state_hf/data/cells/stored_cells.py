@@ -17,7 +17,7 @@ from state_hf.data.cells.cells import Cells
 from state_hf.data.cells.damage import damage_named, names_in
 from state_hf.data.cells.frames import column_names, num_rows, read_column, read_frame, row_names
 from state_hf.data.cells.layouts import Layout
-from state_hf.data.cells.matrices import layout_of
+from state_hf.data.cells.matrix_layout import layout_of
 
 _NAMED_SLOTS = ("layers", "obsm")
 
@@ -95,9 +95,14 @@ class StoredCells(Cells):
         self.name, self.path, self._handle, self._inner = name, path, handle, group
         self._is_plain = is_plain and not group
         root = self.group
-        missing = [slot for slot in ("obs", "var") if not isinstance(root.get(slot), h5py.Group | zarr.Group)]
-        if missing:
-            raise ValueError(f"{name} is not an AnnData file: its {' and '.join(missing)} is missing")
+        for slot in ("obs", "var"):
+            if slot not in root:
+                raise ValueError(f"{name} is not an AnnData file: its {slot} is missing")
+            if not isinstance(root[slot], h5py.Group | zarr.Group):
+                raise ValueError(
+                    f"{name} has an array in the place of {slot}: it is no AnnData file, or a store of before anndata "
+                    "0.7 (anndata.read_zarr(...).write_zarr(...) writes that again)"
+                )
         with damage_named(f"obs of {name}"):
             self.num_cells = num_rows(root["obs"])
 

@@ -99,7 +99,7 @@ def _read_mtx_folder(folder: Path) -> anndata.AnnData:
         if not path.stat().st_size:
             raise ValueError(f"{path} is empty (0 bytes): fetch it again")
     with damage_named(str(matrix_path)):
-        matrix = sparse.csr_matrix(io.mmread(matrix_path).T)
+        matrix = sparse.csr_matrix(io.mmread(matrix_path, spmatrix=False).T)
     barcodes, features = _read_table(barcodes_path), _read_table(features_path)
     if matrix.shape != (len(barcodes), len(features)):
         raise ValueError(
