@@ -173,6 +173,10 @@ def test_contexts_are_compared_each_for_itself():
         "1 perturbation of the reference missing from the prediction in their context (obs['cell_type']): "
         "'GATA1 in B'; score what is predicted, alone (groups='prediction')"
     ]
+    prediction.obs["cell_type"] = ["T cell", "B", "T cell", "B", "B"]
+    reference.obs["cell_type"] = ["t  cell", "B", "t  cell", "B", "B"]
+    found = problems(prediction, reference, cell_type_key="cell_type")
+    assert found[0].endswith("'non-targeting in t  cell'; perhaps it has 'T cell' for 't  cell'")
     reference.obs["cell_type"] = ["T", "T", "T", "B", "B"]
     prediction.obs["cell_type"] = reference.obs["cell_type"].to_numpy()
     assert problems(prediction, reference, cell_type_key="cell_type") == [

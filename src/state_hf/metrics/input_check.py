@@ -347,19 +347,22 @@ def _context_problems(labels: Mapping[str, _SideLabels], control: str, *, contro
     key, reference_pairs = labels["reference"].cell_type_key, pairs["reference"]
     if not control_in_prediction:
         pairs = {side: {pair for pair in found if pair[1] != control} for side, found in pairs.items()}
+    contexts = {side: sorted({context for context, _ in found}) for side, found in pairs.items()}
     problems: list[str] = []
     for side, other in (("prediction", "reference"), ("reference", "prediction")):
         absent = sorted(pairs[other] - pairs[side])
         if absent:
             names = [f"{label} in {context}" for context, label in absent]
+            # The other direction would only repeat the pairs.
+            unknown = [context for context in contexts[other] if context not in contexts[side]]
+            hint = _hint(near_matches(unknown, contexts[side])) if side == "prediction" else ""
             problem = (
                 f"{counted(len(names), 'perturbation')} of the {other} missing from the {side} in their context "
-                f"(obs[{key!r}]): {listed(names)}"
+                f"(obs[{key!r}]): {listed(names)}{hint}"
             )
             alone = side == "prediction" and pairs[side] < pairs[other]
             problems.append(Advised(problem, *([_SCORE_PREDICTED] if alone else [])))
-    contexts = sorted({context for context, _ in pairs["reference"]})
-    without = [context for context in contexts if (context, control) not in reference_pairs]
+    without = [context for context in contexts["reference"] if (context, control) not in reference_pairs]
     if without:
         problems.append(f"no control cells {control!r} of the reference in context {listed(without)}")
     return problems
