@@ -191,7 +191,12 @@ def test_evaluate_nullable_names_against_plain_ones(preprocessed, tmp_path):
     write(nullable, tmp_path / "nullable.h5ad")
     both = [str(preprocessed), str(tmp_path / "nullable.h5ad")]
     for pair in (both, both[::-1]):
-        assert main(["evaluate", *pair, "--cell-type-key", "cell_type", "--output", str(tmp_path / "scores")]) == 0
+        assert (
+            main(
+                ["evaluate", *pair, "--cell-type-key", "cell_type", "--output", str(tmp_path / "scores"), "--overwrite"]
+            )
+            == 0
+        )
 
 
 def test_corpus_tokenize_and_pretrain(source, model, tmp_path):

@@ -53,7 +53,7 @@ def test_the_folder_is_a_model_that_embeds(pretrained, manifest, tmp_path):
 def test_an_output_is_not_overwritten_but_resumed(pretrained, manifest, capsys):
     command = ["pretrain", str(manifest), "--output", str(pretrained), "--held-out", "0.3", *SMALL, *TRAINING]
     assert main(command) == 2
-    assert "holds a training already" in capsys.readouterr().err
+    assert "exists already, and holds a training" in capsys.readouterr().err
     assert main([*command, "--resume"]) == 0
 
 

@@ -212,6 +212,11 @@ def _command(script, *words, processes=1):
     return [sys.executable, *launch, str(script), *map(str, words)]
 
 
+def _run(command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 @pytest.fixture
 def script(tmp_path) -> Path:
     path = tmp_path / "training.py"
@@ -229,17 +234,15 @@ def test_killed_training_goes_on(tmp_path, script, screen_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     reached = int(Path(last_complete_checkpoint(folder)).name.split("-")[1])
-    subprocess.run(_command(script, folder, screen_path, "resume", reached + 4, 2), check=True, capture_output=True)
+    _run(_command(script, folder, screen_path, "resume", reached + 4, 2))
     assert len(json.loads((folder / "curve.json").read_text())) == reached + 4
 
 
 def test_two_processes_follow_the_curve_of_one(tmp_path, script, screen_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    subprocess.run(_command(script, tmp_path / "one", screen_path, "start", 14, 4), check=True, capture_output=True)
-    subprocess.run(
-        _command(script, tmp_path / "two", screen_path, "start", 14, 2, processes=2), check=True, capture_output=True
-    )
+    _run(_command(script, tmp_path / "one", screen_path, "start", 14, 4))
+    _run(_command(script, tmp_path / "two", screen_path, "start", 14, 2, processes=2))
     one, two = (json.loads((tmp_path / name / "curve.json").read_text()) for name in ("one", "two"))
     assert len(one) == 14
     np.testing.assert_allclose(one, two, rtol=1e-4)

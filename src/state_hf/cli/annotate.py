@@ -61,6 +61,4 @@ def run(arguments: argparse.Namespace) -> int:
     width = max(map(len, map(str, counts.index)))
     for label, number in counts.items():
         print(f"{label:<{width}}  {number:>9,}  {number / len(table):6.1%}")
-    head = "" if arguments.fit_head is None else f", classifier {arguments.fit_head}"
-    print(f"Wrote {arguments.output}: labels of {len(table):,} cells{head}")
     return 0

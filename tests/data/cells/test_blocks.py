@@ -169,7 +169,7 @@ def test_files_of_other_kinds_are_refused(tmp_path):
         open_cells(tmp_path / "text.h5ad")
     with h5py.File(tmp_path / "tenx.h5", "w") as file:
         file.create_group("matrix")
-    with pytest.raises(ValueError, match="its obs is missing; it holds matrix"):
+    with pytest.raises(ValueError, match="its obs and var is missing; it holds matrix"):
         open_cells(tmp_path / "tenx.h5")
     (tmp_path / "folder.zarr").mkdir()
     with pytest.raises(ValueError, match="no Zarr store"):
