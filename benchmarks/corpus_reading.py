@@ -21,8 +21,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from state_hf import CellCorpus, StateEmbeddingTokenizer
-from state_hf.data.corpus_files import open_corpus_file
-from state_hf.data.corpus_manifest import CorpusFile, read_manifest
+from state_hf.data.corpus.corpus_files import open_corpus_file
+from state_hf.data.corpus.corpus_manifest import CorpusFile, read_manifest
 from state_hf.pipelines.tokenize import tokenize
 
 GENES, BATCH = 5000, 128

@@ -59,7 +59,7 @@ def read_all(folder: Path, name: str):
     from torch.utils.data import DataLoader
 
     from state_hf import PerturbationDataset, open_screens
-    from state_hf.data.perturbation_dataset import SetSampler
+    from state_hf.data.screens.perturbation_dataset import SetSampler
 
     screens = open_screens(
         folder / f"{name}-reference.h5ad", perturbation_key="target_gene", cell_type_key=None, batch_key=None

@@ -30,7 +30,7 @@ def write_screen(path: Path, num_cells: int) -> None:
     import pandas as pd
     from anndata.io import write_elem
 
-    from state_hf.data.synthetic_screen import generate_screen
+    from state_hf.data.screens.synthetic_screen import generate_screen
     from state_hf.pipelines.preprocess import preprocess
 
     sizes = {"num_cell_types": 4, "num_perturbations": 60, "cells_per_perturbation": 75, "controls": 500}
@@ -70,7 +70,7 @@ def state_hf(folder: str, reading: str, seconds: float):
     from torch.utils.data import DataLoader
 
     from state_hf import PerturbationDataset, open_screens
-    from state_hf.data.perturbation_dataset import SetSampler
+    from state_hf.data.screens.perturbation_dataset import SetSampler
 
     screens = open_screens(Path(folder, "screen.h5ad"), batch_key="batch")
     slots = {

@@ -71,7 +71,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     import torch
 
     from state_hf import CellCorpus, ExpressionTargets, StateEmbeddingTokenizer
-    from state_hf.data.corpus_manifest import CorpusFile
+    from state_hf.data.corpus.corpus_manifest import CorpusFile
 
     torch.set_num_threads(1)
     genes = [f"GENE{row}" for row in range(NUM_GENES)]

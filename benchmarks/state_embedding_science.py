@@ -27,8 +27,8 @@ from sklearn.metrics import silhouette_score
 from transformers import AutoTokenizer
 
 from state_hf.analysis.nearest_cells import nearest_neighbours, vote
-from state_hf.data.cell_corpus import CellCorpus
-from state_hf.data.corpus_manifest import CorpusFile
+from state_hf.data.corpus.cell_corpus import CellCorpus
+from state_hf.data.corpus.corpus_manifest import CorpusFile
 from state_hf.inference.cell_encoder import CellEncoder
 from state_hf.inference.embedding_task import embed_whole
 from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression

@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 import state_hf
 from state_hf import StateTransitionTrainingArguments, generate_screen, open_screens
-from state_hf.data.split_definition import SplitDefinition, contexts_of
+from state_hf.data.screens.split_definition import SplitDefinition, contexts_of
 from state_hf.pipelines.preprocess import preprocess
 from state_hf.tokenization.input_scale import check_input_type
 

@@ -13,7 +13,7 @@ from transformers import HfArgumentParser
 
 import state_hf
 from state_hf import StateTransitionTrainingArguments, open_screens
-from state_hf.data.split_definition import zeroshot_split
+from state_hf.data.screens.split_definition import zeroshot_split
 
 
 @dataclass

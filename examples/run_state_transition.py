@@ -34,9 +34,9 @@ from state_hf import (
     StateTransitionVocabulary,
     open_screens,
 )
-from state_hf.data.split_definition import zeroshot_split
-from state_hf.data.split_toml import dataset_files, read_split_toml
-from state_hf.pipelines.model_scale import trained_total
+from state_hf.data.screens.split_definition import zeroshot_split
+from state_hf.data.screens.split_toml import dataset_files, read_split_toml
+from state_hf.inference.model_scale import trained_total
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.effect_scale import fit_effect_scale

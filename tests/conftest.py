@@ -60,7 +60,7 @@ def screen_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def split(screen_path: Path):
     """Its split: one cell type each to train, validate and test."""
     from state_hf import PerturbationSplit, open_screens
-    from state_hf.data.split_definition import zeroshot_split
+    from state_hf.data.screens.split_definition import zeroshot_split
 
     screens = open_screens(screen_path)
     return PerturbationSplit(screens, zeroshot_split(screens, val=["type_2"], test=["type_3"]))

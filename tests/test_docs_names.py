@@ -9,8 +9,8 @@ import pytest
 
 from state_hf import StateEmbeddingConfig, StateTransitionConfig, StateTransitionTrainingArguments
 from state_hf.cli import _COMMANDS
+from state_hf.data.screens.prediction_record import PredictionRecord
 from state_hf.metrics.profiles import load_profile, profile_names
-from state_hf.pipelines.prediction_record import PredictionRecord
 from tests.documentation_pages import DOCS
 
 README = DOCS.parent / "README.md"

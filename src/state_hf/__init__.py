@@ -19,21 +19,21 @@ if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. Wh
     from state_hf.conversion.arc_state.to_arc import convert_to_arc as convert_to_arc
     from state_hf.conversion.convert import convert as convert
     from state_hf.conversion.inspection import inspect as inspect
-    from state_hf.data.cell_corpus import CellCorpus as CellCorpus
-    from state_hf.data.perturbation_dataset import PerturbationDataset as PerturbationDataset
-    from state_hf.data.perturbation_screens import open_screens as open_screens
-    from state_hf.data.splits import PerturbationSplit as PerturbationSplit
-    from state_hf.data.synthetic_screen import generate_screen as generate_screen
+    from state_hf.data.corpus.cell_corpus import CellCorpus as CellCorpus
+    from state_hf.data.screens.perturbation_dataset import PerturbationDataset as PerturbationDataset
+    from state_hf.data.screens.perturbation_screens import open_screens as open_screens
+    from state_hf.data.screens.splits import PerturbationSplit as PerturbationSplit
+    from state_hf.data.screens.synthetic_screen import generate_screen as generate_screen
+    from state_hf.evaluate_modules.modules import metric_path as metric_path
+    from state_hf.evaluate_modules.modules import push_metric as push_metric
     from state_hf.families import *  # noqa: F403
     from state_hf.gene_embeddings.gene_table import GeneTable as GeneTable
     from state_hf.gene_embeddings.gene_table import load_gene_table as load_gene_table
     from state_hf.gene_embeddings.model_tables import extend_gene_table as extend_gene_table
     from state_hf.inference.cell_encoder import CellEncoder as CellEncoder
-    from state_hf.metrics.modules import metric_path as metric_path
-    from state_hf.metrics.modules import push_metric as push_metric
     from state_hf.metrics.profiles import load_profile as load_profile
     from state_hf.model_cards.card import write_model_card as write_model_card
-    from state_hf.model_cards.hub import push_folder as push_folder
+    from state_hf.model_cards.pushing import push_folder as push_folder
     from state_hf.pipelines.annotate import annotate as annotate
     from state_hf.pipelines.cell_embedding import CellEmbeddingPipeline as CellEmbeddingPipeline
     from state_hf.pipelines.differential_expression import differential_expression as differential_expression
@@ -50,13 +50,13 @@ if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. Wh
 
 # Verbs and parts of no family, and where they are: `tests/test_public_names.py` holds them against the block above.
 _EXPORTS = {
-    "CellCorpus": "state_hf.data.cell_corpus",
+    "CellCorpus": "state_hf.data.corpus.cell_corpus",
     "CellEncoder": "state_hf.inference.cell_encoder",
     "CellEmbeddingPipeline": "state_hf.pipelines.cell_embedding",
     "ExpressionTargets": "state_hf.training.expression_targets",
     "GeneTable": "state_hf.gene_embeddings.gene_table",
-    "PerturbationDataset": "state_hf.data.perturbation_dataset",
-    "PerturbationSplit": "state_hf.data.splits",
+    "PerturbationDataset": "state_hf.data.screens.perturbation_dataset",
+    "PerturbationSplit": "state_hf.data.screens.splits",
     "annotate": "state_hf.pipelines.annotate",
     "convert": "state_hf.conversion.convert",
     "convert_to_arc": "state_hf.conversion.arc_state.to_arc",
@@ -66,16 +66,16 @@ _EXPORTS = {
     "evaluate_predictions": "state_hf.pipelines.evaluate",
     "extend_gene_table": "state_hf.gene_embeddings.model_tables",
     "finetune": "state_hf.pipelines.finetune",
-    "generate_screen": "state_hf.data.synthetic_screen",
+    "generate_screen": "state_hf.data.screens.synthetic_screen",
     "inspect": "state_hf.conversion.inspection",
     "load_gene_table": "state_hf.gene_embeddings.gene_table",
     "load_profile": "state_hf.metrics.profiles",
-    "metric_path": "state_hf.metrics.modules",
-    "open_screens": "state_hf.data.perturbation_screens",
+    "metric_path": "state_hf.evaluate_modules.modules",
+    "open_screens": "state_hf.data.screens.perturbation_screens",
     "predict": "state_hf.pipelines.predict",
     "pretrain": "state_hf.pipelines.pretrain",
-    "push_folder": "state_hf.model_cards.hub",
-    "push_metric": "state_hf.metrics.modules",
+    "push_folder": "state_hf.model_cards.pushing",
+    "push_metric": "state_hf.evaluate_modules.modules",
     "resolve_genes": "state_hf.tokenization.gene_names",
     "train": "state_hf.pipelines.train",
     "write_evaluation_report": "state_hf.reporting.evaluation_report",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. Wh
     from state_hf.configuration.state_transition_vocabulary import (
         StateTransitionVocabulary as StateTransitionVocabulary,
     )
-    from state_hf.modeling.baselines import PerturbationBaseline as PerturbationBaseline
+    from state_hf.modeling.perturbation_baseline import PerturbationBaseline as PerturbationBaseline
     from state_hf.modeling.state_embedding import StateEmbeddingModel as StateEmbeddingModel
     from state_hf.modeling.state_embedding_classification import (
         StateEmbeddingForSequenceClassification as StateEmbeddingForSequenceClassification,
@@ -75,7 +75,7 @@ FAMILIES: dict[str, Row] = {
     },
     "perturbation_baseline": {
         "AutoConfig": "configuration.perturbation_baseline:PerturbationBaselineConfig",
-        "AutoModel": "modeling.baselines:PerturbationBaseline",
+        "AutoModel": "modeling.perturbation_baseline:PerturbationBaseline",
     },
 }
 

@@ -92,7 +92,7 @@ def arguments_of_the_library():
     """Names of all parameters of the package's functions and classes."""
     names = set()
     for module in pkgutil.walk_packages(state_hf.__path__, "state_hf."):
-        if module.name.startswith(("state_hf.cli", "state_hf.__main__", "state_hf.metrics.modules")):
+        if module.name.startswith(("state_hf.cli", "state_hf.__main__", "state_hf.evaluate_modules.modules")):
             continue
         for value in vars(importlib.import_module(module.name)).values():
             if callable(value) and getattr(value, "__module__", "").startswith("state_hf"):

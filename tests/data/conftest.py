@@ -3,7 +3,7 @@
 import anndata
 import pytest
 
-from state_hf.data.synthetic_screen import generate_screen
+from state_hf.data.screens.synthetic_screen import generate_screen
 
 
 @pytest.fixture(scope="session")

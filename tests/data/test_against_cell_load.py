@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from state_hf.data.perturbation_screens import open_screens
-from state_hf.data.split_definition import PARTS
-from state_hf.data.split_toml import dataset_files, read_split_toml, write_split_toml
-from state_hf.data.splits import PerturbationSplit
+from state_hf.data.screens.perturbation_screens import open_screens
+from state_hf.data.screens.split_definition import PARTS
+from state_hf.data.screens.split_toml import dataset_files, read_split_toml, write_split_toml
+from state_hf.data.screens.splits import PerturbationSplit
 
 REFERENCE = json.loads((Path(__file__).parents[1] / "fixtures" / "cell_load_splits.json").read_text())
 

@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from state_hf.data.anndata_files import read_groups, read_labels
-from state_hf.data.group_split import split_labelled_cells
+from state_hf.data.cells.anndata_files import read_groups, read_labels
+from state_hf.data.cells.group_split import split_labelled_cells
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from state_hf.data.partial_results import PartialResults
-from state_hf.pipelines.evaluation_cache import load_summary, load_values, store_values
-from state_hf.pipelines.vcc_archive import H5AD_MEMBER, WATERMARK, WATERMARK_MEMBER, pack, unpack
+from state_hf.data.screens.evaluation_cache import load_summary, load_values, store_values
+from state_hf.data.screens.vcc_archive import H5AD_MEMBER, WATERMARK, WATERMARK_MEMBER, pack, unpack
 from tests.fuzz.cases import fuzzed, one_case
 from tests.fuzz.damaged_bytes import byte_damages, damaged
 from tests.pipelines.screen_cells import as_cells, counts
@@ -67,7 +67,7 @@ def test_an_archive_that_unpacks_to_more_than_the_disk_is_refused(folder, monkey
     members = [(tarfile.TarInfo(H5AD_MEMBER), packed), (tarfile.TarInfo(WATERMARK_MEMBER), WATERMARK)]
     (folder / "bomb.vcc").write_bytes(archive_of(members))
     usage = type("Usage", (), {"free": 2**28 + 2**22})
-    monkeypatch.setattr("state_hf.pipelines.vcc_archive.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("state_hf.data.screens.vcc_archive.shutil.disk_usage", lambda _: usage)
     with pytest.raises(OSError, match="more than the disk holds"):
         unpack(folder / "bomb.vcc", folder / "bomb.h5ad")
     assert not list(folder.glob("*bomb.h5ad*"))

@@ -25,7 +25,7 @@ from state_hf import (
     open_screens,
     predict,
 )
-from state_hf.data.corpus_manifest import CorpusFile
+from state_hf.data.corpus.corpus_manifest import CorpusFile
 from state_hf.pipelines.preprocess import preprocess
 from tests.fuzz.cases import fuzzed, one_case
 from tests.fuzz.damaged_files import DAMAGES, write_damaged

@@ -22,10 +22,10 @@ from state_hf import (
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 from state_hf.conversion.safetensors_file import read_safetensors, read_weights
-from state_hf.data.perturbation_features import read_perturbation_features
+from state_hf.data.screens.perturbation_features import read_perturbation_features
 from state_hf.gene_embeddings.gene_table import GeneTable
+from state_hf.inference.cell_predictor import load_perturbation_model
 from state_hf.inference.loading import load_model, load_tokenizer
-from state_hf.pipelines.cell_predictor import load_perturbation_model
 from tests.fuzz.cases import fuzzed, one_case
 from tests.fuzz.damaged_bytes import byte_damages, damaged
 from tests.fuzz.damaged_values import value_damages

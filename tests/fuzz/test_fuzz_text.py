@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from state_hf import StateEmbeddingTokenizer
-from state_hf.data.corpus_manifest import read_manifest
-from state_hf.data.split_toml import dataset_files, read_split_toml, write_split_toml
+from state_hf.data.corpus.corpus_manifest import read_manifest
+from state_hf.data.screens.split_toml import dataset_files, read_split_toml, write_split_toml
 from state_hf.gene_embeddings.protein_fasta import RESIDUES, read_proteins
 from state_hf.metrics.profiles import load_profile, profile_names
 from state_hf.tokenization.gene_aliases import AliasTable, read_gene_aliases

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from state_hf.metrics.cell_rows import stack
+from state_hf.metrics.expression_rows import stack
 from state_hf.metrics.screen import ScreenBuilder
 from tests.metrics.screens import build, random_counts
 

@@ -44,7 +44,7 @@ def test_forms_of_the_same_cells(pair, profile, tmp_path):
 
 def test_files_are_read_in_blocks(pair, tmp_path, monkeypatch):
     expected = values(evaluate_predictions(*pair, "vcc2026"))
-    monkeypatch.setattr("state_hf.pipelines.reading._BLOCK_CELLS", 37)
+    monkeypatch.setattr("state_hf.data.screens.screen_reading._BLOCK_CELLS", 37)
     for name, cells in zip(("prediction", "reference"), pair, strict=True):
         cells.write_h5ad(tmp_path / f"{name}.h5ad")
     found = evaluate_predictions(tmp_path / "prediction.h5ad", tmp_path / "reference.h5ad", "vcc2026")
@@ -107,7 +107,7 @@ def test_second_evaluation_takes_the_real_side_from_the_cache(pair, tmp_path, mo
             pair[1].write_h5ad(tmp_path / "reference.h5ad")
             first = evaluate_predictions(pair[0], reference, profile, **options)
             with monkeypatch.context() as patched:
-                patched.setattr("state_hf.pipelines.evaluate_screens.RealSide.screen", property(lambda self: 1 / 0))
+                patched.setattr("state_hf.data.screens.scored_screens.RealSide.screen", property(lambda self: 1 / 0))
                 second = evaluate_predictions(pair[0], reference, profile, **options)
             pd.testing.assert_frame_equal(first.scores, second.scores)
             pd.testing.assert_frame_equal(first.per_perturbation, second.per_perturbation)

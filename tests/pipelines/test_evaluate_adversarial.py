@@ -9,9 +9,9 @@ import scipy.sparse as sp
 
 from state_hf import evaluate_predictions
 from state_hf.data.cells.open_cells import open_cells
-from state_hf.metrics.baselines import resampled_screen
-from state_hf.metrics.cell_rows import stack
-from state_hf.pipelines.reading import read_screens
+from state_hf.data.screens.screen_reading import read_screens
+from state_hf.metrics.baseline_screens import resampled_screen
+from state_hf.metrics.expression_rows import stack
 from tests.pipelines.screen_cells import CONTROL, as_cells, counts, log_normalised, pseudobulks
 
 REAL, LABELS = counts("reference")
@@ -103,7 +103,7 @@ def test_mean_baseline_of_2026_scores_nothing(reference, monkeypatch):
     with pytest.raises(ValueError, match="counts"):
         evaluate_predictions(cells, reference, "vcc2026")
     monkeypatch.setattr("state_hf.pipelines.evaluate.check_inputs", lambda *_, **__: None)
-    monkeypatch.setattr("state_hf.pipelines.evaluate_screens.check_counts", lambda *_: None)
+    monkeypatch.setattr("state_hf.data.screens.scored_screens.check_counts", lambda *_: None)
     found = evaluate_predictions(cells, reference, "vcc2026", baseline="mean", replicate=True)
     np.testing.assert_allclose(found.scores["score"], 0.0, atol=1e-6)
 

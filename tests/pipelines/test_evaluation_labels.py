@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from state_hf import differential_expression, evaluate_predictions
 from state_hf.cli import main
-from state_hf.pipelines.cell_collector import CellCollector
+from state_hf.evaluate_modules.cell_collector import CellCollector
 from tests.pipelines.screen_cells import CONTROL, as_cells, counts
 
 

@@ -11,7 +11,7 @@ import zarr
 
 from state_hf import embed
 from state_hf.cli import main
-from state_hf.data.anndata_files import open_store
+from state_hf.data.cells.anndata_files import open_store
 from tests.corpus_files import small_embedding_model, tokenizer
 from tests.fixtures.make_nullable_strings import nullable_screen, write
 

@@ -7,8 +7,8 @@ import pytest
 from scipy import sparse
 
 from state_hf import StateEmbeddingConfig, StateEmbeddingModel, StateEmbeddingTokenizer, generate_screen
-from state_hf.data.corpus_manifest import CorpusFile
-from state_hf.pipelines.corpus_report import check_corpus
+from state_hf.data.corpus.corpus_manifest import CorpusFile
+from state_hf.data.corpus.corpus_report import check_corpus
 from state_hf.pipelines.embed import embed
 from state_hf.pipelines.evaluate import evaluate_predictions
 from state_hf.pipelines.preprocess import preprocess

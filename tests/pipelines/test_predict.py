@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from state_hf import PerturbationBaseline, PerturbationBaselineConfig, StateTransitionVocabulary, predict
-from state_hf.data.cell_writer import cell_writer
-from state_hf.pipelines.control_cells import draw_windows
-from state_hf.pipelines.predicted_counts import draw_counts
+from state_hf.data.cells.cell_writer import cell_writer
+from state_hf.inference.control_cells import draw_windows
+from state_hf.inference.predicted_counts import draw_counts
 from tests.screen_models import normalised_screen, small_model
 
 

@@ -8,8 +8,8 @@ import scanpy as sc
 from scipy import sparse
 
 from state_hf.cli import main
-from state_hf.data.knockdown_filter import KnockdownFilter
-from state_hf.data.synthetic_screen import generate_screen
+from state_hf.data.screens.knockdown_filter import KnockdownFilter
+from state_hf.data.screens.synthetic_screen import generate_screen
 from state_hf.pipelines.preprocess import preprocess
 from state_hf.tokenization.cell_matrix import layer_names
 
@@ -358,7 +358,7 @@ def test_a_failure_while_writing_leaves_what_was_there(source, tmp_path, monkeyp
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("state_hf.pipelines.preprocessed_file._CsrWriter.add", full)
+    monkeypatch.setattr("state_hf.data.screens.preprocessed_file._CsrWriter.add", full)
     with pytest.raises(OSError, match="The disk is full, so the file was not written: make room and run again"):
         preprocess(source, output=output, overwrite=True)
     assert output.read_text() == "precious"

@@ -14,8 +14,8 @@ from transformers import AutoModelForPreTraining, AutoTokenizer
 import state_hf
 from state_hf import StateEmbeddingModel
 from state_hf.cli import main
-from state_hf.data.cell_copies import copy_store
-from state_hf.data.corpus_manifest import CorpusFile
+from state_hf.data.cells.cell_copies import copy_store
+from state_hf.data.corpus.corpus_manifest import CorpusFile
 from tests.corpus_files import GENES, SIZES, cells, write_corpus
 from tests.screen_models import lose_a_weight
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 from state_hf import open_screens
 from state_hf.cli import main
-from state_hf.data.splits import PerturbationSplit
+from state_hf.data.screens.splits import PerturbationSplit
 from tests.screen_models import lose_a_weight
 
 SIZES = ["--hidden-size", "16", "--num-hidden-layers", "1", "--num-attention-heads", "2", "--intermediate-size", "32",

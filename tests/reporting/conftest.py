@@ -8,7 +8,7 @@ import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import norm
 
-from state_hf.metrics.differential_expression import DifferentialExpression
+from state_hf.metrics.de_tables import DifferentialExpression
 from state_hf.metrics.profiles import load_profile
 from state_hf.metrics.result import EvaluationResult
 

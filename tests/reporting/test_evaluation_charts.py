@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 
-from state_hf.metrics.differential_expression import DifferentialExpression
+from state_hf.metrics.de_tables import DifferentialExpression
 from state_hf.reporting.evaluation_charts import _block_means, overlap_curves, ranking
 from state_hf.reporting.png_image import heat_image
 from state_hf.reporting.svg_plot import Axis, Plot, bars

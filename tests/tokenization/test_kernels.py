@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numba.core import caching
 
-from state_hf.tokenization import _kernels
+from state_hf.compiled import kernel
+from state_hf.tokenization import _sentence_kernels
 from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 GENES = [f"G{row}" for row in range(200)]
@@ -12,16 +13,16 @@ GENES = [f"G{row}" for row in range(200)]
 
 def test_the_shuffle_is_a_bijection_and_is_undone():
     keys = np.array([0x123456, 0xABCDEF, 0x000777], np.uint64)
-    genes = np.array([*range(5000), *range(_kernels.MAX_GENES - 5000, _kernels.MAX_GENES)], np.uint64)
-    shuffled = [_kernels._shuffle_gene(gene, keys) for gene in genes]
+    genes = np.array([*range(5000), *range(_sentence_kernels.MAX_GENES - 5000, _sentence_kernels.MAX_GENES)], np.uint64)
+    shuffled = [_sentence_kernels._shuffle_gene(gene, keys) for gene in genes]
     assert len(set(shuffled)) == len(genes)
-    assert max(shuffled) < _kernels.MAX_GENES
-    assert [_kernels._unshuffle_gene(priority, keys) for priority in shuffled] == genes.tolist()
+    assert max(shuffled) < _sentence_kernels.MAX_GENES
+    assert [_sentence_kernels._unshuffle_gene(priority, keys) for priority in shuffled] == genes.tolist()
 
 
 def test_kernels_compile_where_nothing_can_be_cached(monkeypatch):
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-    assert _kernels.kernel(lambda x: x + 1)(1) == 2
+    assert kernel()(lambda x: x + 1)(1) == 2
 
 
 def sentences(counts, *, length: int, known: int = 200, cells: int = 4000, **options) -> np.ndarray:

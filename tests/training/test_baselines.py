@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from state_hf import PerturbationBaseline, StateTransitionVocabulary, open_screens
-from state_hf.data.split_definition import SplitDefinition
-from state_hf.data.splits import PerturbationSplit
+from state_hf.data.screens.split_definition import SplitDefinition
+from state_hf.data.screens.splits import PerturbationSplit
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.screen_means import screen_means
 

@@ -7,9 +7,9 @@ import torch
 from tests.corpus_files import GENES, tokenizer, write_corpus
 
 from state_hf import CellCorpus, ExpressionTargets
-from state_hf.data.cell_corpus import CorpusCells
-from state_hf.data.corpus_files import IndexedFile
-from state_hf.data.corpus_manifest import CorpusFile
+from state_hf.data.corpus.cell_corpus import CorpusCells
+from state_hf.data.corpus.corpus_files import IndexedFile
+from state_hf.data.corpus.corpus_manifest import CorpusFile
 
 CLASSES = {"one": 0, "two": 1, "three": 2}
 

@@ -10,7 +10,7 @@ from tests.screen_models import normalised_screen, small_model, vocabulary_of
 from tests.training.test_state_transition_trainer import curve, make_trainer
 
 from state_hf import PerturbationDataset, PerturbationSplit, open_screens, predict
-from state_hf.data.split_definition import zeroshot_split
+from state_hf.data.screens.split_definition import zeroshot_split
 from state_hf.training.checkpoints import last_complete_checkpoint
 
 

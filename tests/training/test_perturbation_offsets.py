@@ -15,7 +15,7 @@ from state_hf import (
     open_screens,
     predict,
 )
-from state_hf.data.split_definition import SplitDefinition
+from state_hf.data.screens.split_definition import SplitDefinition
 from state_hf.training.effect_scale import fit_effect_scale
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
 from state_hf.training.transfer import replace_perturbations

@@ -188,7 +188,7 @@ def test_an_unfinished_checkpoint_is_passed_over(tmp_path):
 _SCRIPT = """
 import sys
 from state_hf import PerturbationDataset, PerturbationSplit, open_screens
-from state_hf.data.split_definition import zeroshot_split
+from state_hf.data.screens.split_definition import zeroshot_split
 from tests.training.test_state_transition_trainer import curve, make_trainer
 from tests.screen_models import vocabulary_of
 import json

@@ -6,7 +6,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from state_hf.analysis.nearest_cells import nearest_neighbours, vote
-from state_hf.data.anndata_files import read_labels
+from state_hf.data.cells.anndata_files import read_labels
 from state_hf.inference.cell_encoder import CellEncoder
 from state_hf.inference.embedding_task import embed_whole
 from state_hf.tokenization.cell_tokenizer import CellTokenizer

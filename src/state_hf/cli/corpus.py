@@ -28,9 +28,9 @@ def run(arguments: argparse.Namespace) -> int:
     from transformers import AutoTokenizer
 
     from state_hf.configuration.model_folders import loading_from
-    from state_hf.data.corpus_manifest import read_manifest
+    from state_hf.data.corpus.corpus_manifest import read_manifest
+    from state_hf.data.corpus.corpus_report import check_corpus
     from state_hf.data.whole_files import written_whole
-    from state_hf.pipelines.corpus_report import check_corpus
     from state_hf.pipelines.pretrain import corpus_genes
     from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 

@@ -82,8 +82,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Predict, and say what was written."""
+    from state_hf.data.screens.prediction_record import describe_predictions
     from state_hf.pipelines.predict import predict
-    from state_hf.pipelines.prediction_record import describe_predictions
 
     options = vars(arguments).copy()
     named, everything, table = (options.pop(name) for name in ("perturbations", "all_perturbations", "table"))

@@ -13,7 +13,7 @@ from state_hf.configuration.advice import refuse_existing
 from state_hf.data.cells.locations import CELL_FORMATS, as_location, is_url, stem_of
 
 if TYPE_CHECKING:
-    from state_hf.data.cells.cell_matrix import CellMatrix
+    from state_hf.data.cells.stored_matrix import CellMatrix
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check, and for 2025 write, the submission."""
     from state_hf.data.cells.open_cells import open_cells
-    from state_hf.pipelines.submission import GENES_2025, GENES_2026, read_gene_list
+    from state_hf.pipelines.prep import GENES_2025, GENES_2026, read_gene_list
 
     genes = read_gene_list(arguments.genes)
     expected = GENES_2025 if arguments.rules == "2025" else GENES_2026
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check(prediction: "CellMatrix", genes: list[str], arguments: argparse.Namespace) -> None:
-    from state_hf.pipelines.submission import check_counts_submission
+    from state_hf.pipelines.prep import check_counts_submission
 
     for option, given in {"--output": arguments.output, "--cell-type-key": arguments.cell_type_key}.items():
         if given is not None:
@@ -74,7 +74,7 @@ def _check(prediction: "CellMatrix", genes: list[str], arguments: argparse.Names
 
 
 def _write(prediction: "CellMatrix", genes: list[str], arguments: argparse.Namespace) -> None:
-    from state_hf.pipelines.submission import plan_submission, write_submission
+    from state_hf.pipelines.prep import plan_submission, write_submission
 
     output = arguments.output or _beside(arguments.prediction)
     refuse_existing(output, overwrite=arguments.overwrite)

@@ -77,7 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Preprocess, and print the report."""
-    from state_hf.data.knockdown_filter import KnockdownFilter
+    from state_hf.data.screens.knockdown_filter import KnockdownFilter
     from state_hf.pipelines.preprocess import preprocess
 
     options = vars(arguments).copy()

@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Push, and say where to look."""
-    from state_hf.model_cards.hub import push_folder
+    from state_hf.model_cards.pushing import push_folder
 
     pushed = push_folder(
         arguments.folder,

@@ -134,8 +134,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _definition(arguments: argparse.Namespace) -> Any:
-    from state_hf.data.perturbation_screens import open_screens
-    from state_hf.data.split_definition import random_split, zeroshot_split
+    from state_hf.data.screens.perturbation_screens import open_screens
+    from state_hf.data.screens.split_definition import random_split, zeroshot_split
 
     chosen = [arguments.split, arguments.test_cell_types, arguments.test_share]
     if sum(choice is not None for choice in chosen) != 1:
@@ -222,8 +222,8 @@ def run(arguments: argparse.Namespace) -> int:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import EarlyStoppingCallback
 
-    from state_hf.data.split_definition import SplitDefinition
-    from state_hf.data.split_toml import read_split_toml
+    from state_hf.data.screens.split_definition import SplitDefinition
+    from state_hf.data.screens.split_toml import read_split_toml
     from state_hf.pipelines.train import train
 
     definition = _definition(arguments)

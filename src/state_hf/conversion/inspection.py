@@ -18,7 +18,7 @@ from state_hf.configuration.state_transition_vocabulary import StateTransitionVo
 from state_hf.conversion.arc_state.hub_checkpoint import fetch_checkpoint
 from state_hf.conversion.errors import CheckpointError
 from state_hf.conversion.hub import explained_hub_errors, is_hub_id, list_repository, refuse_hub_options
-from state_hf.conversion.model_folder import RECORD_FILE, read_record
+from state_hf.conversion.model_folder import RECORD_FILE, read_conversion_record
 from state_hf.conversion.safetensors_file import read_weights
 from state_hf.conversion.weight_accounting import original_shapes
 from state_hf.families import auto_classes
@@ -160,7 +160,7 @@ def _of_model(
         vocabulary=StateTransitionVocabulary.load(vocabulary) if vocabulary.is_file() else None,
         genes=genes.read_text(encoding="utf-8").split() if genes.is_file() else None,
     )
-    record = read_record(folder)
+    record = read_conversion_record(folder)
     if record:
         files = ", ".join(record.get("licence", {}).get("files", [])) or "no licence file"
         found.facts["converted from"] = f"{record.get('original', {}).get('file')} ({files})"

@@ -96,7 +96,7 @@ def _copy_licences(sources: Iterable[Path], target: Path) -> list[str]:
     return sorted({path.name for path in found})
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_conversion_record(folder: Path) -> dict[str, Any]:
     """The record of a converted model; empty for other models.
 
     Raises:
@@ -114,4 +114,4 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-__all__ = ["LICENCE_FILES", "MAX_SHARD_BYTES", "RECORD_FILE", "ConvertedModel", "read_record"]
+__all__ = ["LICENCE_FILES", "MAX_SHARD_BYTES", "RECORD_FILE", "ConvertedModel", "read_conversion_record"]

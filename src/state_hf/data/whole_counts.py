@@ -7,7 +7,7 @@ from scipy import sparse
 from transformers.utils import logging
 
 from state_hf.configuration.advice import Advised
-from state_hf.data.cells.cell_matrix import CellMatrix
+from state_hf.data.cells.stored_matrix import CellMatrix
 from state_hf.tokenization.input_scale import SCALE_SAMPLE, check_scale, look_at_values
 
 _BLOCK_BYTES = 2**26

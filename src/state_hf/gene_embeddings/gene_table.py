@@ -14,7 +14,7 @@ from state_hf.configuration.model_folders import loading_from, require_found
 from state_hf.data.whole_files import written_whole
 from state_hf.gene_embeddings.tensor_file import load_tensors
 from state_hf.model_cards.facts import gene_list_digest
-from state_hf.model_cards.hub import PushWithCardMixin
+from state_hf.model_cards.pushing import PushWithCardMixin
 from state_hf.tokenization.text_files import read_text
 
 _TENSORS, _GENES, _RECORD = "gene_table.safetensors", "genes.txt", "gene_table.json"

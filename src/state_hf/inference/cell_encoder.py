@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from state_hf.configuration.advice import Advised
-from state_hf.data.cells.cell_matrix import CellMatrix
+from state_hf.data.cells.stored_matrix import CellMatrix
 from state_hf.data.read_ahead import read_ahead
 from state_hf.inference.loading import load_model, load_tokenizer
 from state_hf.tokenization.cell_tokenizer import CellTokenizer

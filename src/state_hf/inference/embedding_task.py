@@ -11,10 +11,10 @@ import anndata
 import numpy as np
 
 from state_hf._version import __version__
-from state_hf.data.cells.cell_matrix import CellMatrix
+from state_hf.data.cells.embedding_files import FORMATS, output_format
 from state_hf.data.cells.locations import as_location, stem_of
 from state_hf.data.cells.open_cells import holds_cells, open_cells
-from state_hf.data.embedding_files import FORMATS, output_format
+from state_hf.data.cells.stored_matrix import CellMatrix
 from state_hf.inference.cell_encoder import CellEncoder, Part
 from state_hf.tokenization.gene_names import GeneReport, resolve_genes
 from state_hf.tokenization.input_scale import SCALE_SAMPLE, InputType, check_input_type

@@ -3,7 +3,7 @@
 import numba
 import numpy as np
 
-from state_hf.metrics._kernels import kernel
+from state_hf.compiled import kernel
 
 
 @kernel(parallel=True)

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from state_hf.metrics.differential_expression import DifferentialExpression
+from state_hf.metrics.de_tables import DifferentialExpression
 from state_hf.metrics.discrimination import profile_distances
 from state_hf.metrics.profiles import Profile
 from state_hf.metrics.summary import ScreenSummary

@@ -4,7 +4,7 @@ from typing import Literal
 
 import numpy as np
 
-from state_hf.metrics import _kernels
+from state_hf.metrics import _summary_kernels
 
 
 def profile_distances(
@@ -30,7 +30,7 @@ def profile_distances(
     if distance == "cosine":
         return _cosine_distances(prediction, reference, left_out)
     distances = np.empty((len(prediction), len(reference)))
-    _kernels.minkowski_distances(prediction, reference, left_out, distance == "l2", distances)
+    _summary_kernels.minkowski_distances(prediction, reference, left_out, distance == "l2", distances)
     return np.sqrt(distances) if distance == "l2" else distances
 
 

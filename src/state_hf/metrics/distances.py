@@ -9,8 +9,8 @@ from typing import Self
 import numpy as np
 import torch
 
-from state_hf.metrics import _kernels
-from state_hf.metrics.cell_rows import SparseRows, stack
+from state_hf.metrics import _summary_kernels
+from state_hf.metrics.expression_rows import SparseRows, stack
 from state_hf.metrics.screen import Screen
 
 # Cells in one tile: 2,048 x 18,000 genes in float32 are 147 MB.
@@ -72,7 +72,7 @@ class _DenseTile(_Tile):
 
     def __init__(self, cells: SparseRows, centre: np.ndarray, device: str) -> None:
         matrix = np.empty(cells.shape, dtype=centre.dtype)
-        _kernels.centred_rows(cells.indptr, cells.indices, cells.data, centre, matrix)
+        _summary_kernels.centred_rows(cells.indptr, cells.indices, cells.data, centre, matrix)
         self.matrix = torch.from_numpy(matrix).to(device)
         self.norms = torch.linalg.vecdot(self.matrix, self.matrix)
 
@@ -90,24 +90,26 @@ class _SparseTile(_Tile):
     def __init__(self, cells: SparseRows, centre: np.ndarray) -> None:
         self.cells, self.centre = cells, centre
         self.norms = np.empty(cells.shape[0], dtype=centre.dtype)
-        _kernels.centred_norms(cells.indptr, cells.indices, cells.data, centre, self.norms)
+        _summary_kernels.centred_norms(cells.indptr, cells.indices, cells.data, centre, self.norms)
 
     @cached_property
     def by_gene(self) -> tuple[np.ndarray, ...]:
         """The values of a few cells at a time, by gene: start of each such block, genes, cells, values."""
-        n_blocks = -(-self.cells.shape[0] // _kernels.BLOCK_CELLS)
+        n_blocks = -(-self.cells.shape[0] // _summary_kernels.BLOCK_CELLS)
         genes, rows = np.empty((2, len(self.cells.data)), dtype=np.int32)
         values = np.empty_like(self.cells.data)
-        starts = self.cells.indptr[np.minimum(np.arange(n_blocks + 1) * _kernels.BLOCK_CELLS, self.cells.shape[0])]
-        _kernels.order_by_gene(*self._arrays, starts, self.cells.n_genes, genes, rows, values)
+        starts = self.cells.indptr[
+            np.minimum(np.arange(n_blocks + 1) * _summary_kernels.BLOCK_CELLS, self.cells.shape[0])
+        ]
+        _summary_kernels.order_by_gene(*self._arrays, starts, self.cells.n_genes, genes, rows, values)
         return starts, genes, rows, values
 
     @cached_property
     def panels(self) -> np.ndarray:
         """Centred cells, panel x gene x cell; the last panel is filled up with zeros."""
-        n_panels = -(-self.cells.shape[0] // _kernels.PANEL_CELLS)
-        panels = np.zeros((n_panels, self.cells.n_genes, _kernels.PANEL_CELLS), dtype=self.centre.dtype)
-        _kernels.fill_panels(*self._arrays, self.centre, panels)
+        n_panels = -(-self.cells.shape[0] // _summary_kernels.PANEL_CELLS)
+        panels = np.zeros((n_panels, self.cells.n_genes, _summary_kernels.PANEL_CELLS), dtype=self.centre.dtype)
+        _summary_kernels.fill_panels(*self._arrays, self.centre, panels)
         return panels
 
     @property
@@ -117,9 +119,9 @@ class _SparseTile(_Tile):
     def pair_sum(self, other: Self) -> float:
         sums = np.zeros(len(self.norms))
         for number, panel in enumerate(other.panels):
-            first = number * _kernels.PANEL_CELLS
-            norms = other.norms[first : first + _kernels.PANEL_CELLS]
-            _kernels.distances_to_panel(
+            first = number * _summary_kernels.PANEL_CELLS
+            norms = other.norms[first : first + _summary_kernels.PANEL_CELLS]
+            _summary_kernels.distances_to_panel(
                 *self.by_gene, self.norms, panel, self.centre @ panel, norms, first if self is other else -1, sums
             )
         return float(sums.sum())
@@ -162,6 +164,6 @@ class _Tiles:
             inside = rows[which == number] - self.block_starts[number]
             part = stack([self.screen.blocks[number].matrix[inside]])
             values = np.empty(len(part.data), dtype=self.centre.dtype)
-            _kernels.transform_rows(part.indptr, part.data, self.scales[number][inside], self.mode, values)
+            _summary_kernels.transform_rows(part.indptr, part.data, self.scales[number][inside], self.mode, values)
             parts.append(SparseRows(part.indptr, part.indices, values, part.n_genes))
         return stack(parts)

@@ -6,8 +6,8 @@ import numba
 import numpy as np
 import scipy.sparse as sp
 
-from state_hf.metrics import _kernels
-from state_hf.metrics.cell_rows import Rows
+from state_hf.metrics import _summary_kernels
+from state_hf.metrics.expression_rows import Rows
 from state_hf.metrics.screen import CellBlock
 
 
@@ -26,9 +26,9 @@ def group_sums(matrix: Rows | sp.csr_matrix, codes: np.ndarray, n_groups: int) -
     codes = np.asarray(codes, dtype=np.int32)
     parts = numba.get_num_threads()
     if isinstance(matrix, np.ndarray):
-        _kernels.add_dense_rows(matrix, codes, parts, sums)
+        _summary_kernels.add_dense_rows(matrix, codes, parts, sums)
     else:
-        _kernels.add_sparse_rows(matrix.indptr, matrix.indices, matrix.data, codes, parts, sums)
+        _summary_kernels.add_sparse_rows(matrix.indptr, matrix.indices, matrix.data, codes, parts, sums)
     return sums
 
 

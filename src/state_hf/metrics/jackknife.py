@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numba
 import numpy as np
 
-from state_hf.metrics import _kernels
-from state_hf.metrics.cell_rows import sparse_rows
+from state_hf.metrics import _summary_kernels
+from state_hf.metrics.expression_rows import sparse_rows
 from state_hf.metrics.screen import CellBlock
 
 # Up to this share of a group's counts, a power series with _TERMS terms of log1p is exact to double precision.
@@ -47,7 +47,7 @@ def jackknife_noise(blocks: Sequence[CellBlock], sums: np.ndarray, target_sum: f
         rows = sparse_rows(block.matrix) if isinstance(block.matrix, np.ndarray) else block.matrix
         arrays = rows.indptr, rows.indices, rows.data
         slope = target_sum / safe_totals
-        _kernels.leave_one_out_sparse(
+        _summary_kernels.leave_one_out_sparse(
             *arrays, block.codes, share, slope, sums, shrink, numba.get_num_threads(), first, second
         )
     cells = np.maximum(n_cells, 1)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from scipy.special import ndtr
 
-from state_hf.metrics import _kernels, _rank_kernels
+from state_hf.metrics import _rank_kernels, _summary_kernels
 from state_hf.metrics.screen import Normalisation, Screen
 
 # Equal counts of equally large cells can differ after normalisation and logarithm, which round three times and once
@@ -80,7 +80,7 @@ def gene_statistics(
     for genes, values, starts in screen.columns(normalisations):
         width = genes.stop - genes.start
         range_sums, range_squares = np.empty((2, n_perturbations + 1, width))
-        _kernels.sum_groups(values, starts, logs, range_sums, range_squares)
+        _summary_kernels.sum_groups(values, starts, logs, range_sums, range_squares)
         sums[:, genes] = range_sums
         squares += range_squares.sum(axis=1)
         if device is None:

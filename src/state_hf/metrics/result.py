@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from state_hf.configuration.advice import refuse_existing
-from state_hf.metrics.differential_expression import DifferentialExpression
+from state_hf.metrics.de_tables import DifferentialExpression
 from state_hf.metrics.profiles import Profile
 
 AGGREGATE_COLUMNS = ("count", "mean", "std", "min", "25%", "50%", "75%", "max")

@@ -7,8 +7,8 @@ import numba
 import numpy as np
 import scipy.sparse as sp
 
-from state_hf.metrics import _kernels
-from state_hf.metrics.cell_rows import Rows, as_rows, compact, value_range
+from state_hf.metrics import _summary_kernels
+from state_hf.metrics.expression_rows import Rows, as_rows, compact, value_range
 
 # Values of one gene range, gathered at a time: 128 MB as float64.
 _CHUNK_VALUES = 16_000_000
@@ -52,26 +52,26 @@ class CellBlock:
         """Add the number of non-zero values to counts[gene, group]."""
         parts = numba.get_num_threads()
         if isinstance(self.matrix, np.ndarray):
-            _kernels.count_dense(self.matrix, self.codes, parts, counts)
+            _summary_kernels.count_dense(self.matrix, self.codes, parts, counts)
         else:
             arrays = self.matrix.indptr, self.matrix.indices, self.matrix.data
-            _kernels.count_sparse(*arrays, self.codes, parts, counts)
+            _summary_kernels.count_sparse(*arrays, self.codes, parts, counts)
 
     def gather(self, how: Normalisation | None, genes: tuple[int, int], cursor: np.ndarray, values: np.ndarray) -> None:
         """Write the non-zero values of a range of genes, normalised or as they are, to where `cursor` points."""
         parts = numba.get_num_threads()
         ones = np.ones(len(self.codes))
         if how is None:
-            scaling = _kernels.AS_THEY_ARE, ones, ones, 1.0
+            scaling = _summary_kernels.AS_THEY_ARE, ones, ones, 1.0
         elif how.steps is None:
-            scaling = _kernels.COUNTS, how.totals, ones, float(how.target)
+            scaling = _summary_kernels.COUNTS, how.totals, ones, float(how.target)
         else:
-            scaling = _kernels.LOGS, how.totals, how.steps, float(how.target)
+            scaling = _summary_kernels.LOGS, how.totals, how.steps, float(how.target)
         if isinstance(self.matrix, np.ndarray):
-            _kernels.gather_dense(self.matrix, self.codes, *scaling, *genes, parts, cursor, values)
+            _summary_kernels.gather_dense(self.matrix, self.codes, *scaling, *genes, parts, cursor, values)
         else:
             arrays = self.matrix.indptr, self.matrix.indices, self.matrix.data
-            _kernels.gather_sparse(*arrays, self.codes, *scaling, *genes, parts, cursor, values)
+            _summary_kernels.gather_sparse(*arrays, self.codes, *scaling, *genes, parts, cursor, values)
 
 
 @dataclass(frozen=True)

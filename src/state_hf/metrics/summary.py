@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from state_hf.metrics.differential_expression import DifferentialExpression, differential_expression
+from state_hf.metrics.de_tables import DifferentialExpression, compare_with_control
 from state_hf.metrics.distances import energy_distances
 from state_hf.metrics.group_sums import block_sums, bulk_lognorm
 from state_hf.metrics.jackknife import jackknife_noise
@@ -81,7 +81,7 @@ def _statistics(screen: Screen, profile: Profile, device: str | None) -> GeneSta
 
 def _differential_expression(screen: Screen, profile: Profile, statistics: GeneStatistics) -> DifferentialExpression:
     settings = profile.settings["differential_expression"]
-    return differential_expression(statistics, screen.perturbations, screen.genes, settings)
+    return compare_with_control(statistics, screen.perturbations, screen.genes, settings)
 
 
 def _summarise_lognorm(screen: Screen, profile: Profile, device: str | None) -> ScreenSummary:

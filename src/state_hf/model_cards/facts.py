@@ -77,12 +77,12 @@ def name_words(vocabulary: dict[str, Any]) -> dict[str, str]:
     genes, cell_types = vocabulary.get("genes", []), vocabulary.get("cell_types", [])
     return {
         "Perturbations": f"{len(vocabulary['perturbations']):,}; control: `{vocabulary.get('control_perturbation')}`",
-        "Cell types": listed(cell_types) or "not recorded",
+        "Cell types": names_in_words(cell_types) or "not recorded",
         "Genes": f"{len(genes):,}; SHA-256 of the list `{gene_list_digest(genes)}`" if genes else "not recorded",
     }
 
 
-def listed(names: Sequence[str], *, most: int = 8) -> str:
+def names_in_words(names: Sequence[str], *, most: int = 8) -> str:
     """Some names as text, and how many more there are."""
     shown = ", ".join(map(str, names[:most]))
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
@@ -132,8 +132,8 @@ __all__ = [
     "feature_words",
     "first_of",
     "gene_list_digest",
-    "listed",
     "name_words",
+    "names_in_words",
     "read_config",
     "read_json",
     "training_time",

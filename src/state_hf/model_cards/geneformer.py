@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from state_hf.model_cards.facts import first_of, gene_list_digest, listed, read_json
+from state_hf.model_cards.facts import first_of, gene_list_digest, names_in_words, read_json
 
 LICENCE = {"license": "other", "license_name": "as-the-original"}
 LICENCE_NOTE = (
@@ -46,7 +46,7 @@ def facts(config: Any, folder: Path) -> dict[str, str]:
         ),
     }
     classes = _classes(config)
-    return rows | ({"Classes": listed(classes)} if classes else {})
+    return rows | ({"Classes": names_in_words(classes)} if classes else {})
 
 
 def inspection(config: Any, *, genes: Sequence[str] | None, vocabulary: Any) -> tuple[dict[str, str], list[str]]:

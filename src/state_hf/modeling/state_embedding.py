@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, logging
 from transformers.utils.output_capturing import capture_outputs
 
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
-from state_hf.model_cards.hub import CardedMixin
+from state_hf.model_cards.pushing import CardedMixin
 from state_hf.modeling.cell_features import CellFeatures
 from state_hf.modeling.fitting_weights import FittingWeightsMixin
 

@@ -16,13 +16,17 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from state_hf.configuration.state_transition import StateTransitionConfig
-from state_hf.model_cards.hub import CardedMixin
+from state_hf.model_cards.pushing import CardedMixin
 from state_hf.modeling.fitting_weights import FittingWeightsMixin
-from state_hf.modeling.gene_decoders import NegativeBinomialGeneDecoder, StateEmbeddingGeneDecoder, make_gene_decoder
+from state_hf.modeling.layers.gene_decoders import (
+    NegativeBinomialGeneDecoder,
+    StateEmbeddingGeneDecoder,
+    make_gene_decoder,
+)
+from state_hf.modeling.layers.set_backbones import make_set_backbone
 from state_hf.modeling.losses import make_set_loss
 from state_hf.modeling.losses.negative_binomial import NegativeBinomialLoss
 from state_hf.modeling.losses.pairwise_distances import cell_weights, precise, without_padding
-from state_hf.modeling.set_backbones import make_set_backbone
 from state_hf.modeling.vocabulary import VocabularyMixin
 
 

@@ -15,8 +15,8 @@ from transformers.utils import logging
 
 from state_hf.analysis.nearest_cells import nearest_neighbours, vote
 from state_hf.configuration.advice import refuse_existing
-from state_hf.data.anndata_files import add_columns, open_store, read_labels
-from state_hf.data.cell_copies import check_copy, copy_store
+from state_hf.data.cells.anndata_files import add_columns, open_store, read_labels
+from state_hf.data.cells.cell_copies import check_copy, copy_store
 from state_hf.data.cells.locations import as_location
 from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.partial_results import PartialResults

@@ -10,9 +10,9 @@ from transformers.utils import logging
 from state_hf.configuration.labels import as_label
 from state_hf.configuration.perturbation_labels import common_names
 from state_hf.data.cells.open_cells import open_cells
+from state_hf.data.screens.screen_reading import labels_of, read_screens
 from state_hf.metrics.profiles import Profile, load_profile
 from state_hf.metrics.summary import de_table
-from state_hf.pipelines.reading import labels_of, read_screens
 
 logger = logging.get_logger(__name__)
 

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from state_hf.configuration.advice import Advised
-from state_hf.data.cell_copies import check_copy
+from state_hf.data.cells.cell_copies import check_copy
+from state_hf.data.cells.embedding_files import output_format, read_embedding_record, write_embedding
 from state_hf.data.cells.open_cells import open_cells
-from state_hf.data.embedding_files import output_format, read_record, write_embedding
 from state_hf.data.partial_results import PartialResults
 from state_hf.inference.cell_encoder import BatchSize, CellEncoder
 from state_hf.inference.embedded_blocks import embed_missing_blocks, progress_bar
@@ -163,7 +163,7 @@ def embed(
             for task, target in zip(tasks, targets, strict=True):
                 target.take_up({"": task.settings})
                 if target.is_complete:
-                    target.check_complete(task.settings, read_record(target.path, key))
+                    target.check_complete(task.settings, read_embedding_record(target.path, key))
         for task, target in zip(tasks, targets, strict=True):
             _embed_file(run, task, target)
     return outputs if is_several(data) else outputs[0]

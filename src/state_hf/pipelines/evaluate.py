@@ -12,20 +12,20 @@ import pandas as pd
 from anndata import AnnData
 from transformers.utils import logging
 
-from state_hf.data.cells.cell_matrix import CellMatrix
 from state_hf.data.cells.open_cells import open_cells
+from state_hf.data.cells.stored_matrix import CellMatrix
 from state_hf.data.file_stamps import FileStamps
+from state_hf.data.screens.evaluation_cache import content_key
+from state_hf.data.screens.evaluation_scale import check_one_scale, compare_totals
+from state_hf.data.screens.evaluation_scope import ScoredGenes, ScoredGroups, resolve_scope
+from state_hf.data.screens.scored_screens import EvaluationOptions, RealSide, evaluate_screen
+from state_hf.data.screens.screen_reading import labels_of, read_screens
 from state_hf.metrics.input_check import CheckedInputs, check_inputs
 from state_hf.metrics.labelled_cells import LabelledCells
 from state_hf.metrics.profiles import Profile, load_profile
 from state_hf.metrics.result import EvaluationResult
 from state_hf.metrics.screen import Screen
 from state_hf.metrics.target_genes import target_genes_of
-from state_hf.pipelines.evaluate_screens import EvaluationOptions, RealSide, evaluate_screen
-from state_hf.pipelines.evaluation_cache import content_key
-from state_hf.pipelines.evaluation_scale import check_one_scale, compare_totals
-from state_hf.pipelines.evaluation_scope import ScoredGenes, ScoredGroups, resolve_scope
-from state_hf.pipelines.reading import labels_of, read_screens
 
 logger = logging.get_logger(__name__)
 

@@ -23,11 +23,11 @@ from state_hf.analysis.label_scores import (
     regression_scores,
 )
 from state_hf.configuration.model_folders import loading_from
-from state_hf.data.anndata_files import read_column, read_groups, read_labels
-from state_hf.data.cells.cell_matrix import CellMatrix
+from state_hf.data.cells.anndata_files import read_column, read_groups, read_labels
+from state_hf.data.cells.group_split import PARTS, LabelledSplit, shared_profiles, split_labelled_cells
 from state_hf.data.cells.locations import as_location
 from state_hf.data.cells.open_cells import open_cells
-from state_hf.data.group_split import PARTS, LabelledSplit, shared_profiles, split_labelled_cells
+from state_hf.data.cells.stored_matrix import CellMatrix
 from state_hf.data.whole_files import folder_written_whole
 from state_hf.inference.cell_encoder import CellEncoder
 from state_hf.inference.embedding_task import DeclaredInputType, EmbeddingTask, inspect_source

@@ -12,17 +12,17 @@ from transformers import PreTrainedModel
 from state_hf.configuration.advice import Advised, refuse_existing
 from state_hf.configuration.labels import as_label
 from state_hf.data.file_stamps import FileStamps
-from state_hf.data.perturbation_features import read_perturbation_features
-from state_hf.data.perturbation_screens import open_screens
-from state_hf.pipelines.cell_predictor import (
+from state_hf.data.screens.perturbation_features import read_perturbation_features
+from state_hf.data.screens.perturbation_screens import open_screens
+from state_hf.inference.cell_predictor import (
     CellPredictor,
     Slots,
     evaluation_mode,
     feature_slot,
     load_perturbation_model,
 )
-from state_hf.pipelines.emitted_cells import Emission, EmittedCells, write_predictions
-from state_hf.pipelines.prediction_plan import Perturbations, plan_predictions
+from state_hf.inference.emitted_cells import Emission, EmittedCells, write_predictions
+from state_hf.inference.prediction_plan import Perturbations, plan_predictions
 from state_hf.training.transfer import add_perturbations
 
 

@@ -13,16 +13,16 @@ from scipy import sparse
 from state_hf._version import __version__
 from state_hf.configuration.advice import Advised, refuse_existing
 from state_hf.configuration.near_names import nearest
-from state_hf.data.cells.cell_matrix import CellMatrix
 from state_hf.data.cells.locations import as_location
 from state_hf.data.cells.open_cells import open_cells
+from state_hf.data.cells.stored_matrix import CellMatrix
 from state_hf.data.file_stamps import FileStamps
-from state_hf.data.highly_variable import GeneMoments, rank_variable_genes
-from state_hf.data.knockdown_filter import KnockdownFilter, filter_knockdown
-from state_hf.data.knockdown_targets import KnockdownTargets
+from state_hf.data.screens.highly_variable import GeneMoments, rank_variable_genes
+from state_hf.data.screens.knockdown_filter import KnockdownFilter, filter_knockdown
+from state_hf.data.screens.knockdown_targets import KnockdownTargets
+from state_hf.data.screens.preprocessed_file import HVG_SLOT, KeptCells, check_space, write_preprocessed
 from state_hf.data.whole_counts import WholeCounts, check_counts
 from state_hf.data.whole_files import written_whole
-from state_hf.pipelines.preprocessed_file import HVG_SLOT, KeptCells, check_space, write_preprocessed
 
 # The knock-down filter compares counts of cells that are scaled to this total.
 _PER_CELL = 1e4

@@ -14,9 +14,9 @@ from state_hf.analysis.neighbour_probe import NeighbourProbe
 from state_hf.configuration.file_permissions import check_readable
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_embedding import StateEmbeddingConfig
-from state_hf.data.cell_corpus import CellCorpus
-from state_hf.data.corpus_files import open_corpus_file
-from state_hf.data.corpus_manifest import CorpusFile, read_manifest
+from state_hf.data.corpus.cell_corpus import CellCorpus
+from state_hf.data.corpus.corpus_files import open_corpus_file
+from state_hf.data.corpus.corpus_manifest import CorpusFile, read_manifest
 from state_hf.inference.loading import refuse_missing_weights
 from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
 from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer

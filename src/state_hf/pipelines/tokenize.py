@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from state_hf.configuration.advice import Advised, refuse_existing
-from state_hf.data.cell_corpus import CellCorpus, CorpusCells, examples
-from state_hf.data.corpus_manifest import CorpusFile
-from state_hf.data.tokenised_cells import GROUP_CELLS, tokenised_schema
+from state_hf.data.corpus.cell_corpus import CellCorpus, CorpusCells, examples
+from state_hf.data.corpus.corpus_manifest import CorpusFile
+from state_hf.data.corpus.tokenised_cells import GROUP_CELLS, tokenised_schema
 from state_hf.data.whole_files import written_whole
 from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 from state_hf.tokenization.text_files import read_text

@@ -14,19 +14,19 @@ from transformers.utils import logging
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
-from state_hf.data.perturbation_dataset import PerturbationDataset
-from state_hf.data.perturbation_features import feature_table, read_perturbation_features
-from state_hf.data.perturbation_screens import PerturbationScreens, open_screens
-from state_hf.data.perturbation_sets import ControlMatching
-from state_hf.data.split_definition import SplitDefinition, SplitPart
-from state_hf.data.split_toml import dataset_files, read_split_toml
-from state_hf.data.splits import PerturbationSplit, SplitControls
+from state_hf.data.screens.perturbation_dataset import PerturbationDataset
+from state_hf.data.screens.perturbation_features import feature_table, read_perturbation_features
+from state_hf.data.screens.perturbation_screens import PerturbationScreens, open_screens
+from state_hf.data.screens.perturbation_sets import ControlMatching
+from state_hf.data.screens.split_definition import SplitDefinition, SplitPart
+from state_hf.data.screens.split_toml import dataset_files, read_split_toml
+from state_hf.data.screens.splits import PerturbationSplit, SplitControls
 from state_hf.data.whole_files import written_whole
+from state_hf.inference.cell_predictor import feature_slot
 from state_hf.inference.loading import refuse_missing_weights
+from state_hf.inference.model_scale import trained_total
 from state_hf.model_cards.card import write_model_card
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
-from state_hf.pipelines.cell_predictor import feature_slot
-from state_hf.pipelines.model_scale import trained_total
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.checkpoints import CHECKPOINTS, clear_training, start_of_training
 from state_hf.training.effect_scale import fit_effect_scale

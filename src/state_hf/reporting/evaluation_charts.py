@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from state_hf.metrics.differential_expression import DifferentialExpression
+from state_hf.metrics.de_tables import DifferentialExpression
 from state_hf.reporting.markup import element, number
 from state_hf.reporting.png_image import heat_image
 from state_hf.reporting.svg_plot import WIDTH, Axis, Plot, bars, shortened

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 from transformers.utils import logging
 
-from state_hf.tokenization import _kernels
+from state_hf.tokenization import _row_kernels
 from state_hf.tokenization.feature_types import expression_features
 from state_hf.tokenization.gene_names import GeneReport
 
@@ -92,7 +92,7 @@ def inspected(cells: sp.csr_array, report: GeneReport) -> tuple[sp.csr_array, np
     expressed, invalid, repeated = np.zeros((3, cells.shape[0]), np.int64)
     arrays = {"data": cells.data, "indices": cells.indices, "indptr": cells.indptr, "columns": report.columns}
     counters = {"expressed": expressed, "invalid": invalid, "repeated": repeated}
-    over_cells(partial(_kernels.inspect_cells, **arrays, **counters), cells.shape[0])
+    over_cells(partial(_row_kernels.inspect_cells, **arrays, **counters), cells.shape[0])
     if repeated.any():
         cells = cells.copy()
         cells.has_canonical_format = False
@@ -121,7 +121,7 @@ def with_columns_summed(cells: sp.csr_array, report: GeneReport, *, is_counts: b
     """
     summed = sp.csr_array((cells.data.copy(), cells.indices, cells.indptr), shape=cells.shape)
     arrays = {"data": summed.data, "indices": cells.indices, "indptr": cells.indptr, "columns": report.columns}
-    loop = partial(_kernels.sum_columns, **arrays, num_genes=report.vocabulary_size, is_counts=is_counts)
+    loop = partial(_row_kernels.sum_columns, **arrays, num_genes=report.vocabulary_size, is_counts=is_counts)
     over_cells(loop, cells.shape[0])
     return summed
 

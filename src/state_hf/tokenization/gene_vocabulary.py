@@ -11,8 +11,8 @@ from transformers import AddedToken, PreTrainedTokenizer
 
 from state_hf.configuration.auto_map import PortableTokenizerMixin
 from state_hf.model_cards.card import write_model_card
-from state_hf.model_cards.hub import PushWithCardMixin
-from state_hf.tokenization import _kernels
+from state_hf.model_cards.pushing import PushWithCardMixin
+from state_hf.tokenization._sentence_kernels import MAX_GENES
 from state_hf.tokenization.cell_tokenizer import CellTokenizer
 from state_hf.tokenization.gene_aliases import AliasTable
 from state_hf.tokenization.gene_names import GeneIndex
@@ -148,8 +148,8 @@ def read_genes(tokenizer: type, vocab_file: str | Path | Sequence[str] | None, p
         source, genes = str(vocab_file), read_text(Path(vocab_file)).splitlines()
     else:
         source, genes = "the list of genes", list(vocab_file)
-    if not genes or len(genes) > _kernels.MAX_GENES:
-        raise ValueError(f"{source} holds {len(genes):,} genes; a vocabulary has 1 to {_kernels.MAX_GENES:,}.")
+    if not genes or len(genes) > MAX_GENES:
+        raise ValueError(f"{source} holds {len(genes):,} genes; a vocabulary has 1 to {MAX_GENES:,}.")
     first: dict[str, int] = {}
     for line, gene in enumerate(genes, start=1):
         if not gene or gene != "".join(gene.split()) or gene[0] + gene[-1] in ("[]", "<>"):

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 import torch
 from transformers import BatchEncoding
 
-from state_hf.tokenization import _rank_kernels
+from state_hf.tokenization import _rank_value_kernels
 from state_hf.tokenization.cell_matrix import over_cells
 from state_hf.tokenization.cell_tokenizer import check_choice
 from state_hf.tokenization.gene_aliases import AliasTable
@@ -61,9 +61,9 @@ def rank_genes(
             end = min(stop, begin + _CELLS_AT_ONCE)
             keys = np.empty((end - begin, int(np.diff(cells.indptr[begin : end + 1]).max())), np.uint64)
             block = (begin, cells.data, cells.indices, cells.indptr, columns, divisors, is_counts, keys, counts)
-            _rank_kernels.write_rank_keys(*block)
+            _rank_value_kernels.write_ratio_keys(*block)
             keys.sort(axis=1)
-            _rank_kernels.write_ranked_ids(*block, first_id, pad_id, ids)
+            _rank_value_kernels.write_ranked_ids(*block, first_id, pad_id, ids)
 
     over_cells(write, cells.shape[0])
     return np.minimum(counts, ids.shape[1])

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 import scipy.sparse as sp
 
-from state_hf.tokenization import _kernels
+from state_hf.tokenization import _sentence_kernels
 from state_hf.tokenization.cell_matrix import over_cells
 from state_hf.tokenization.cell_tokenizer import check_choice
 from state_hf.tokenization.gene_aliases import AliasTable
@@ -15,7 +15,11 @@ from state_hf.tokenization.gene_names import GeneReport
 from state_hf.tokenization.gene_vocabulary import GeneVocabularyTokenizer, read_genes
 
 Fill: TypeAlias = Literal["seeded", "original", "none"]
-_FILLS = {"none": _kernels.PAD_FILL, "seeded": _kernels.SEEDED_FILL, "original": _kernels.ORIGINAL_FILL}
+_FILLS = {
+    "none": _sentence_kernels.PAD_FILL,
+    "seeded": _sentence_kernels.SEEDED_FILL,
+    "original": _sentence_kernels.ORIGINAL_FILL,
+}
 # So many cells' keys stay in the processor's cache between writing, sorting and reading them.
 _CELLS_AT_ONCE = 16
 
@@ -131,11 +135,11 @@ class StateEmbeddingTokenizer(GeneVocabularyTokenizer):
                 number = expressed[begin : min(stop, begin + _CELLS_AT_ONCE)]
                 keys, cls_values = np.empty((len(number), number.max()), np.uint64), np.empty(len(number), np.float32)
                 matrix = (cells.data, cells.indices, cells.indptr, report.columns)
-                _kernels.write_rank_keys(begin, *matrix, cls_column, *draws, keys, cls_values)
+                _sentence_kernels.write_rank_keys(begin, *matrix, cls_column, *draws, keys, cls_values)
                 keys.sort(axis=1)
                 vocabulary = (report.genes, len(self), cls_column >= 0)
                 outputs = (ids, expression, mask)
-                _kernels.write_sentences(begin, keys, cls_values, *vocabulary, is_counts, *draws, *outputs)
+                _sentence_kernels.write_sentences(begin, keys, cls_values, *vocabulary, is_counts, *draws, *outputs)
 
         over_cells(write, cells.shape[0])
         return {"input_ids": ids, "expression": expression, "attention_mask": mask}

@@ -9,7 +9,7 @@ from transformers.utils import logging
 
 from state_hf.configuration.perturbation_baseline import BaselineMethod, PerturbationBaselineConfig
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
-from state_hf.modeling.baselines import PerturbationBaseline
+from state_hf.modeling.perturbation_baseline import PerturbationBaseline
 from state_hf.training.screen_means import ContextId, ScreenMeans
 
 logger = logging.get_logger(__name__)

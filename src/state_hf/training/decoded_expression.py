@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 
-from state_hf.data.cell_corpus import CorpusCells
+from state_hf.data.corpus.cell_corpus import CorpusCells
 from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
 from state_hf.training.expression_targets import ExpressionTargets
 

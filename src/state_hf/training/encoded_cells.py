@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from state_hf.data.cells.cell_matrix import CellMatrix
+from state_hf.data.cells.stored_matrix import CellMatrix
 from state_hf.tokenization.cell_tokenizer import CellTokenizer
 from state_hf.tokenization.gene_names import GeneReport
 from state_hf.tokenization.input_scale import InputType

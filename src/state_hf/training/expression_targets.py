@@ -8,11 +8,11 @@ import torch
 from scipy import sparse
 
 from state_hf.configuration.advice import Advised
-from state_hf.data.cell_corpus import CorpusCells
+from state_hf.data.corpus.cell_corpus import CorpusCells
 from state_hf.modeling.losses.expression import NO_LABEL
-from state_hf.tokenization._kernels import _GOLDEN, _mix
+from state_hf.tokenization._keyed_draws import GOLDEN, mix
 from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
-from state_hf.training import _kernels
+from state_hf.training import _target_kernels
 
 # Separate the streams of targets, of views and of shared genes.
 _TARGETS, _VIEWS, _SHARED = 1, 2, 3
@@ -115,8 +115,8 @@ class ExpressionTargets:
 
     def _keys(self, positions: np.ndarray, stream: int) -> np.ndarray:
         with np.errstate(over="ignore"):
-            base = np.uint64(self.seed) * _GOLDEN + np.uint64(stream)
-            return np.array([_mix(_mix(base) + np.uint64(position) * _GOLDEN) for position in positions], np.uint64)
+            base = np.uint64(self.seed) * GOLDEN + np.uint64(stream)
+            return np.array([mix(mix(base) + np.uint64(position) * GOLDEN) for position in positions], np.uint64)
 
     def _shared_genes(self, step: int) -> np.ndarray:
         generator = np.random.default_rng([self.seed, _SHARED, step])
@@ -134,7 +134,7 @@ class ExpressionTargets:
         targets = np.empty((number, self.expressed + self.unexpressed), np.int64)
         threshold = 0.0 if self.unexpressed_genes == "zero" else np.nextafter(_LOG_1 if is_counts else 1.0, 0)
         keys = self._keys(cells.positions, _TARGETS)
-        _kernels.draw_targets(
+        _target_kernels.draw_targets(
             matrix.data, matrix.indices, matrix.indptr, genes.columns, genes.genes, self.tokenizer.vocab_size, keys,
             *self.hidden_share, threshold, self.expressed, visible, targets,
         )  # fmt: skip
@@ -159,7 +159,7 @@ class ExpressionTargets:
             return matrix.data
         values = np.empty_like(matrix.data)
         keys = self._keys(positions, _VIEWS + 16 * view)
-        _kernels.downsample(matrix.data, matrix.indptr, keys, self.lowest_share, values)
+        _target_kernels.downsample(matrix.data, matrix.indptr, keys, self.lowest_share, values)
         return values
 
     def _sentences(self, cells: CorpusCells, values: np.ndarray) -> Any:
@@ -192,7 +192,7 @@ class ExpressionTargets:
         known[genes.genes] = True
         labels = np.empty((len(targets), targets.shape[1] + len(shared)), np.float32)
         missing = NO_LABEL if self.unmeasured == "unlabelled" else 0.0
-        _kernels.read_labels(
+        _target_kernels.write_target_labels(
             values, matrix.indices, matrix.indptr, genes.columns, known, is_counts, targets, shared, missing, labels
         )
         return labels

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from state_hf.data.perturbation_dataset import PerturbationDataset
+from state_hf.data.screens.perturbation_dataset import PerturbationDataset
 from state_hf.modeling.state_transition import StateTransitionForPerturbation
 from state_hf.training.set_effects import sum_effects
 

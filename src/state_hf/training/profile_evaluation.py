@@ -11,8 +11,8 @@ from scipy import sparse
 from torch.utils.data import default_collate
 
 from state_hf.configuration.advice import Advised
-from state_hf.data.perturbation_dataset import PerturbationDataset
-from state_hf.metrics.baselines import constant_screen, mean_profile
+from state_hf.data.screens.perturbation_dataset import PerturbationDataset
+from state_hf.metrics.baseline_screens import constant_screen, mean_profile
 from state_hf.metrics.evaluation import evaluate_summaries
 from state_hf.metrics.profiles import load_profile
 from state_hf.metrics.scoring import score_table

@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import DataLoader
 from transformers.utils import logging
 
-from state_hf.data.perturbation_dataset import PerturbationDataset
-from state_hf.modeling.baselines import PerturbationBaseline
+from state_hf.data.screens.perturbation_dataset import PerturbationDataset
 from state_hf.modeling.losses import EnergyDistanceLoss
+from state_hf.modeling.perturbation_baseline import PerturbationBaseline
 from state_hf.modeling.state_transition import StateTransitionPreTrainedModel
 from state_hf.training.screen_means import ScreenMeans
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from state_hf.data.perturbation_screens import PerturbationScreens
-from state_hf.data.split_definition import SplitPart
-from state_hf.data.splits import PerturbationSplit
+from state_hf.data.screens.perturbation_screens import PerturbationScreens
+from state_hf.data.screens.split_definition import SplitPart
+from state_hf.data.screens.splits import PerturbationSplit
 
 _BLOCK_VALUES = 2**24
 

@@ -6,7 +6,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from state_hf.data.perturbation_dataset import PerturbationDataset
+from state_hf.data.screens.perturbation_dataset import PerturbationDataset
 from state_hf.modeling.state_transition import StateTransitionForPerturbation
 
 Context: TypeAlias = tuple[int, int]

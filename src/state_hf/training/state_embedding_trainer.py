@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from state_hf.data.cell_corpus import CellCorpus, CorpusCells
+from state_hf.data.corpus.cell_corpus import CellCorpus, CorpusCells
 from state_hf.modeling.state_embedding import StateEmbeddingModel
 from state_hf.modeling.state_embedding_pretraining import StateEmbeddingForMaskedExpression
 from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from state_hf.data.cell_writer import CellWriter, cell_writer
-from state_hf.data.perturbation_dataset import PerturbationDataset, SetSampler
+from state_hf.data.cells.cell_writer import CellWriter, cell_writer
+from state_hf.data.screens.perturbation_dataset import PerturbationDataset, SetSampler
 from state_hf.modeling.state_transition import StateTransitionPreTrainedModel
 from state_hf.training.checkpoints import ReadableCheckpointsMixin, last_complete_checkpoint, load_weights
 from state_hf.training.profile_evaluation import ProfileEvaluation

@@ -11,7 +11,7 @@ from torch import nn
 from state_hf.configuration.labels import FoundLabels, refuse_look_alikes
 from state_hf.configuration.perturbation_labels import label_parts
 from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
-from state_hf.modeling.baselines import PerturbationBaseline
+from state_hf.modeling.perturbation_baseline import PerturbationBaseline
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
 
 if TYPE_CHECKING:

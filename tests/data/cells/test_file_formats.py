@@ -15,10 +15,10 @@ import zarr
 from scipy import sparse
 from torch.utils.data import DataLoader
 
-from state_hf.data.cell_copies import copy_store
+from state_hf.data.cells.cell_copies import copy_store
 from state_hf.data.cells.open_cells import open_cells
-from state_hf.data.perturbation_dataset import PerturbationDataset
-from state_hf.data.perturbation_screens import open_screens
+from state_hf.data.screens.perturbation_dataset import PerturbationDataset
+from state_hf.data.screens.perturbation_screens import open_screens
 from tests.data.cells.file_formats import LABELLED, REFUSED, UNLABELLED
 
 pytestmark = pytest.mark.filterwarnings(

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from state_hf.data.cells.frames import column_names, num_rows, read_column, read_frame, row_names
-from state_hf.data.perturbation_screens import open_screens
+from state_hf.data.screens.perturbation_screens import open_screens
 from tests.data.cells.old_layouts import write_as_07
 
 

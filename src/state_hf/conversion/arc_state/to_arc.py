@@ -12,7 +12,7 @@ from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.conversion.arc_state.state_embedding_to_arc import state_embedding_checkpoint
 from state_hf.conversion.arc_state.state_transition_to_arc import state_transition_checkpoint, write_run_files
 from state_hf.conversion.errors import CheckpointError
-from state_hf.conversion.model_folder import folder_written_whole, read_record
+from state_hf.conversion.model_folder import folder_written_whole, read_conversion_record
 from state_hf.conversion.safetensors_file import read_weights
 from state_hf.data.whole_files import written_whole
 
@@ -41,7 +41,7 @@ def convert_to_arc(source: str | Path, output: str | Path, *, overwrite: bool = 
         raise CheckpointError(f"{source} is not a model folder: it has no config.json.")
     with loading_from(source):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    record = read_record(source).get("original") or {}
+    record = read_conversion_record(source).get("original") or {}
     weights = {}
     for name, tensor in read_weights(source).items():
         short = name

@@ -12,7 +12,7 @@ from scipy import sparse
 from transformers.utils import logging
 
 from state_hf.data.cells.damage import check_indices, check_starts
-from state_hf.data.cells.layouts import CsrLayout, check_numbers, plain_numbers
+from state_hf.data.cells.layouts import CsrLayout, check_number_type, plain_numbers
 from state_hf.data.cells.scratch import ScratchFolder
 
 logger = logging.get_logger(__name__)
@@ -36,7 +36,7 @@ def stored_by_cells(place: str, data: Any, indices: Any, indptr: Any, shape: tup
         ValueError: The matrix is damaged.
         OSError: There is no room for the temporary files.
     """
-    check_numbers(place, data.dtype)
+    check_number_type(place, data.dtype)
     starts = np.asarray(indptr[:])
     check_starts(place, starts, min(data.shape[0], indices.shape[0]))
     starts = starts.astype(np.int64)

@@ -10,11 +10,11 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from state_hf.data.cells.cell_matrix import CellMatrix
 from state_hf.data.cells.damage import damage_named
 from state_hf.data.cells.layouts import Layout
 from state_hf.data.cells.locations import is_url
 from state_hf.data.cells.remote import url_fingerprint
+from state_hf.data.cells.stored_matrix import CellMatrix
 from state_hf.data.file_stamps import file_stamp
 
 _DIGEST_CELLS = 4096

@@ -12,7 +12,7 @@ from state_hf.data.cells.item_ranges import items_of, join_ranges
 from state_hf.data.cells.row_block import RowBlock
 
 
-def check_numbers(place: str, dtype: Any) -> None:
+def check_number_type(place: str, dtype: Any) -> None:
     """Refuse values that are no real numbers.
 
     Raises:
@@ -65,7 +65,7 @@ class CsrLayout(Layout):
 
     def __init__(self, place: str, data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> None:
         self.place, self.shape, self.dtype = place, (int(shape[0]), int(shape[1])), np.dtype(data.dtype)
-        check_numbers(place, data.dtype)
+        check_number_type(place, data.dtype)
         self._data, self._indices, self._indptr = data, indices, indptr
         self._stored = min(data.shape[0], indices.shape[0])
         self.is_shared = isinstance(data, np.ndarray)
@@ -118,7 +118,7 @@ class DenseLayout(Layout):
     """A dense matrix: a NumPy, HDF5 or Zarr array (cells, columns)."""
 
     def __init__(self, place: str, values: Any) -> None:
-        check_numbers(place, values.dtype)
+        check_number_type(place, values.dtype)
         self.place, self.shape, self.dtype = place, (int(values.shape[0]), int(values.shape[1])), np.dtype(values.dtype)
         self._values, self.is_shared = values, isinstance(values, np.ndarray)
         self.bytes_per_cell = values.shape[1] * values.dtype.itemsize * 2
@@ -142,7 +142,7 @@ class TransposedDenseLayout(Layout):
     """A dense matrix stored by features: an HDF5 array (columns, cells), as loom files hold it."""
 
     def __init__(self, place: str, values: Any) -> None:
-        check_numbers(place, values.dtype)
+        check_number_type(place, values.dtype)
         self.place, self.shape, self.dtype = place, (int(values.shape[1]), int(values.shape[0])), np.dtype(values.dtype)
         self._values = values
         self.bytes_per_cell = values.shape[0] * values.dtype.itemsize * 2
@@ -157,4 +157,4 @@ class TransposedDenseLayout(Layout):
         return RowBlock(self.place, rows, np.concatenate(blocks), None, places, places, self.shape[1])
 
 
-__all__ = ["CsrLayout", "DenseLayout", "Layout", "TransposedDenseLayout", "check_numbers", "plain_numbers"]
+__all__ = ["CsrLayout", "DenseLayout", "Layout", "TransposedDenseLayout", "check_number_type", "plain_numbers"]

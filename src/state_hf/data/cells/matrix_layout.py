@@ -7,7 +7,7 @@ import numpy as np
 from scipy import sparse
 
 from state_hf.data.cells.by_genes import stored_by_cells
-from state_hf.data.cells.layouts import CsrLayout, DenseLayout, Layout, check_numbers
+from state_hf.data.cells.layouts import CsrLayout, DenseLayout, Layout, check_number_type
 from state_hf.data.cells.row_block import RowBlock
 
 
@@ -19,7 +19,7 @@ class ViewLayout(Layout):
         self._adata, self._layer = adata, layer
         self.bytes_per_cell = adata.shape[1] * 8.0
         self.dtype = self._some(slice(0, 1)).dtype
-        check_numbers(place, self.dtype)
+        check_number_type(place, self.dtype)
 
     def _some(self, rows: Any) -> Any:
         part = self._adata[rows]

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from state_hf.tokenization._kernels import kernel
+from state_hf.compiled import kernel
 
 
-@kernel
+@kernel()
 def _scatter(values, columns, starts, stops, out):
     """Write sparse rows to the rows of `out`, which is zero."""
     for row in range(len(starts)):
@@ -15,7 +15,7 @@ def _scatter(values, columns, starts, stops, out):
             out[row, columns[place]] = values[place]
 
 
-@kernel
+@kernel()
 def _scatter_some(values, columns, starts, stops, places, out):
     """The same for some columns: each goes where `places` says, and is left out where that is -1."""
     for row in range(len(starts)):

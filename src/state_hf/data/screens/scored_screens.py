@@ -1,0 +1,185 @@
+"""Evaluate one screen against another, with baseline, replicate and a cache of what the real side alone decides."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from state_hf.data.screens.evaluation_cache import load_summary, load_values, store_summary, store_values
+from state_hf.metrics.baseline_screens import constant_screen, mean_profile, resampled_screen
+from state_hf.metrics.evaluation import evaluate_summaries
+from state_hf.metrics.profiles import Profile
+from state_hf.metrics.replicate import ceiling, replicate_values
+from state_hf.metrics.result import EvaluationResult
+from state_hf.metrics.scoring import score_table
+from state_hf.metrics.screen import CellBlock, Screen
+from state_hf.metrics.summary import ScreenSummary, check_counts, summarise
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What holds for every context of an evaluation; see `state_hf.evaluate_predictions`."""
+
+    profile: Profile
+    control: str
+    replicate: bool = False
+    target_genes: Mapping[str, str | None] | None = None
+    on_error: Literal["raise", "nan"] = "raise"
+    seed: int = 0
+    device: str | None = None
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """The arguments that most steps take."""
+        return {"target_genes": self.target_genes, "device": self.device}
+
+    def check_scale(self, screen: Screen) -> None:
+        """Refuse values that are not counts, where the profile needs counts."""
+        if self.profile.settings["expression"]["space"] == "bulk_lognorm":
+            check_counts(screen, self.profile.settings["expression"])
+
+
+class RealSide:
+    """The real cells of one context: read only when something about them is not in the cache.
+
+    Args:
+        read: Reads the cells.
+        options: The evaluation's options.
+        cache: Folder for this context's artefacts; None to keep nothing.
+    """
+
+    def __init__(self, read: Callable[[], Screen], options: EvaluationOptions, cache: Path | None) -> None:
+        self.read, self.options, self.cache = read, options, cache
+        self._screen: Screen | None = None
+
+    @property
+    def screen(self) -> Screen:
+        """The real cells."""
+        if self._screen is None:
+            self._screen = self.read()
+            self.options.check_scale(self._screen)
+        return self._screen
+
+    def release(self) -> None:
+        """Free the cells; the prediction's half needs the memory."""
+        self._screen = None
+
+    def summary(self) -> tuple[ScreenSummary, tuple[CellBlock, ...]]:
+        """The summary of the real cells, and the control cells that predictions are compared with."""
+        stored = None if self.cache is None else load_summary(self.cache, "summary")
+        if stored is not None:
+            return stored
+        summary = summarise(self.screen, self.options.profile, device=self.options.device)
+        shared = self.options.profile.settings["control_source"] == "reference"
+        control = self.screen.control_blocks() if shared else ()
+        if self.cache is not None:
+            store_summary(self.cache, "summary", summary, control)
+        return summary, control
+
+    def values(self, name: str, compute: Callable[[], Mapping[str, float]]) -> Mapping[str, float]:
+        """Metric values that depend on the real side alone."""
+        values = None if self.cache is None else load_values(self.cache, name)
+        if values is None:
+            values = dict(compute())
+            if self.cache is not None:
+                store_values(self.cache, name, values)
+        return values
+
+
+def evaluate_screen(
+    read_prediction: Callable[[], Screen],
+    real: RealSide,
+    options: EvaluationOptions,
+    *,
+    baseline: Literal["mean", "control"] | Callable[[], Screen] | None,
+) -> EvaluationResult:
+    """Evaluate one context: the real side first, then, with its cells freed, the prediction.
+
+    Args:
+        read_prediction: Reads the predicted cells.
+        real: The real side.
+        options: The evaluation's options.
+        baseline: `mean`, `control`, or what reads the cells of another baseline; None for no scores.
+    """
+    summary, control = real.summary()
+    anchors = {}
+    if baseline is not None:
+        anchors["baseline"] = _baseline_values(baseline, real, summary, control, options)
+    if options.replicate:
+        anchors |= _replicate(real, summary, options)
+    real.release()
+    predicted = read_prediction()
+    options.check_scale(predicted)
+    result = _compare(predicted, summary, control, options)
+    return replace(
+        result,
+        scores=_scores(result, anchors, options),
+        settings={
+            **result.settings,
+            "baseline": baseline if baseline is None or isinstance(baseline, str) else "given cells",
+            "replicate": options.replicate,
+            "seed": options.seed,
+        },
+    )
+
+
+def _compare(
+    predicted: Screen, reference: ScreenSummary, control: tuple[CellBlock, ...], options: EvaluationOptions
+) -> EvaluationResult:
+    summary = summarise(predicted, options.profile, control_blocks=control or None, device=options.device)
+    return evaluate_summaries(
+        summary,
+        reference,
+        options.profile,
+        control=options.control,
+        target_genes=options.target_genes,
+        on_error=options.on_error,
+    )
+
+
+def _baseline_values(
+    baseline: Literal["mean", "control"] | Callable[[], Screen],
+    real: RealSide,
+    summary: ScreenSummary,
+    control: tuple[CellBlock, ...],
+    options: EvaluationOptions,
+) -> Mapping[str, float]:
+    if not isinstance(baseline, str):
+        return _means(_compare(baseline(), summary, control, options))
+
+    def compute() -> Mapping[str, float]:
+        rule = options.profile.settings["score"]
+        if baseline == "mean" and rule["baseline"] == "mean":
+            profile = mean_profile(summary, include_control=rule["baseline_includes_control"])
+            made = constant_screen(real.screen, profile, options.profile.settings["expression"])
+        else:
+            made = resampled_screen(
+                real.screen, seed=options.seed, target_genes=options.target_genes, shift=baseline == "mean"
+            )
+        return _means(_compare(made, summary, control, options))
+
+    return real.values(f"baseline-{baseline}-{options.seed}", compute)
+
+
+def _replicate(real: RealSide, summary: ScreenSummary, options: EvaluationOptions) -> dict[str, Mapping[str, float]]:
+    profile = options.profile
+    if profile.settings["score"]["toward"] == "replicate":
+        values = real.values("replicate", lambda: replicate_values(real.screen, summary, profile, **options.common))
+        return {"replicate": values}
+    seed = options.seed
+    values = real.values(f"ceiling-{seed}", lambda: ceiling(real.screen, profile, seed=seed, **options.common))
+    return {"ceiling": values}
+
+
+def _scores(
+    result: EvaluationResult, anchors: Mapping[str, Mapping[str, float]], options: EvaluationOptions
+) -> pd.DataFrame | None:
+    if not anchors:
+        return None
+    return score_table(_means(result), profile=options.profile, **anchors)
+
+
+def _means(result: EvaluationResult) -> dict[str, float]:
+    return {str(name): float(value) for name, value in result.aggregate["mean"].items()}

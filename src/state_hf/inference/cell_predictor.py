@@ -1,0 +1,246 @@
+"""Runs a perturbation model over sets of control cells."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+from state_hf.configuration.model_folders import loading_from
+from state_hf.configuration.state_transition import StateTransitionConfig
+from state_hf.data.screens.perturbation_screens import PerturbationScreens
+from state_hf.inference.control_cells import ControlCells, draw_windows, seeded_stream
+from state_hf.inference.loading import refuse_missing_weights
+from state_hf.inference.model_scale import expression_scale, predicted_total
+from state_hf.inference.prediction_plan import PredictedGroup
+from state_hf.modeling.perturbation_baseline import PerturbationBaseline
+from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
+
+# Predicted log1p expression is kept within these, as the original does: no gene of any cell has e^14 counts.
+_LOG1P_RANGE = (0.0, 14.0)
+
+
+def feature_slot(feature_key: str) -> str:
+    """The slot of a `feature_key`: "X" and "layers/NAME" are slots already, and other names are keys of obsm."""
+    return feature_key if feature_key == "X" or "/" in feature_key else f"obsm/{feature_key}"
+
+
+def load_perturbation_model(
+    model: str | Path | PreTrainedModel, *, device: str | torch.device | None = None
+) -> StateTransitionPreTrainedModel:
+    """Load a State Transition model, a baseline, or a model of another family with their interface, for prediction.
+
+    Args:
+        model: A folder, a hub id, or a loaded model, which stays where it is unless a device is named.
+        device: Where it computes. By default a GPU if there is one.
+
+    Raises:
+        ValueError: It is another kind of model, or has no vocabulary.
+    """
+    if not isinstance(model, PreTrainedModel):
+        with loading_from(model):
+            config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        # Any family that is registered with AutoModel will do; of ST that is the bare model.
+        found: Any = MODEL_MAPPING.get(type(config), None)
+        family = StateTransitionForPerturbation if isinstance(config, StateTransitionConfig) else found
+        if family is None or not issubclass(family, StateTransitionPreTrainedModel):
+            raise ValueError(f"{model} is a {config.model_type!r} model, which does not predict perturbed cells")
+        name = model
+        model, info = family.from_pretrained(name, output_loading_info=True)
+        refuse_missing_weights(name, info["missing_keys"])
+        if device is None and torch.accelerator.is_available():
+            device = torch.accelerator.current_accelerator()
+    if not isinstance(model, StateTransitionPreTrainedModel):
+        raise ValueError(f"a {type(model).__name__} does not predict perturbed cells")
+    model.vocabulary  # noqa: B018 - raises where there is none
+    return model if device is None else model.to(torch.device(device))  # type: ignore[arg-type]
+
+
+@contextmanager
+def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
+    """No dropout and no gradients; the mode of before afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where the values of control cells are: the model's features, expression to be written, and raw counts."""
+
+    features: str
+    expression: str
+    counts: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class PredictedSet:
+    """Predicted cells of one group.
+
+    Attributes:
+        group: What they are.
+        controls: (cells, 2) screen and row of the control cell in the place of each.
+        values: (cells, genes) float32.
+        embedding: (cells, width) float32, where it is what the model predicts, and `values` what it decodes.
+    """
+
+    group: PredictedGroup
+    controls: np.ndarray
+    values: np.ndarray
+    embedding: np.ndarray | None = None
+
+
+class CellPredictor:
+    """Predicts groups of cells from the control cells of screens.
+
+    Args:
+        model: The model.
+        screens: The labels of the control cells.
+        slots: Where their values are.
+        batch_size: Sets that go through the model together.
+        seed: Seed of the draws.
+
+    Attributes:
+        target_sum: Counts per cell that predicted log1p expression is normalised to; None where that is not known.
+
+    Raises:
+        ValueError: The data do not fit the model, or are on another scale than its training data.
+    """
+
+    def __init__(
+        self,
+        model: StateTransitionPreTrainedModel,
+        screens: PerturbationScreens,
+        slots: Slots,
+        *,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        config: Any = model.config
+        genes = model.vocabulary.genes
+        self.model, self.screens, self.batch_size, self.seed = model, screens, batch_size, seed
+        self.target_sum = predicted_total(
+            config, screens, features=slots.features, expression=slots.expression, counts=slots.counts
+        )
+        self.decodes = config.gene_decoder is not None
+        self.features = ControlCells(
+            screens, slots.features, () if config.feature_scale == "embedding" else genes, num_features=config.input_dim
+        )
+        self.expression = self.features
+        if self.decodes:
+            self.expression = ControlCells(screens, slots.expression, genes, num_features=config.num_genes)
+        self.counts = None
+        if slots.counts is not None:
+            self.counts = ControlCells(screens, slots.counts, genes, num_features=config.num_genes)
+        self.num_columns = int(config.num_genes or getattr(config, "output_dim", config.input_dim))
+        self.genes = list(genes) or [f"feature_{number}" for number in range(self.num_columns)]
+        self._means: dict[str, np.ndarray] = {}
+
+    @property
+    def scale(self) -> str:
+        """Scale of what is predicted: "log1p", "counts" or "embedding"."""
+        return str(expression_scale(self.model.config))
+
+    @property
+    def set_size(self) -> int:
+        """Most control cells of a set."""
+        return int(self.model.config.cell_set_length)
+
+    @property
+    def value_range(self) -> tuple[float, float]:
+        """Least and greatest value of a prediction."""
+        return _LOG1P_RANGE if self.scale == "log1p" else (-np.inf, np.inf)
+
+    def run(self, groups: Sequence[PredictedGroup]) -> Iterator[PredictedSet]:
+        """Predict groups in their order, a few sets at a time."""
+        windows = (
+            (group, controls, kept)
+            for group in groups
+            for controls, kept in draw_windows(
+                self.features.of(group.cell_type),
+                group.cells,
+                set_size=self.set_size,
+                rng=seeded_stream(self.seed, "controls", group.cell_type, group.draw_name),
+            )
+        )
+        while batch := list(islice(windows, self.batch_size)):
+            predicted, embedded = self._forward([(group, controls) for group, controls, _ in batch])
+            for number, (group, controls, kept) in enumerate(batch):
+                embedding = None if embedded is None else embedded[number, :kept]
+                yield PredictedSet(group, controls[:kept], predicted[number, :kept], embedding)
+
+    def forward(self, sets: Sequence[tuple[PredictedGroup, np.ndarray]]) -> Iterator[np.ndarray]:
+        """(cells, genes) float32 of every set: a group, and its (cells, 2) control cells."""
+        for start in range(0, len(sets), self.batch_size):
+            batch = sets[start : start + self.batch_size]
+            predicted, _ = self._forward(batch)
+            for (_, controls), values in zip(batch, predicted, strict=True):
+                yield values[: len(controls)]
+
+    def _forward(self, sets: Sequence[tuple[PredictedGroup, np.ndarray]]) -> tuple[np.ndarray, np.ndarray | None]:
+        """(sets, cells, genes) float32 and, where they are decoded, the (sets, cells, width) embedding."""
+        length = max(len(controls) for _, controls in sets)
+        values = self.features.read(np.concatenate([controls for _, controls in sets]))
+        mask = np.zeros((len(sets), length), dtype=bool)
+        for row, (_, controls) in enumerate(sets):
+            mask[row, : len(controls)] = True
+        cells = np.zeros((len(sets), length, values.shape[1]), dtype=np.float32)
+        cells[mask] = values
+        combined = max(len(group.ids) for group, _ in sets)
+        ids = np.array([[*group.ids, *[-1] * (combined - len(group.ids))] for group, _ in sets])
+        inputs = {"control": torch.from_numpy(cells), "perturbation_ids": torch.from_numpy(ids)}
+        if not mask.all():
+            inputs["cell_mask"] = torch.from_numpy(mask)
+        inputs.update(self._contexts(sets, mask))
+        output = self.model(**{name: tensor.to(self.model.device) for name, tensor in inputs.items()})
+        predicted, embedded = output.predicted_cells, None
+        if self.decodes:
+            embedded = predicted.float().cpu().numpy()
+            predicted = output.predicted_expression
+        if self.scale == "log1p":
+            predicted = predicted.clamp(*_LOG1P_RANGE)
+        return predicted.float().cpu().numpy(), embedded
+
+    def _contexts(self, sets: Sequence[tuple[PredictedGroup, np.ndarray]], mask: np.ndarray) -> dict[str, torch.Tensor]:
+        """What a model reads of a set beside its cells and its perturbation."""
+        config, vocabulary = self.model.config, self.model.vocabulary
+        if isinstance(self.model, PerturbationBaseline):
+            names = [group.cell_type for group, _ in sets]
+            if config.method == "context_profile":
+                return {"cell_type_ids": torch.tensor([_position(vocabulary.cell_types, name) for name in names])}
+            if config.method == "perturbation_profile":
+                for name in set(names) - self._means.keys():
+                    self._means[name] = self.features.mean(name)
+                return {"control_mean": torch.from_numpy(np.stack([self._means[name] for name in names]))}
+        if config.use_batch_encoder:
+            ids = np.zeros(mask.shape, dtype=np.int64)
+            labels = [self.batch_of(cell) for _, controls in sets for cell in controls]
+            ids[mask] = vocabulary.batch_ids(labels)
+            return {"batch_ids": torch.from_numpy(ids)}
+        return {}
+
+    def batch_of(self, cell: np.ndarray) -> str:
+        """Batch of a control cell, given by its screen and row."""
+        screen, row = cell.tolist()
+        return self.screens.batches[self.screens.screens[screen].batches[row]]
+
+
+def _position(names: Sequence[str], name: str) -> int:
+    if name not in names:
+        raise ValueError(
+            f"The baseline has a mean profile for {', '.join(map(repr, names))}, and not for the cell type {name!r}."
+        )
+    return list(names).index(name)
+
+
+__all__ = ["CellPredictor", "PredictedSet", "Slots", "evaluation_mode", "feature_slot", "load_perturbation_model"]

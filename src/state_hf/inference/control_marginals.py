@@ -1,0 +1,128 @@
+"""Cells with the values of real control cells, and the mean that a model predicts."""
+
+import numpy as np
+
+from state_hf.compiled import kernel
+
+# Beyond this exponent of the most favoured value, all of the weight is on it.
+_LARGEST_TILT = 300.0
+_NEWTON_STEPS = 100
+# Where whole cells do not give a mean, this part of another expressing cell is made up by larger values.
+_STRETCH = 0.25
+# Far below the smallest difference of two expression values: it orders equal ones only.
+_TIE = 1e-7
+
+
+@kernel()
+def _tilt(values, mean):
+    """Exponent t, for which weights proportional to exp(t * value / largest value) give ascending values that mean."""
+    largest, number = values[-1], len(values)
+    low, high, tilt = -_LARGEST_TILT, _LARGEST_TILT, 0.0
+    for _ in range(_NEWTON_STEPS):
+        top = tilt if tilt > 0 else 0.0
+        total = first = second = 0.0
+        for k in range(number):
+            share = values[k] / largest
+            weight = np.exp(tilt * share - top)
+            total += weight
+            first += weight * share
+            second += weight * share * share
+        first, second = first / total, second / total
+        error = mean / largest - first
+        if abs(error) < 1e-9:
+            break
+        if error > 0:
+            low = tilt
+        else:
+            high = tilt
+        variance = second - first * first
+        step = tilt + error / variance if variance > 1e-12 else np.inf
+        tilt = step if low < step < high else (low + high) / 2
+    return tilt
+
+
+@kernel()
+def _levels(values, mean, lone, offset, levels):
+    """Fill `levels`, ascending, with evenly spaced quantiles of the tilted values, and bring them to their mean."""
+    number = len(levels)
+    levels[:] = 0.0
+    if mean <= 0.0:
+        return
+    if values[-1] > 0.0:
+        tilt = _tilt(values, mean)
+        top = tilt if tilt > 0 else 0.0
+        weights = np.exp(tilt * values / values[-1] - top)
+        weights /= weights.sum()
+        k, reached = 0, weights[0]
+        for j in range(number):
+            point = (j + offset) / number
+            while reached < point and k < len(values) - 1:
+                k += 1
+                reached += weights[k]
+            levels[j] = values[k]
+    missing = mean * number - levels.sum()
+    first = np.searchsorted(levels, 0.0, side="right")
+    more = int(min(max(np.ceil(missing / lone - _STRETCH), 0.0), float(first)))
+    levels[first - more : first] = lone
+    achieved = levels.mean()
+    if achieved > 0.0:
+        levels *= mean / achieved
+    else:
+        levels[-1] = mean * number
+
+
+@kernel()
+def _draw(references, carriers, means, lone, offsets, ties, drawn):
+    number = len(carriers)
+    levels = np.empty(number)
+    for gene in range(len(means)):
+        _levels(references[gene], means[gene], lone[gene], offsets[gene], levels)
+        order = np.argsort(carriers[:, gene] + _TIE * ties[:, gene])
+        for j in range(number):
+            drawn[order[j], gene] = levels[j]
+
+
+class ControlMarginals:
+    """The values that control cells have of every gene, from which cells of another mean can be drawn.
+
+    A shift of all cells by the difference of two means leaves the zeros of sparse expression at small positive values,
+    and a network's cells are smoother than real ones: rank tests then find a difference in most genes. Here the values
+    of a gene among control cells get weights proportional to exp(t * value), with the t that brings their mean to the
+    wanted one. Of all distributions over these values with that mean it is the one closest to the controls' (least
+    Kullback-Leibler divergence; I. Csiszar, Ann. Probab. 3, 146, 1975). So genes without a predicted effect keep the
+    controls' distribution, and the others change no more than the effect asks.
+
+    Args:
+        cells: (controls, genes), not negative.
+    """
+
+    def __init__(self, cells: np.ndarray) -> None:
+        self._values = np.ascontiguousarray(np.sort(cells, axis=0).T, dtype=np.float64)
+        # The least that an expressing cell has of each gene, and of a gene that no control cell expresses.
+        least = np.where(self._values > 0, self._values, np.inf).min(axis=1)
+        expressed = np.isfinite(least)
+        self._lone = np.where(expressed, least, np.median(least[expressed]) if expressed.any() else 1.0)
+
+    def draw(self, carriers: np.ndarray, means: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Cells of given means.
+
+        Of every gene, evenly spaced quantiles of the reweighted distribution are dealt to the cells in the order of the
+        values that their carriers have, equal ones at random: so genes go together as in the carriers. Then the
+        expressed values are scaled to the exact mean, by what the rounding to whole cells has left: little, but for
+        genes that one or two cells express.
+
+        Args:
+            carriers: (cells, genes) control cells that lend their order.
+            means: (genes,) means of the drawn cells.
+            rng: Random numbers.
+
+        Returns:
+            (cells, genes) float32.
+        """
+        drawn = np.empty(carriers.shape, dtype=np.float32)
+        offsets, ties = rng.random(len(means)), rng.random(carriers.shape, dtype=np.float32)
+        _draw(self._values, carriers, means.astype(np.float64), self._lone, offsets, ties, drawn)
+        return drawn
+
+
+__all__ = ["ControlMarginals"]

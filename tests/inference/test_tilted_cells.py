@@ -1,0 +1,127 @@
+"""Control cells tilted to a mean: what they keep, what they reach, and what is predicted of them."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from state_hf import PerturbationBaseline, PerturbationBaselineConfig, predict
+from state_hf.inference.control_marginals import ControlMarginals
+from tests.screen_models import normalised_screen, small_model
+
+
+def draw(values, means, *, carriers=None, seed=0):
+    """Cells of one gene, with the controls themselves as carriers."""
+    cells = np.array(values, dtype=np.float32)[:, None]
+    carriers = cells if carriers is None else np.array(carriers, dtype=np.float32)[:, None]
+    return ControlMarginals(cells).draw(carriers, np.array([means]), np.random.default_rng(seed))[:, 0]
+
+
+def test_one_gene():
+    np.testing.assert_allclose(draw([0, 2, 0, 0], 0.5), [0, 2, 0, 0])  # the mean that it has: nothing changes
+    np.testing.assert_allclose(draw([0, 2, 0, 0], 0.0), 0)
+    # Half of the cells have to express it: the one that does, and one other.
+    raised = draw([0, 2, 0, 0], 1.0)
+    assert raised[1] == pytest.approx(2)
+    np.testing.assert_allclose(np.sort(raised), [0, 0, 2, 2])
+    # No control cell expresses the second gene: a cell that does has what is usual among expressed values.
+    cells = np.array([[0, 0], [2, 0], [2, 0], [2, 0]], dtype=np.float32)
+    drawn = ControlMarginals(cells).draw(cells, np.array([1.5, 0.5]), np.random.default_rng(0))
+    np.testing.assert_allclose(np.sort(drawn, axis=0), [[0, 0], [2, 0], [2, 0], [2, 2]])
+
+
+def test_a_mean_beyond_the_largest_value_is_reached():
+    np.testing.assert_allclose(draw([1, 2, 3], 4.0), [4, 4, 4], rtol=1e-5)
+
+
+values = st.lists(st.sampled_from([0.0, 0.0, 0.5, 1.0, 2.5]), min_size=2, max_size=30)
+
+
+@given(values, values, st.floats(0.001, 2.4), st.integers(0, 5))
+@settings(deadline=None)
+def test_the_mean_is_exact_and_the_order_is_the_carriers(controls, carriers, mean, seed):
+    drawn = draw(controls, mean, carriers=carriers, seed=seed)
+    assert drawn.mean() == pytest.approx(mean, rel=1e-4)
+    assert drawn.min() >= 0
+    order = np.argsort(carriers, kind="stable")
+    for one, other in pairwise(order):
+        assert carriers[one] == carriers[other] or drawn[one] <= drawn[other]
+
+
+def test_the_distribution_is_the_tilted_one():
+    rng = np.random.default_rng(0)
+    controls = np.where(rng.random(400) < 0.6, 0, rng.gamma(4, 0.5, 400)).astype(np.float32)
+    drawn = draw(controls, 1.3)
+    # The slow way: try exponents until the mean is right.
+    exponents = np.linspace(-3, 3, 60_001)[:, None]
+    weights = np.exp(exponents * controls.astype(float))
+    weights /= weights.sum(axis=1, keepdims=True)
+    best = weights[np.argmin(np.abs(weights @ controls - 1.3))]
+    for level in (0.0, 0.5, 1.5, 3.0):
+        assert (drawn <= level * 1.005).mean() == pytest.approx(best[controls <= level].sum(), abs=0.01)
+
+
+@pytest.fixture(scope="module")
+def screen():
+    return normalised_screen()
+
+
+@pytest.fixture(scope="module")
+def model(vocabulary):
+    torch.manual_seed(0)
+    return small_model(vocabulary, nonnegative_output=True)
+
+
+def of(cells, perturbation, cell_type):
+    chosen = (cells.obs["perturbation"] == perturbation) & (cells.obs["cell_type"] == cell_type)
+    return np.asarray(cells[chosen.to_numpy()].X.todense())
+
+
+def test_no_effect_gives_the_control_cells_back(screen, vocabulary):
+    config = PerturbationBaselineConfig(
+        method="control_copy", input_dim=20, num_perturbations=5, feature_key="X", cell_set_length=8
+    )
+    baseline = PerturbationBaseline(config)
+    baseline.vocabulary = vocabulary
+    name = vocabulary.perturbations[1]
+    predicted = predict(screen, baseline, [name], cells=24, cell_types=["type_1"], emit="tilted")
+    controls = of(predicted, vocabulary.control_perturbation, "type_1")
+    np.testing.assert_allclose(
+        np.sort(of(predicted, name, "type_1"), axis=0), np.sort(controls, axis=0), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_group_depends_on_the_seed_alone(screen, model, vocabulary):
+    name = vocabulary.perturbations[1]
+    whole = predict(screen, model, "all", cells=30, emit="tilted", batch_size=3)
+    alone = predict(
+        screen, model, [name], cells=30, cell_types=["type_2"], batch_size=1, controls="none", emit="tilted"
+    )
+    np.testing.assert_allclose(of(alone, name, "type_2"), of(whole, name, "type_2"), atol=1e-3)
+    other = predict(screen, model, [name], cells=30, cell_types=["type_2"], controls="none", emit="tilted", seed=1)
+    assert not np.allclose(of(other, name, "type_2"), of(alone, name, "type_2"))
+    assert whole.uns["prediction"]["emit"] == "tilted"
+
+
+def test_effects_are_the_differences_from_the_simulated_control(screen, model, vocabulary):
+    control, name = vocabulary.control_perturbation, vocabulary.perturbations[1]
+    predicted = predict(screen, model, [name], cells=40, controls="simulated", emit="tilted", cell_types=["type_1"])
+    tilted = of(predicted, name, "type_1").mean(axis=0) - of(predicted, control, "type_1").mean(axis=0)
+    rows = (screen.obs["perturbation"] == control) & (screen.obs["cell_type"] == "type_1")
+    cells = torch.from_numpy(np.asarray(screen[rows.to_numpy()].X.todense())).reshape(3, 8, -1)
+    with torch.no_grad():
+        own, without = (
+            model.eval()(control=cells, perturbation_ids=torch.full((3,), vocabulary.perturbation_id(label)))
+            .predicted_cells.mean(dim=(0, 1)).numpy() for label in (name, control)
+        )  # fmt: skip
+    # The model's sets were others, of the same cells; a mean cannot fall below 0.
+    base = of(predicted, control, "type_1").mean(axis=0)
+    np.testing.assert_allclose(tilted, np.maximum(own - without, -base), atol=0.02)
+
+
+def test_an_embedding_has_no_tilted_cells(screen, vocabulary):
+    with pytest.raises(ValueError, match="emit='model'"):
+        predict(screen, small_model(vocabulary, feature_scale="embedding"), "all", cells=3, emit="tilted")
