@@ -34,9 +34,9 @@ from transformers import set_seed
 from state_hf import (
     PerturbationDataset,
     PerturbationSplit,
+    PerturbationVocabulary,
     StateTransitionConfig,
     StateTransitionForPerturbation,
-    StateTransitionVocabulary,
     open_screens,
     predict,
 )
@@ -71,11 +71,11 @@ def validation_perturbations(name: str, info: dict, folder: Path, context: str) 
     return sorted(found - set(info["few_shot_train"]) or found)
 
 
-def vocabulary(split: PerturbationSplit) -> StateTransitionVocabulary:
+def vocabulary(split: PerturbationSplit) -> PerturbationVocabulary:
     """The names of a split."""
     screens = split.screens
     genes = list(anndata.read_h5ad(screens.screens[0].source, backed="r").var_names)
-    return StateTransitionVocabulary(screens.perturbations, screens.control, screens.batches, screens.cell_types, genes)
+    return PerturbationVocabulary(screens.perturbations, screens.control, screens.batches, screens.cell_types, genes)
 
 
 def mean_baseline(name: str, info: dict, folder: Path) -> Path:

@@ -14,10 +14,10 @@ from transformers import HfArgumentParser
 
 from state_hf import (
     PerturbationDataset,
+    PerturbationVocabulary,
     StateTransitionForPerturbation,
     StateTransitionTrainer,
     StateTransitionTrainingArguments,
-    StateTransitionVocabulary,
     open_screens,
 )
 from state_hf.training.transfer import add_lora, replace_perturbations
@@ -51,7 +51,7 @@ def main() -> None:
     sets = PerturbationDataset(screens, features=slot, set_size=model.config.cell_set_length, seed=training.seed)
     # The perturbations are the screen's: those that the model knows keep what it learnt of them.
     names = (screens.perturbations, screens.control, screens.batches, screens.cell_types, sets.target_names or ())
-    replace_perturbations(model, StateTransitionVocabulary(*names))
+    replace_perturbations(model, PerturbationVocabulary(*names))
     adapted = add_lora(model, rank=arguments.rank, alpha=2 * arguments.rank)
     adapted.print_trainable_parameters()
 

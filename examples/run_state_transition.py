@@ -27,11 +27,11 @@ from transformers import EarlyStoppingCallback, HfArgumentParser, set_seed
 from state_hf import (
     PerturbationDataset,
     PerturbationSplit,
+    PerturbationVocabulary,
     StateTransitionConfig,
     StateTransitionForPerturbation,
     StateTransitionTrainer,
     StateTransitionTrainingArguments,
-    StateTransitionVocabulary,
     open_screens,
 )
 from state_hf.data.screens.split_definition import zeroshot_split
@@ -117,7 +117,7 @@ def make_model(
 ) -> StateTransitionForPerturbation:
     """A new model for the screen, or a trained one with the screen's perturbations."""
     screens = sets.screens
-    vocabulary = StateTransitionVocabulary(
+    vocabulary = PerturbationVocabulary(
         screens.perturbations, screens.control, screens.batches, screens.cell_types, sets.target_names or ()
     )
     if arguments.model_name_or_path is not None:

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from state_hf import (
     PerturbationDataset,
     PerturbationSplit,
+    PerturbationVocabulary,
     StateTransitionConfig,
     StateTransitionForPerturbation,
-    StateTransitionVocabulary,
     generate_screen,
 )
 
@@ -33,18 +33,18 @@ def lose_a_weight(folder: Path, part: str) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def vocabulary_of(split: PerturbationSplit) -> StateTransitionVocabulary:
+def vocabulary_of(split: PerturbationSplit) -> PerturbationVocabulary:
     return vocabulary_of_sets(PerturbationDataset(split.screens, split=split))
 
 
-def vocabulary_of_sets(sets: PerturbationDataset) -> StateTransitionVocabulary:
+def vocabulary_of_sets(sets: PerturbationDataset) -> PerturbationVocabulary:
     screens = sets.screens
-    return StateTransitionVocabulary(
+    return PerturbationVocabulary(
         screens.perturbations, screens.control, screens.batches, screens.cell_types, sets.feature_names
     )
 
 
-def small_model(vocabulary: StateTransitionVocabulary, **fields) -> StateTransitionForPerturbation:
+def small_model(vocabulary: PerturbationVocabulary, **fields) -> StateTransitionForPerturbation:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     sizes |= {"input_dim": len(vocabulary.genes), "perturbation_dim": len(vocabulary.perturbations)}
     config = StateTransitionConfig(**{"feature_key": "X", "cell_set_length": 8, **sizes, **fields})

@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. What type checkers and editors see:
     from typing import Any
 
+    from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary as PerturbationVocabulary
     from state_hf.conversion.arc_state.to_arc import convert_to_arc as convert_to_arc
     from state_hf.conversion.convert import convert as convert
     from state_hf.conversion.inspection import inspect as inspect
@@ -57,6 +58,7 @@ _EXPORTS = {
     "GeneTable": "state_hf.gene_embeddings.gene_table",
     "PerturbationDataset": "state_hf.data.screens.perturbation_dataset",
     "PerturbationSplit": "state_hf.data.screens.splits",
+    "PerturbationVocabulary": "state_hf.configuration.perturbation_vocabulary",
     "annotate": "state_hf.pipelines.annotate",
     "convert": "state_hf.conversion.convert",
     "convert_to_arc": "state_hf.conversion.arc_state.to_arc",

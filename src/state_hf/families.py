@@ -16,9 +16,6 @@ if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. Wh
     from state_hf.configuration.perturbation_baseline import PerturbationBaselineConfig as PerturbationBaselineConfig
     from state_hf.configuration.state_embedding import StateEmbeddingConfig as StateEmbeddingConfig
     from state_hf.configuration.state_transition import StateTransitionConfig as StateTransitionConfig
-    from state_hf.configuration.state_transition_vocabulary import (
-        StateTransitionVocabulary as StateTransitionVocabulary,
-    )
     from state_hf.modeling.perturbation_baseline import PerturbationBaseline as PerturbationBaseline
     from state_hf.modeling.state_embedding import StateEmbeddingModel as StateEmbeddingModel
     from state_hf.modeling.state_embedding_classification import (
@@ -68,7 +65,6 @@ FAMILIES: dict[str, Row] = {
         "AutoModelForPreTraining": "modeling.state_transition:StateTransitionForPerturbation",
         "converter": "conversion.arc_state.converter:ARC_STATE",
         "more": (
-            "configuration.state_transition_vocabulary:StateTransitionVocabulary",
             "training.state_transition_trainer:StateTransitionTrainer",
             "training.state_transition_arguments:StateTransitionTrainingArguments",
         ),

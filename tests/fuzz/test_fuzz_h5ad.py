@@ -16,10 +16,10 @@ from scipy import sparse
 from state_hf import (
     CellCorpus,
     PerturbationDataset,
+    PerturbationVocabulary,
     StateEmbeddingConfig,
     StateEmbeddingModel,
     StateEmbeddingTokenizer,
-    StateTransitionVocabulary,
     embed,
     evaluate_predictions,
     open_screens,
@@ -81,7 +81,7 @@ def model():
 def perturbation_model(whole):
     screens = open_screens(whole)
     return small_model(
-        StateTransitionVocabulary(screens.perturbations, screens.control, screens.batches, screens.cell_types, GENES)
+        PerturbationVocabulary(screens.perturbations, screens.control, screens.batches, screens.cell_types, GENES)
     )
 
 

@@ -20,7 +20,7 @@ from state_hf import (
     load_gene_table,
 )
 from state_hf.configuration.model_folders import loading_from
-from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
+from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.conversion.safetensors_file import read_safetensors, read_weights
 from state_hf.data.screens.perturbation_features import read_perturbation_features
 from state_hf.gene_embeddings.gene_table import GeneTable
@@ -48,7 +48,7 @@ def embedding_folder(folder):
 
 @pytest.fixture(scope="module")
 def transition_folder(folder):
-    vocabulary = StateTransitionVocabulary(["non-targeting", "A", "B"], "non-targeting", ["b"], ["T"], GENES)
+    vocabulary = PerturbationVocabulary(["non-targeting", "A", "B"], "non-targeting", ["b"], ["T"], GENES)
     small_model(vocabulary).save_pretrained(folder / "transition")
     return folder / "transition"
 
@@ -59,7 +59,7 @@ def baseline_folder(folder):
         method="perturbation_ridge", input_dim=len(GENES), num_perturbations=3, perturbation_dim=3, num_cell_types=1
     )
     baseline = PerturbationBaseline(config)
-    baseline.vocabulary = StateTransitionVocabulary(["non-targeting", "A", "B"], "non-targeting", ["b"], ["T"], GENES)
+    baseline.vocabulary = PerturbationVocabulary(["non-targeting", "A", "B"], "non-targeting", ["b"], ["T"], GENES)
     baseline.save_pretrained(folder / "baseline")
     return folder / "baseline"
 
@@ -140,7 +140,7 @@ def test_json_of_any_bytes(transition_folder, file, damages):
             with loading_from(path):
                 AutoConfig.from_pretrained(path, trust_remote_code=False)
         else:
-            StateTransitionVocabulary.load(path / file)
+            PerturbationVocabulary.load(path / file)
 
 
 def with_header(content, change):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from state_hf.metrics.rank_test import gene_statistics, mann_whitney_p_values
-from state_hf.metrics.screen import Normalisation
+from state_hf.metrics.screen import RowScaling
 from tests.metrics.screens import build, random_counts
 
 
@@ -117,9 +117,9 @@ def test_scales_and_logs():
     screen = build(sp.csr_matrix(counts), ["a"] * 20 + ["ctrl"] * 20)
     totals = counts.sum(axis=1)
     normalised = counts / (totals / 100)[:, None]
-    found = gene_statistics(screen, normalisations=[Normalisation(totals, 100.0)], logs=True)
+    found = gene_statistics(screen, normalisations=[RowScaling(totals, 100.0)], logs=True)
     np.testing.assert_allclose(found.means[0], np.log1p(normalised)[:20].mean(axis=0))
-    found = gene_statistics(screen, normalisations=[Normalisation(totals, 100.0)])
+    found = gene_statistics(screen, normalisations=[RowScaling(totals, 100.0)])
     np.testing.assert_allclose(found.means[0], normalised[:20].mean(axis=0))
     shares = counts / totals[:, None]  # rounded once, so that equal shares are ties
     expected = scipy.stats.mannwhitneyu(shares[:20], shares[20:], method="asymptotic")

@@ -9,7 +9,7 @@ import scipy.stats
 
 from state_hf.metrics.normalised_counts import counts_behind
 from state_hf.metrics.rank_test import TIE_ULPS, gene_statistics, mann_whitney_p_values
-from state_hf.metrics.screen import Normalisation
+from state_hf.metrics.screen import RowScaling
 from state_hf.metrics.summary import lognorm_normalisations
 from tests.metrics.screens import build
 
@@ -85,7 +85,7 @@ def test_p_values_are_those_of_exact_ratios(dtype):
 def test_genes_left_out_after_normalising(dtype, target):
     raw, kept = counts(2, genes=120), np.arange(0, 120, 3)
     whole = lognorm(raw, dtype, target)
-    normalisations = [Normalisation(np.maximum(raw.sum(axis=1), 1.0), 1.0)]
+    normalisations = [RowScaling(np.maximum(raw.sum(axis=1), 1.0), 1.0)]
     expected = p_values(build(raw[:, kept].astype(float), LABELS), normalisations=normalisations)
     for seed in range(3):
         found = p_values_of(perturbed(np.ascontiguousarray(whole[:, kept]), 4, seed))
@@ -166,7 +166,7 @@ def test_different_counts_stay_different_up_to_the_limit(device):
     """One count of a large one, in cells of nearly equal, large totals."""
     raw = np.array([[20_000.0, 80_000.0], [19_999.0, 80_000.0], [20_000.0, 80_001.0], [20_000.0, 80_000.0]])
     screen = build(raw, ["a", "a", "ctrl", "ctrl"])
-    how = [Normalisation(raw.sum(axis=1), 1e4)]
+    how = [RowScaling(raw.sum(axis=1), 1e4)]
     found = gene_statistics(screen, normalisations=how, device=device)
     # Of 0.2, 0.199992, 0.199998 and 0.2 the first is tied with the last.
     assert found.statistic[0, 0] == 1.5

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from state_hf import StateTransitionConfig, StateTransitionForPerturbation, StateTransitionVocabulary
+from state_hf import PerturbationVocabulary, StateTransitionConfig, StateTransitionForPerturbation
 
 SETS, CELLS, FEATURES, PERTURBATIONS, GENES = 3, 5, 8, 4, 7
 SMALL = {
@@ -148,14 +148,14 @@ def test_attention_backends_agree(model, attention):
 
 def test_names_are_saved_with_the_model_and_checked(tmp_path):
     model = make_model()
-    names = StateTransitionVocabulary([*"ABC", "control"], "control", (), ("T",), [f"g{n}" for n in range(FEATURES)])
+    names = PerturbationVocabulary([*"ABC", "control"], "control", (), ("T",), [f"g{n}" for n in range(FEATURES)])
     model.vocabulary = names
     model.save_pretrained(tmp_path)
     assert StateTransitionForPerturbation.from_pretrained(tmp_path).vocabulary == names
     with pytest.raises(ValueError, match="names 2 perturbations, but the model has 4"):
-        model.vocabulary = StateTransitionVocabulary(["A", "B"])
+        model.vocabulary = PerturbationVocabulary(["A", "B"])
     with pytest.raises(ValueError, match="names 1 genes, but the model has 8"):
-        model.vocabulary = StateTransitionVocabulary(list("ABCD"), genes=["g0"])
+        model.vocabulary = PerturbationVocabulary(list("ABCD"), genes=["g0"])
 
 
 @pytest.mark.parametrize(

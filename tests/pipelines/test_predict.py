@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from state_hf import PerturbationBaseline, PerturbationBaselineConfig, StateTransitionVocabulary, predict
+from state_hf import PerturbationBaseline, PerturbationBaselineConfig, PerturbationVocabulary, predict
 from state_hf.data.cells.cell_writer import cell_writer
 from state_hf.inference.control_cells import draw_windows
 from state_hf.inference.predicted_counts import draw_counts
@@ -114,7 +114,7 @@ def with_pairs():
     baseline = PerturbationBaseline(config)
     genes = [f"GENE{number:04d}" for number in range(20)]
     names = ["ctrl", "TNF+IFNG", "TNF", "IFNG", "FOO+ctrl", "HLA-A+", "CD3+ T"]
-    baseline.vocabulary = StateTransitionVocabulary(names, "ctrl", ["all"], ["type_1"], genes)
+    baseline.vocabulary = PerturbationVocabulary(names, "ctrl", ["all"], ["type_1"], genes)
     baseline.shifts += torch.tensor([0.0, 0.5, 1.0, 2.0, 4.0, 0.25, 0.125]).unsqueeze(1)
     obs = pd.DataFrame({"perturbation": ["NT"] * 8, "cell_type": "type_1"}, index=[f"c{number}" for number in range(8)])
     return baseline, anndata.AnnData(np.full((8, 20), 1.25, np.float32), obs=obs, var=pd.DataFrame(index=genes))
@@ -194,7 +194,7 @@ def test_labels_of_the_file_that_look_like_a_models_are_refused(with_pairs):
 def test_labels_that_are_numbers(with_pairs):
     model, cells = with_pairs
     names = ["0", "7+3", "7", "3", "4", "5", "6"]
-    model.vocabulary = StateTransitionVocabulary(names, "0", ["all"], ["1"], model.vocabulary.genes)
+    model.vocabulary = PerturbationVocabulary(names, "0", ["all"], ["1"], model.vocabulary.genes)
     cells.obs["perturbation"], cells.obs["cell_type"] = 0.0, 1.0
     for control in (0, 0.0, "0", np.int8(0), None):
         predicted = predict(cells, model, [7.0, "3+7"], cells=2, cell_types=[1], control=control, controls="none")

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from state_hf import PerturbationBaseline, StateTransitionVocabulary, open_screens
+from state_hf import PerturbationBaseline, PerturbationVocabulary, open_screens
 from state_hf.data.screens.split_definition import SplitDefinition
 from state_hf.data.screens.splits import PerturbationSplit
 from state_hf.training.baseline_fitting import fit_baselines
@@ -30,7 +30,7 @@ def fitted():
     split = PerturbationSplit(
         screens, SplitDefinition(training=("screen",), fewshot={("screen", "b"): {"test": ["Q"]}})
     )
-    vocabulary = StateTransitionVocabulary(screens.perturbations, "ctrl", (), screens.cell_types, ["g1", "g2"])
+    vocabulary = PerturbationVocabulary(screens.perturbations, "ctrl", (), screens.cell_types, ["g1", "g2"])
     return fit_baselines(screen_means(screens, split, slot="X"), vocabulary, cell_set_length=4)
 
 

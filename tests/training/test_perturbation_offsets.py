@@ -10,8 +10,8 @@ from tests.screen_models import small_model
 from state_hf import (
     PerturbationDataset,
     PerturbationSplit,
+    PerturbationVocabulary,
     StateTransitionForPerturbation,
-    StateTransitionVocabulary,
     open_screens,
     predict,
 )
@@ -38,7 +38,7 @@ def dataset():
 @pytest.fixture
 def model(dataset):
     screens = dataset.screens
-    names = StateTransitionVocabulary(screens.perturbations, "ctrl", screens.batches, screens.cell_types, ["g1", "g2"])
+    names = PerturbationVocabulary(screens.perturbations, "ctrl", screens.batches, screens.cell_types, ["g1", "g2"])
     model = small_model(names, use_perturbation_offsets=True)
     # It predicts no effect at all.
     for weights in model.state_transition.output_projection.parameters():

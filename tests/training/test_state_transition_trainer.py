@@ -16,10 +16,10 @@ from transformers import set_seed
 
 from state_hf import (
     PerturbationDataset,
+    PerturbationVocabulary,
     StateTransitionForPerturbation,
     StateTransitionTrainer,
     StateTransitionTrainingArguments,
-    StateTransitionVocabulary,
 )
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.state_transition_trainer import WholeStepsSampler
@@ -143,7 +143,7 @@ def test_lora_trains_few_weights_and_merges(tmp_path, split, vocabulary):
 def test_transfer_keeps_what_is_known_of_shared_perturbations(tmp_path, split, vocabulary):
     model = small_model(vocabulary)
     old = model.state_transition.perturbation_encoder[0].weight.detach().clone()
-    new = StateTransitionVocabulary(
+    new = PerturbationVocabulary(
         ["NEW", vocabulary.perturbations[1], vocabulary.control_perturbation], vocabulary.control_perturbation,
         vocabulary.batches, vocabulary.cell_types, vocabulary.genes,
     )  # fmt: skip

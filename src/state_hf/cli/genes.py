@@ -15,6 +15,7 @@ A gene table (state-hf embed-genes) adds genes to a State Embedding model, or ta
 import argparse
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from state_hf.configuration.advice import refuse_existing
 from state_hf.tokenization.gene_aliases import GeneAlias, read_gene_aliases, write_gene_aliases
@@ -45,13 +46,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _extend(arguments: argparse.Namespace) -> None:
-    from transformers import AutoModelForPreTraining
+    from transformers import AutoModelForPreTraining, AutoTokenizer
 
     from state_hf.configuration.model_folders import loading_from
     from state_hf.data.whole_files import folder_written_whole
     from state_hf.gene_embeddings.gene_table import load_gene_table
     from state_hf.gene_embeddings.model_tables import extend_gene_table
-    from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
     refuse_existing(arguments.output, overwrite=arguments.overwrite)
     table = load_gene_table(arguments.table)
@@ -59,7 +59,7 @@ def _extend(arguments: argparse.Namespace) -> None:
         model, loading = AutoModelForPreTraining.from_pretrained(
             arguments.model, output_loading_info=True, trust_remote_code=False
         )
-        tokenizer = StateEmbeddingTokenizer.from_pretrained(arguments.model)
+        tokenizer: Any = AutoTokenizer.from_pretrained(arguments.model, trust_remote_code=False)
     # A checkpoint without the heads is to stay one.
     if any(key.startswith("expression_decoder.") for key in loading["missing_keys"]):
         model = model.base_model

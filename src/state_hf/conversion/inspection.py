@@ -14,7 +14,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import CONFIG_NAME
 
 from state_hf.configuration.model_folders import loading_from
-from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
+from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.conversion.arc_state.hub_checkpoint import fetch_checkpoint
 from state_hf.conversion.errors import CheckpointError
 from state_hf.conversion.hub import explained_hub_errors, is_hub_id, list_repository, refuse_hub_options
@@ -110,7 +110,7 @@ def _of_hub(repository: str, revision: str | None, subfolder: str | None, checkp
     at = "" if subfolder is None else f"{subfolder.strip('/')}/"
     with explained_hub_errors(repository, revision):
         files = list_repository(repository, revision)
-        names = (CONFIG_NAME, "tokenizer_config.json", "genes.txt", StateTransitionVocabulary.FILE_NAME, RECORD_FILE)
+        names = (CONFIG_NAME, "tokenizer_config.json", "genes.txt", PerturbationVocabulary.FILE_NAME, RECORD_FILE)
         wanted = [at + name for name in names if at + name in files] if checkpoint is None else []
         local = [Path(huggingface_hub.hf_hub_download(repository, name, revision=revision)) for name in wanted]
         if not local or not _is_model_folder(local[0].parent):
@@ -152,12 +152,12 @@ def _of_model(
     absent = _absent_weights(family, config, weights)
     if absent:
         found.missing.append(f"{len(absent)} weights: {', '.join(absent[:3])}{', ...' if len(absent) > 3 else ''}")
-    vocabulary, genes = folder / StateTransitionVocabulary.FILE_NAME, folder / "genes.txt"
+    vocabulary, genes = folder / PerturbationVocabulary.FILE_NAME, folder / "genes.txt"
     describe(
         found,
         config,
         family=family,
-        vocabulary=StateTransitionVocabulary.load(vocabulary) if vocabulary.is_file() else None,
+        vocabulary=PerturbationVocabulary.load(vocabulary) if vocabulary.is_file() else None,
         genes=genes.read_text(encoding="utf-8").split() if genes.is_file() else None,
     )
     record = read_conversion_record(folder)
@@ -185,7 +185,7 @@ def describe(
     *,
     family: str | None = None,
     genes: list[str] | None,
-    vocabulary: StateTransitionVocabulary | None,
+    vocabulary: PerturbationVocabulary | None,
 ) -> None:
     """Add what a configuration and the names beside it say, in the words of the family.
 

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizer
 
 from state_hf._version import __version__
-from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
+from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.conversion.errors import CheckpointError
 from state_hf.conversion.safetensors_file import write_weights
 from state_hf.conversion.weight_accounting import WeightAccount
@@ -47,7 +47,7 @@ class ConvertedModel:
     source_folders: list[Path] = field(default_factory=list)
     licence_note: str = ""
     tokenizer: PreTrainedTokenizer | None = None
-    vocabulary: StateTransitionVocabulary | None = None
+    vocabulary: PerturbationVocabulary | None = None
     notes: list[str] = field(default_factory=list)
     origin: dict[str, Any] = field(default_factory=dict)
 

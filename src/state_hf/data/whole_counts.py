@@ -17,7 +17,7 @@ _OTHER_LAYER = "name the layer with the counts (layer=...)"
 _ROUNDED = "round corrected counts to whole numbers (round_counts=True)"
 
 
-def check_counts(cells: CellMatrix, *, rounded: bool) -> None:
+def check_sampled_counts(cells: CellMatrix, *, rounded: bool) -> None:
     """Refuse what a sample of the cells shows not to be counts.
 
     Small counts with fractions may look like log1p values: with `rounded`, the user's word is taken for them, unless
@@ -101,4 +101,4 @@ class WholeCounts:
             raise ValueError(Advised(problem, *ways))
 
 
-__all__ = ["WholeCounts", "check_counts"]
+__all__ = ["WholeCounts", "check_sampled_counts"]

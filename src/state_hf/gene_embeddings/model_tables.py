@@ -35,6 +35,8 @@ def extend_gene_table(
     Raises:
         ValueError: If the widths differ, the tokenizer is not the model's, or there is nothing to add.
     """
+    if not isinstance(model, StateEmbeddingPreTrainedModel):
+        raise ValueError(f"a {type(model).__name__} has no gene table of protein embeddings that could take more genes")
     base = cast(StateEmbeddingModel, model.base_model)
     config = model.config
     if table.width != config.gene_embedding_dim:

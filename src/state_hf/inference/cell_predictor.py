@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_PRETRAINING_MAPPING, MODEL_MAPPING
 
 from state_hf.configuration.model_folders import loading_from
-from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.data.screens.perturbation_screens import PerturbationScreens
 from state_hf.inference.control_cells import ControlCells, draw_windows, seeded_stream
 from state_hf.inference.loading import refuse_missing_weights
 from state_hf.inference.model_scale import expression_scale, predicted_total
 from state_hf.inference.prediction_plan import PredictedGroup
-from state_hf.modeling.perturbation_baseline import PerturbationBaseline
-from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
+from state_hf.modeling.perturbation_model import PerturbationModelMixin
 
 # Predicted log1p expression is kept within these, as the original does: no gene of any cell has e^14 counts.
 _LOG1P_RANGE = (0.0, 14.0)
@@ -31,10 +29,8 @@ def feature_slot(feature_key: str) -> str:
     return feature_key if feature_key == "X" or "/" in feature_key else f"obsm/{feature_key}"
 
 
-def load_perturbation_model(
-    model: str | Path | PreTrainedModel, *, device: str | torch.device | None = None
-) -> StateTransitionPreTrainedModel:
-    """Load a State Transition model, a baseline, or a model of another family with their interface, for prediction.
+def load_perturbation_model(model: str | Path | PreTrainedModel, *, device: str | torch.device | None = None) -> Any:
+    """Load a model that predicts perturbed cells: of any family with the interface of `PerturbationModelMixin`.
 
     Args:
         model: A folder, a hub id, or a loaded model, which stays where it is unless a device is named.
@@ -43,23 +39,22 @@ def load_perturbation_model(
     Raises:
         ValueError: It is another kind of model, or has no vocabulary.
     """
+    loaded: Any = model
     if not isinstance(model, PreTrainedModel):
         with loading_from(model):
             config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-        # Any family that is registered with AutoModel will do; of ST that is the bare model.
-        found: Any = MODEL_MAPPING.get(type(config), None)
-        family = StateTransitionForPerturbation if isinstance(config, StateTransitionConfig) else found
-        if family is None or not issubclass(family, StateTransitionPreTrainedModel):
+        # The class that trains has the parts that decode what the bare model predicts.
+        found: Any = MODEL_FOR_PRETRAINING_MAPPING.get(type(config), None) or MODEL_MAPPING.get(type(config), None)
+        if found is None or not issubclass(found, PerturbationModelMixin):
             raise ValueError(f"{model} is a {config.model_type!r} model, which does not predict perturbed cells")
-        name = model
-        model, info = family.from_pretrained(name, output_loading_info=True)
-        refuse_missing_weights(name, info["missing_keys"])
+        loaded, info = found.from_pretrained(model, output_loading_info=True)
+        refuse_missing_weights(model, info["missing_keys"])
         if device is None and torch.accelerator.is_available():
             device = torch.accelerator.current_accelerator()
-    if not isinstance(model, StateTransitionPreTrainedModel):
-        raise ValueError(f"a {type(model).__name__} does not predict perturbed cells")
-    model.vocabulary  # noqa: B018 - raises where there is none
-    return model if device is None else model.to(torch.device(device))  # type: ignore[arg-type]
+    if not issubclass(type(loaded), PerturbationModelMixin):
+        raise ValueError(f"a {type(loaded).__name__} does not predict perturbed cells")
+    _ = loaded.vocabulary  # raises where there is none
+    return loaded if device is None else loaded.to(torch.device(device))
 
 
 @contextmanager
@@ -119,7 +114,7 @@ class CellPredictor:
 
     def __init__(
         self,
-        model: StateTransitionPreTrainedModel,
+        model: Any,
         screens: PerturbationScreens,
         slots: Slots,
         *,
@@ -214,20 +209,19 @@ class CellPredictor:
     def _contexts(self, sets: Sequence[tuple[PredictedGroup, np.ndarray]], mask: np.ndarray) -> dict[str, torch.Tensor]:
         """What a model reads of a set beside its cells and its perturbation."""
         config, vocabulary = self.model.config, self.model.vocabulary
-        if isinstance(self.model, PerturbationBaseline):
-            names = [group.cell_type for group, _ in sets]
-            if config.method == "context_profile":
-                return {"cell_type_ids": torch.tensor([_position(vocabulary.cell_types, name) for name in names])}
-            if config.method == "perturbation_profile":
-                for name in set(names) - self._means.keys():
-                    self._means[name] = self.features.mean(name)
-                return {"control_mean": torch.from_numpy(np.stack([self._means[name] for name in names]))}
+        names, found = [group.cell_type for group, _ in sets], {}
+        if self.model.reads_cell_types:
+            found["cell_type_ids"] = torch.tensor([_position(vocabulary.cell_types, name) for name in names])
+        if self.model.reads_control_means:
+            for name in set(names) - self._means.keys():
+                self._means[name] = self.features.mean(name)
+            found["control_mean"] = torch.from_numpy(np.stack([self._means[name] for name in names]))
         if config.use_batch_encoder:
             ids = np.zeros(mask.shape, dtype=np.int64)
             labels = [self.batch_of(cell) for _, controls in sets for cell in controls]
             ids[mask] = vocabulary.batch_ids(labels)
-            return {"batch_ids": torch.from_numpy(ids)}
-        return {}
+            found["batch_ids"] = torch.from_numpy(ids)
+        return found
 
     def batch_of(self, cell: np.ndarray) -> str:
         """Batch of a control cell, given by its screen and row."""
@@ -238,7 +232,7 @@ class CellPredictor:
 def _position(names: Sequence[str], name: str) -> int:
     if name not in names:
         raise ValueError(
-            f"The baseline has a mean profile for {', '.join(map(repr, names))}, and not for the cell type {name!r}."
+            f"The model has a mean profile for {', '.join(map(repr, names))}, and not for the cell type {name!r}."
         )
     return list(names).index(name)
 

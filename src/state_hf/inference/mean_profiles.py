@@ -7,7 +7,6 @@ import numpy as np
 from state_hf.inference.cell_predictor import CellPredictor
 from state_hf.inference.control_cells import seeded_stream
 from state_hf.inference.prediction_plan import PredictedGroup
-from state_hf.modeling.perturbation_baseline import PerturbationBaseline
 
 # Control cells that the mean is taken over. The difference between two perturbations of the same sets varies little
 # from set to set.
@@ -47,7 +46,7 @@ class MeanProfiles:
         self.predictor = predictor
         vocabulary = predictor.model.vocabulary
         self._control_ids: tuple[int, ...] | None = None
-        if vocabulary.control_perturbation is not None and not isinstance(predictor.model, PerturbationBaseline):
+        if vocabulary.control_perturbation is not None and predictor.model.simulates_controls:
             self._control_ids = (vocabulary.perturbation_id(vocabulary.control_perturbation),)
         self._levels: dict[str, _Level] = {}
 

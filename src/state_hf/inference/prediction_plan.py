@@ -13,7 +13,7 @@ from state_hf.configuration.advice import Advised
 from state_hf.configuration.labels import FoundLabels, as_label, label_text, refuse_look_alikes
 from state_hf.configuration.near_names import nearest
 from state_hf.configuration.perturbation_labels import Perturbation, label_parts
-from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
+from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.data.screens.perturbation_screens import PerturbationScreens
 
 logger = logging.get_logger(__name__)
@@ -48,7 +48,7 @@ class PredictedGroup:
 
 def plan_predictions(
     screens: PerturbationScreens,
-    vocabulary: StateTransitionVocabulary,
+    vocabulary: PerturbationVocabulary,
     perturbations: Perturbations,
     *,
     cells: int | None,
@@ -104,7 +104,7 @@ def _note_spellings(labels: Sequence[str], control: str) -> None:
 
 def _wanted(
     screens: PerturbationScreens,
-    vocabulary: StateTransitionVocabulary,
+    vocabulary: PerturbationVocabulary,
     perturbations: Perturbations,
     cell_types: Sequence[str],
     cells: int | None,
@@ -174,7 +174,7 @@ def _of_table(
 
 
 def _known_names(
-    labels: Sequence[str], vocabulary: StateTransitionVocabulary, control: str, on_unknown: Literal["error", "control"]
+    labels: Sequence[str], vocabulary: PerturbationVocabulary, control: str, on_unknown: Literal["error", "control"]
 ) -> dict[str, list[str]]:
     """The model's names for every label; a combination that has no row of its own is the sum of its members."""
     names = vocabulary.perturbation_names

@@ -5,7 +5,7 @@ import numpy as np
 
 from state_hf.compiled import kernel
 
-# What the stored values of a row are; see `screen.Scaling`.
+# What the stored values of a row are; see `screen.RowScaling`.
 AS_THEY_ARE, COUNTS, LOGS = 0, 1, 2
 # Rows of the two sides of a sparse product at a time. Known to the compiler, so that the inner loop is vectorised.
 BLOCK_CELLS = 64

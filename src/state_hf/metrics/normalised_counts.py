@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from state_hf.metrics import _rank_kernels
-from state_hf.metrics.screen import CellBlock, Normalisation, Screen
+from state_hf.metrics.screen import CellBlock, RowScaling, Screen
 
 # Units in the last place by which a log-normalised value may be off; see `rank_test.TIE_ULPS`.
 _VALUE_ULPS = 8
@@ -19,7 +19,7 @@ _SEARCHED_ROWS = 1000
 _CHANCE = 1e-9
 
 
-def counts_behind(screen: Screen) -> list[Normalisation] | None:
+def counts_behind(screen: Screen) -> list[RowScaling] | None:
     """How log-normalised values become count / total * target again, for each block; None where that is not certain.
 
     Before the logarithm the values of a cell are whole multiples of one step, target / total. If no gene was left out
@@ -39,7 +39,7 @@ def counts_behind(screen: Screen) -> list[Normalisation] | None:
     return None
 
 
-def _counts_behind(screen: Screen, error: float) -> list[Normalisation] | None:
+def _counts_behind(screen: Screen, error: float) -> list[RowScaling] | None:
     blocks = []
     for block in screen.blocks:
         rows = _recovered(block, error)
@@ -103,10 +103,10 @@ class _Rows:
                 return None
         return None
 
-    def normalisation(self, target: float, totals: np.ndarray) -> Normalisation:
+    def normalisation(self, target: float, totals: np.ndarray) -> RowScaling:
         all_totals, all_steps = np.ones((2, len(self.expressed)))
         all_totals[self.expressed], all_steps[self.expressed] = totals, self.steps
-        return Normalisation(all_totals, target, all_steps)
+        return RowScaling(all_totals, target, all_steps)
 
 
 def _recovered(block: CellBlock, error: float) -> _Rows | None:

@@ -8,7 +8,7 @@ import torch
 from scipy.special import ndtr
 
 from state_hf.metrics import _rank_kernels, _summary_kernels
-from state_hf.metrics.screen import Normalisation, Screen
+from state_hf.metrics.screen import RowScaling, Screen
 
 # Equal counts of equally large cells can differ after normalisation and logarithm, which round three times and once
 # more by up to 4 units in the last place (the vector libraries' own bound): 7 units from the exact value each, so 14
@@ -46,7 +46,7 @@ class GeneStatistics:
 def gene_statistics(
     screen: Screen,
     *,
-    normalisations: Sequence[Normalisation] | None = None,
+    normalisations: Sequence[RowScaling] | None = None,
     logs: bool = False,
     device: str | None = None,
 ) -> GeneStatistics:

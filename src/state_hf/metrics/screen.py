@@ -15,7 +15,7 @@ _CHUNK_VALUES = 16_000_000
 
 
 @dataclass(frozen=True)
-class Normalisation:
+class RowScaling:
     """How the stored values of a block become normalised expression: count / total * target, in float64.
 
     Args:
@@ -57,7 +57,7 @@ class CellBlock:
             arrays = self.matrix.indptr, self.matrix.indices, self.matrix.data
             _summary_kernels.count_sparse(*arrays, self.codes, parts, counts)
 
-    def gather(self, how: Normalisation | None, genes: tuple[int, int], cursor: np.ndarray, values: np.ndarray) -> None:
+    def gather(self, how: RowScaling | None, genes: tuple[int, int], cursor: np.ndarray, values: np.ndarray) -> None:
         """Write the non-zero values of a range of genes, normalised or as they are, to where `cursor` points."""
         parts = numba.get_num_threads()
         ones = np.ones(len(self.codes))
@@ -127,7 +127,7 @@ class Screen:
         return replace(self, blocks=(*own, *control_blocks))
 
     def columns(
-        self, normalisations: Sequence[Normalisation] | None = None
+        self, normalisations: Sequence[RowScaling] | None = None
     ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
         """Walk the genes in ranges, with the non-zero values of every (gene, group) side by side.
 

@@ -13,7 +13,7 @@ from state_hf.metrics.jackknife import jackknife_noise
 from state_hf.metrics.normalised_counts import counts_behind
 from state_hf.metrics.profiles import Profile
 from state_hf.metrics.rank_test import GeneStatistics, gene_statistics
-from state_hf.metrics.screen import CellBlock, Normalisation, Screen
+from state_hf.metrics.screen import CellBlock, RowScaling, Screen
 
 AS_IS, LOG_NORMALISED = 0, 2
 
@@ -124,7 +124,7 @@ def lognorm_transform(screen: Screen, expression: Mapping[str, Any]) -> tuple[in
     return AS_IS, [np.ones(len(block.codes), dtype=screen.dtype) for block in screen.blocks]
 
 
-def lognorm_normalisations(screen: Screen, expression: Mapping[str, Any]) -> list[Normalisation] | None:
+def lognorm_normalisations(screen: Screen, expression: Mapping[str, Any]) -> list[RowScaling] | None:
     """How to rank a screen's values as normalised counts; None for values behind which no counts are found.
 
     Raises:
@@ -135,9 +135,9 @@ def lognorm_normalisations(screen: Screen, expression: Mapping[str, Any]) -> lis
     return counts_behind(screen)
 
 
-def count_normalisations(screen: Screen, target: float) -> list[Normalisation]:
+def count_normalisations(screen: Screen, target: float) -> list[RowScaling]:
     """Counts, normalised to a total of `target`."""
-    return [Normalisation(_safe(block.library), target) for block in screen.blocks]
+    return [RowScaling(_safe(block.library), target) for block in screen.blocks]
 
 
 def holds_counts(screen: Screen, expression: Mapping[str, Any]) -> bool:

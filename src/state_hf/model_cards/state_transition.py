@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.configuration.state_transition import StateTransitionConfig
-from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 from state_hf.model_cards.facts import feature_words, first_of, name_words, read_json
 from state_hf.model_cards.state_paper import CITATION, LICENCE, LICENCE_NOTE
 
@@ -36,7 +36,7 @@ def _attention(config: StateTransitionConfig) -> str:
 
 
 def inspection(
-    config: StateTransitionConfig, *, genes: Sequence[str] | None, vocabulary: StateTransitionVocabulary | None
+    config: StateTransitionConfig, *, genes: Sequence[str] | None, vocabulary: PerturbationVocabulary | None
 ) -> tuple[dict[str, str], list[str]]:
     """What a model is, by topic, and what a user would need and is not there."""
     total = "" if config.target_sum is None else f", {config.target_sum:g} counts a cell"

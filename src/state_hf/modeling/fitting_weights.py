@@ -12,6 +12,7 @@ class FittingWeightsMixin:
     are: a damaged size in `config.json` would fill the memory.
     """
 
+    # No public step lies between the reading of the shapes and the making of the weights.
     @staticmethod
     def _load_pretrained_model(
         model: PreTrainedModel, state_dict: Any, checkpoint_files: Any, load_config: Any, *args: Any, **kwargs: Any

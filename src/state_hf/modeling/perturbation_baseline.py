@@ -28,6 +28,7 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
     config_class = PerturbationBaselineConfig  # type: ignore[assignment]
     base_model_prefix = "baseline"
     supports_gradient_checkpointing = False
+    simulates_controls = False
 
     def __init__(self, config: PerturbationBaselineConfig) -> None:
         super().__init__(config)
@@ -43,6 +44,8 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
             self.perturbation_table = _constant(config.num_perturbations, config.perturbation_dim)
             # The last row is the intercept.
             self.coefficients = _constant(config.perturbation_dim + 1, config.input_dim)
+        self.reads_cell_types = method == "context_profile"
+        self.reads_control_means = method == "perturbation_profile"
         self.loss = make_set_loss("energy")
         self.post_init()
 

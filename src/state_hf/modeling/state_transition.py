@@ -27,7 +27,7 @@ from state_hf.modeling.layers.set_backbones import make_set_backbone
 from state_hf.modeling.losses import make_set_loss
 from state_hf.modeling.losses.negative_binomial import NegativeBinomialLoss
 from state_hf.modeling.losses.pairwise_distances import cell_weights, precise, without_padding
-from state_hf.modeling.vocabulary import VocabularyMixin
+from state_hf.modeling.perturbation_model import PerturbationModelMixin
 
 
 @dataclass
@@ -142,7 +142,7 @@ class StateTransitionConfidenceHead(nn.Sequential):
         super().__init__(*modules, nn.Linear(widths[-1], 1), nn.ReLU())
 
 
-class StateTransitionPreTrainedModel(VocabularyMixin, CardedMixin, FittingWeightsMixin, PreTrainedModel):  # type: ignore[misc]
+class StateTransitionPreTrainedModel(PerturbationModelMixin, CardedMixin, FittingWeightsMixin, PreTrainedModel):  # type: ignore[misc]
     """Weights: how they start, where they come from, what runs on them, and the names that belong to them."""
 
     config: StateTransitionConfig

@@ -23,7 +23,7 @@ from state_hf.analysis.label_scores import (
     regression_scores,
 )
 from state_hf.configuration.model_folders import loading_from
-from state_hf.data.cells.anndata_files import read_column, read_groups, read_labels
+from state_hf.data.cells.anndata_files import read_groups, read_labels, read_obs_column
 from state_hf.data.cells.group_split import PARTS, LabelledSplit, shared_profiles, split_labelled_cells
 from state_hf.data.cells.locations import as_location
 from state_hf.data.cells.open_cells import open_cells
@@ -253,7 +253,7 @@ def finetune(
 def _labels(reference: str | Path, label_key: str, *, by_class: bool) -> np.ndarray:
     if by_class:
         return read_labels(reference, label_key)
-    column = read_column(reference, label_key)
+    column = read_obs_column(reference, label_key)
     try:
         return pd.to_numeric(column.astype(object)).to_numpy(dtype=np.float32)
     except (ValueError, TypeError) as error:

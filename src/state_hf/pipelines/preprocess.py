@@ -21,7 +21,7 @@ from state_hf.data.screens.highly_variable import GeneMoments, rank_variable_gen
 from state_hf.data.screens.knockdown_filter import KnockdownFilter, filter_knockdown
 from state_hf.data.screens.knockdown_targets import KnockdownTargets
 from state_hf.data.screens.preprocessed_file import HVG_SLOT, KeptCells, check_space, write_preprocessed
-from state_hf.data.whole_counts import WholeCounts, check_counts
+from state_hf.data.whole_counts import WholeCounts, check_sampled_counts
 from state_hf.data.whole_files import written_whole
 
 # The knock-down filter compares counts of cells that are scaled to this total.
@@ -130,7 +130,7 @@ def preprocess(
     source, output = as_location(source), Path(output)
     _check(source, output, target_sum, num_variable_genes, genes, overwrite=overwrite)
     with open_cells(source).expression(layer) as cells:
-        check_counts(cells, rounded=round_counts)
+        check_sampled_counts(cells, rounded=round_counts)
         stamps = FileStamps(source)
         names = _gene_names(cells, gene_column)
         columns = _columns_of(names, genes, str(source)) if genes is not None else None

@@ -15,14 +15,14 @@ from state_hf.data.corpus.cell_corpus import CellCorpus, CorpusCells, examples
 from state_hf.data.corpus.corpus_manifest import CorpusFile
 from state_hf.data.corpus.tokenised_cells import GROUP_CELLS, tokenised_schema
 from state_hf.data.whole_files import written_whole
-from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
+from state_hf.tokenization.gene_vocabulary import GeneVocabularyTokenizer
 from state_hf.tokenization.text_files import read_text
 
 
 def tokenize(
     files: str | Path | Sequence[CorpusFile],
     output: str | Path,
-    tokenizer: StateEmbeddingTokenizer,
+    tokenizer: GeneVocabularyTokenizer,
     *,
     min_overlap: float = 0.3,
     overwrite: bool = False,

@@ -12,8 +12,8 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from state_hf.configuration.model_folders import loading_from
+from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.configuration.state_transition import StateTransitionConfig
-from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 from state_hf.data.screens.perturbation_dataset import PerturbationDataset
 from state_hf.data.screens.perturbation_features import feature_table, read_perturbation_features
 from state_hf.data.screens.perturbation_screens import PerturbationScreens, open_screens
@@ -260,10 +260,10 @@ def _named(definition: SplitDefinition, data: Any) -> dict[str, Any]:
     return {names[0]: data}
 
 
-def _vocabulary(sets: ScreenSets, dataset: PerturbationDataset) -> StateTransitionVocabulary:
+def _vocabulary(sets: ScreenSets, dataset: PerturbationDataset) -> PerturbationVocabulary:
     screens = sets.screens
     genes = dataset.expression_names if sets.expression_slot else dataset.target_names
-    return StateTransitionVocabulary(
+    return PerturbationVocabulary(
         screens.perturbations, screens.control, screens.batches, screens.cell_types, genes or ()
     )
 
@@ -271,7 +271,7 @@ def _vocabulary(sets: ScreenSets, dataset: PerturbationDataset) -> StateTransiti
 def _model(
     sets: ScreenSets,
     dataset: PerturbationDataset,
-    vocabulary: StateTransitionVocabulary,
+    vocabulary: PerturbationVocabulary,
     config: dict[str, Any],
     initial_model: str | Path | None,
     features: np.ndarray | None,
@@ -335,7 +335,7 @@ def _finish(
 def _baselines(
     model: StateTransitionForPerturbation,
     sets: ScreenSets,
-    vocabulary: StateTransitionVocabulary,
+    vocabulary: PerturbationVocabulary,
     features: np.ndarray | None,
 ) -> dict[str, StateTransitionPreTrainedModel]:
     means = screen_means(sets.screens, sets.split, slot=sets.scored_slot)

@@ -8,7 +8,7 @@ import torch
 from transformers.utils import logging
 
 from state_hf.configuration.perturbation_baseline import BaselineMethod, PerturbationBaselineConfig
-from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
+from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.modeling.perturbation_baseline import PerturbationBaseline
 from state_hf.training.screen_means import ContextId, ScreenMeans
 
@@ -19,7 +19,7 @@ _Shifts = Mapping[tuple[ContextId, int], np.ndarray]
 
 def fit_baselines(
     means: ScreenMeans,
-    vocabulary: StateTransitionVocabulary,
+    vocabulary: PerturbationVocabulary,
     *,
     feature_key: str = "X",
     feature_scale: Literal["counts", "log1p", "embedding"] = "log1p",
@@ -101,7 +101,7 @@ def _mean_shift(shifts: _Shifts) -> np.ndarray:
     return np.mean(list(shifts.values()), axis=0)
 
 
-def _perturbation_means(shifts: _Shifts, vocabulary: StateTransitionVocabulary) -> np.ndarray:
+def _perturbation_means(shifts: _Shifts, vocabulary: PerturbationVocabulary) -> np.ndarray:
     """(perturbations, features): each one's mean over contexts, or that of all where it was never seen."""
     rows = np.tile(_mean_shift(shifts), (len(vocabulary.perturbations), 1))
     seen = {perturbation for _, perturbation in shifts}

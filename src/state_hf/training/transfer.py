@@ -10,7 +10,7 @@ from torch import nn
 
 from state_hf.configuration.labels import FoundLabels, refuse_look_alikes
 from state_hf.configuration.perturbation_labels import label_parts
-from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
+from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.modeling.perturbation_baseline import PerturbationBaseline
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
 
@@ -22,7 +22,7 @@ _ATTENTION = {"llama": ["q_proj", "k_proj", "v_proj", "o_proj"], "gpt2": ["c_att
 
 def replace_perturbations(
     model: StateTransitionForPerturbation,
-    vocabulary: StateTransitionVocabulary,
+    vocabulary: PerturbationVocabulary,
     features: np.ndarray | None = None,
     *,
     distinct_case: bool = False,
@@ -92,14 +92,14 @@ def replace_perturbations(
     model.vocabulary = vocabulary
 
 
-def _known_row(vocabulary: StateTransitionVocabulary, name: str, control: str | None) -> int | None:
+def _known_row(vocabulary: PerturbationVocabulary, name: str, control: str | None) -> int | None:
     """Row of a perturbation of a screen whose control is `control`; None if the model does not know it."""
     known = vocabulary.perturbation_names.find(name, control=control)
     return None if known is None else vocabulary.perturbation_id(known)
 
 
 def set_perturbation_table(
-    model: StateTransitionForPerturbation, vocabulary: StateTransitionVocabulary, features: np.ndarray
+    model: StateTransitionForPerturbation, vocabulary: PerturbationVocabulary, features: np.ndarray
 ) -> None:
     """Give a model that reads perturbation features those of a vocabulary, so that it takes names.
 

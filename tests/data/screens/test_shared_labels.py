@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
+from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.data.screens.perturbation_screens import open_screens
 from state_hf.data.screens.split_definition import SplitDefinition, random_split, zeroshot_split
 from state_hf.data.screens.splits import PerturbationSplit
@@ -170,7 +170,7 @@ def test_a_vocabulary_that_is_given_is_searched_for_meanings():
     assert trained(PerturbationSplit(screens, definition)) == set()
 
 
-MODEL = StateTransitionVocabulary(["A", "A+B", "TP53", "Tp53", "ctrl"], "ctrl", ["b1", "b2"], ["type_1"])
+MODEL = PerturbationVocabulary(["A", "A+B", "TP53", "Tp53", "ctrl"], "ctrl", ["b1", "b2"], ["type_1"])
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def test_labels_that_a_model_tells_apart_or_does_not_know():
     screens = open_screens(adata_of(["TP53", "Tp53", "new", "ctrl"], "ALL"), control="ctrl", vocabulary=MODEL)
     assert screens.perturbations == ["TP53", "Tp53", "ctrl", "new"]
     # Nobody called the one cell type of a screen without a column of cell types "all".
-    without = StateTransitionVocabulary(["A", "ctrl"], "ctrl", ["all"], ["all"])
+    without = PerturbationVocabulary(["A", "ctrl"], "ctrl", ["all"], ["all"])
     open_screens(adata_of(["A", "ctrl"], "ALL"), control="ctrl", vocabulary=without)
     # What the control is called, the user has said.
     open_screens(adata_of(["A", "Ctrl"]), control="Ctrl", vocabulary=MODEL)

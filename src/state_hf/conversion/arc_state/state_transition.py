@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from state_hf.configuration.advice import Advised
+from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.configuration.state_transition import StateTransitionConfig
-from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 from state_hf.conversion.arc_state.attention_mode import Attention, AttentionMode, Positions, attention_mode
 from state_hf.conversion.arc_state.checkpoint import ArcCheckpoint
 from state_hf.conversion.arc_state.low_rank_weights import has_adapters, merge_adapters
@@ -302,7 +302,7 @@ def _vocabulary(
     arguments: dict[str, Any],
     genes: list[str],
     notes: list[str],
-) -> StateTransitionVocabulary:
+) -> PerturbationVocabulary:
     if len(labels.names) != config.num_perturbations:
         raise CheckpointError(
             f"The run names {len(labels.names)} perturbations, but the model has {config.num_perturbations}."
@@ -319,7 +319,7 @@ def _vocabulary(
             "(batch_onehot_map.torch)."
         )
     cell_types = run.cell_types.names if run.cell_types is not None else []
-    return StateTransitionVocabulary(labels.names, control, batches, cell_types, genes)
+    return PerturbationVocabulary(labels.names, control, batches, cell_types, genes)
 
 
 __all__ = ["AttentionMode", "convert_state_transition", "original_arguments"]

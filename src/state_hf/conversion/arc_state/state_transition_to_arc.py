@@ -8,8 +8,8 @@ from typing import Any
 import torch
 import yaml
 
+from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.configuration.state_transition import StateTransitionConfig
-from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 from state_hf.conversion.arc_state.run_folder import BATCHES_FILES, CELL_TYPES_FILES, PERTURBATIONS_FILE, VARIABLES_FILE
 from state_hf.conversion.arc_state.state_embedding_to_arc import LIGHTNING_VERSION
 from state_hf.conversion.errors import CheckpointError
@@ -68,15 +68,15 @@ def _check_expressible(config: StateTransitionConfig, source: Path) -> None:
         raise CheckpointError(f"The model {source} {problem}, and arc-state 0.11.1 has no such model.")
 
 
-def _vocabulary(source: Path) -> StateTransitionVocabulary:
-    path = source / StateTransitionVocabulary.FILE_NAME
+def _vocabulary(source: Path) -> PerturbationVocabulary:
+    path = source / PerturbationVocabulary.FILE_NAME
     if not path.is_file():
         raise CheckpointError(f"{source} has no {path.name}, and a run's folder names perturbations.")
-    return StateTransitionVocabulary.load(path)
+    return PerturbationVocabulary.load(path)
 
 
 def _arguments(
-    config: StateTransitionConfig, recorded: dict[str, Any], vocabulary: StateTransitionVocabulary
+    config: StateTransitionConfig, recorded: dict[str, Any], vocabulary: PerturbationVocabulary
 ) -> dict[str, Any]:
     decoder = config.gene_decoder
     derived = {

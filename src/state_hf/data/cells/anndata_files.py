@@ -110,7 +110,7 @@ def add_columns(path: Path, table: pd.DataFrame, key: str, record: dict[str, Any
         write_element(store["uns"], key, record)
 
 
-def read_column(path: str | Path, key: str) -> pd.Series:
+def read_obs_column(path: str | Path, key: str) -> pd.Series:
     """A column of obs.
 
     Raises:
@@ -128,7 +128,7 @@ def read_labels(path: str | Path, key: str) -> np.ndarray:
     Raises:
         ValueError: There is no such column (the message lists what there is).
     """
-    read = read_label_column(read_column(path, key))
+    read = read_label_column(read_obs_column(path, key))
     return np.array([*read.labels, ""], dtype=object)[read.codes]
 
 

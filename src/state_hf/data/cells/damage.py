@@ -13,6 +13,8 @@ from typing import Any
 import h5py
 import numpy as np
 import zarr
+
+# The types of its own errors, which anndata makes public under no other name.
 from anndata._io.specs.registry import IORegistryError
 from anndata._io.utils import AnnDataReadError
 

@@ -15,7 +15,7 @@ from state_hf.data.cells.stored_matrix import CellMatrix
 from state_hf.data.corpus.corpus_files import IndexedFile, index_files, open_corpus_file
 from state_hf.data.corpus.corpus_manifest import CorpusFile, read_manifest
 from state_hf.data.corpus.corpus_order import CorpusOrder
-from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
+from state_hf.tokenization.gene_vocabulary import GeneVocabularyTokenizer
 
 if TYPE_CHECKING:
     import datasets
@@ -100,7 +100,7 @@ class CellCorpus(Dataset[list[CorpusCells]]):
     def __init__(
         self,
         files: str | Path | Sequence[CorpusFile],
-        tokenizer: StateEmbeddingTokenizer,
+        tokenizer: GeneVocabularyTokenizer,
         *,
         block_cells: int = 64,
         window_cells: int = 512,

@@ -14,8 +14,8 @@ from state_hf.data.corpus.corpus_manifest import CorpusFile
 from state_hf.data.corpus.tokenised_cells import TokenisedCells
 from state_hf.data.whole_files import written_whole
 from state_hf.tokenization.gene_names import GeneReport, resolve_genes
+from state_hf.tokenization.gene_vocabulary import GeneVocabularyTokenizer
 from state_hf.tokenization.input_scale import SCALE_SAMPLE, check_input_type
-from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
 # Changes with how genes are looked up, so that what was kept before is found out anew.
 _CACHE_VERSION = 2
@@ -59,7 +59,7 @@ def check_corpus_scale(block: Any, file: CorpusFile) -> None:
 
 def index_files(
     files: Sequence[CorpusFile],
-    tokenizer: StateEmbeddingTokenizer,
+    tokenizer: GeneVocabularyTokenizer,
     *,
     min_overlap: float,
     cache: str | Path | None,
@@ -82,7 +82,7 @@ def index_files(
 
 
 def _index(
-    file: CorpusFile, tokenizer: StateEmbeddingTokenizer, min_overlap: float, cache: Path | None, vocabulary: str
+    file: CorpusFile, tokenizer: GeneVocabularyTokenizer, min_overlap: float, cache: Path | None, vocabulary: str
 ) -> IndexedFile:
     with open_corpus_file(file) as cells:
         kept = None

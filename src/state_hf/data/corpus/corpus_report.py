@@ -11,7 +11,7 @@ import pandas as pd
 from state_hf.data.corpus.corpus_files import check_corpus_scale, open_corpus_file
 from state_hf.data.corpus.corpus_manifest import CorpusFile, read_manifest
 from state_hf.tokenization.gene_names import resolve_genes
-from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
+from state_hf.tokenization.gene_vocabulary import GeneVocabularyTokenizer
 
 _BLOCK_CELLS = 4096
 
@@ -48,7 +48,7 @@ class FileReport:
 
 
 def check_corpus(
-    files: str | Path | Sequence[CorpusFile], tokenizer: StateEmbeddingTokenizer, *, min_overlap: float = 0.3
+    files: str | Path | Sequence[CorpusFile], tokenizer: GeneVocabularyTokenizer, *, min_overlap: float = 0.3
 ) -> pd.DataFrame:
     """Read every file of a corpus once, in blocks.
 
@@ -67,7 +67,7 @@ def check_corpus(
     return pd.DataFrame([asdict(_check(file, tokenizer, min_overlap, seen)) for file in rows])
 
 
-def _check(file: CorpusFile, tokenizer: StateEmbeddingTokenizer, min_overlap: float, seen: set[bytes]) -> FileReport:
+def _check(file: CorpusFile, tokenizer: GeneVocabularyTokenizer, min_overlap: float, seen: set[bytes]) -> FileReport:
     try:
         with open_corpus_file(file) as cells:
             genes = resolve_genes(cells.var, tokenizer, gene_column=file.gene_column, min_overlap=min_overlap)

@@ -13,7 +13,7 @@ from transformers.utils import logging
 from state_hf.configuration.labels import FoundLabels, as_label
 from state_hf.configuration.near_names import nearest
 from state_hf.configuration.perturbation_labels import Perturbation, PerturbationNames
-from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
+from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.data.cells.cells import Cells
 from state_hf.data.cells.locations import as_location
 from state_hf.data.cells.open_cells import open_cells
@@ -170,7 +170,7 @@ def _source_names(listed: Mapping[str, Sequence[Source]]) -> list[str]:
     return [numbers.get(place, str(source)) for place, source in enumerate(sources)]
 
 
-def _told_apart(kind: str, vocabulary: StateTransitionVocabulary, control: str) -> list[FoundLabels]:
+def _told_apart(kind: str, vocabulary: PerturbationVocabulary, control: str) -> list[FoundLabels]:
     """The names of a model, and the control, which the user has named."""
     names = {"perturbation": vocabulary.perturbations, "cell type": vocabulary.cell_types, "batch": vocabulary.batches}
     # Without a column all cells are of one cell type or batch, whose name nobody gave.
@@ -188,7 +188,7 @@ def open_screens(
     perturbations: Sequence[str] | None = None,
     cell_types: Sequence[str] | None = None,
     batches: Sequence[str] | None = None,
-    vocabulary: StateTransitionVocabulary | None = None,
+    vocabulary: PerturbationVocabulary | None = None,
     distinct_case: bool = False,
 ) -> PerturbationScreens:
     """Read the labels of perturbation screens; no expression is read.

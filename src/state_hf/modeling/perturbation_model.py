@@ -1,4 +1,4 @@
-"""Models that know the names of their perturbations, batches, cell types and genes."""
+"""What a model is that predicts perturbed cells: it knows the names of what it predicts, and what it reads for it."""
 
 import os
 from pathlib import Path
@@ -6,18 +6,32 @@ from typing import Any
 
 from transformers.utils.hub import cached_file
 
+from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.configuration.state_transition import StateTransitionConfig
-from state_hf.configuration.state_transition_vocabulary import StateTransitionVocabulary
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
-class VocabularyMixin:
-    """Keeps a vocabulary with a `PreTrainedModel`, and saves and loads it with the weights as `vocabulary.json`."""
+class PerturbationModelMixin:
+    """For a `PreTrainedModel` that predicts perturbed cells, and can be asked for it by `state_hf.predict`.
+
+    Keeps a vocabulary with it, and saves and loads it with the weights as `vocabulary.json`. Whoever predicts with a
+    model asks what it reads beside control cells and a perturbation, and not what class it is of.
+
+    Attributes:
+        reads_cell_types: Whether it takes `cell_type_ids`, (sets,).
+        reads_control_means: Whether it takes `control_mean`, (sets, input_dim), of all of a cell type's controls.
+        simulates_controls: Whether its prediction of the control perturbation differs from the control cells, and so
+            has an error of its own that a difference takes out.
+    """
+
+    reads_cell_types = False
+    reads_control_means = False
+    simulates_controls = True
 
     config: StateTransitionConfig
     base_model: Any
-    _vocabulary: StateTransitionVocabulary | None = None
+    _vocabulary: PerturbationVocabulary | None = None
 
     @property
     def has_vocabulary(self) -> bool:
@@ -25,7 +39,7 @@ class VocabularyMixin:
         return self.base_model._vocabulary is not None
 
     @property
-    def vocabulary(self) -> StateTransitionVocabulary:
+    def vocabulary(self) -> PerturbationVocabulary:
         """Names of the model's perturbations, batches, cell types and genes.
 
         Raises:
@@ -34,13 +48,13 @@ class VocabularyMixin:
         vocabulary = self.base_model._vocabulary
         if vocabulary is None:
             raise ValueError(
-                f"The model {self.config.name_or_path!r} has no vocabulary ({StateTransitionVocabulary.FILE_NAME}). "
-                "Set `model.vocabulary = StateTransitionVocabulary(...)`."
+                f"The model {self.config.name_or_path!r} has no vocabulary ({PerturbationVocabulary.FILE_NAME}). "
+                "Set `model.vocabulary = PerturbationVocabulary(...)`."
             )
         return vocabulary
 
     @vocabulary.setter
-    def vocabulary(self, vocabulary: StateTransitionVocabulary) -> None:
+    def vocabulary(self, vocabulary: PerturbationVocabulary) -> None:
         config = self.config
         rows = config.num_perturbations or None
         batches = config.num_batches if config.use_batch_encoder or config.use_batch_token else None
@@ -67,14 +81,14 @@ class VocabularyMixin:
         if pretrained_model_name_or_path is not None:
             path = cached_file(
                 pretrained_model_name_or_path,
-                StateTransitionVocabulary.FILE_NAME,
+                PerturbationVocabulary.FILE_NAME,
                 _raise_exceptions_for_missing_entries=False,
                 **hub,
             )
         if path is not None:
             model = loaded[0] if isinstance(loaded, tuple) else loaded
-            model.vocabulary = StateTransitionVocabulary.load(path)
+            model.vocabulary = PerturbationVocabulary.load(path)
         return loaded
 
 
-__all__ = ["VocabularyMixin"]
+__all__ = ["PerturbationModelMixin"]

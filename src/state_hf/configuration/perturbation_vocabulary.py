@@ -14,7 +14,7 @@ from state_hf.configuration.perturbation_labels import PerturbationNames
 
 
 @dataclass(frozen=True)
-class StateTransitionVocabulary:
+class PerturbationVocabulary:
     """Perturbations, batches, cell types and genes of a model, in the order of its rows and columns.
 
     It is saved beside the weights as `vocabulary.json`.
@@ -100,7 +100,7 @@ class StateTransitionVocabulary:
         unfinished.replace(path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "StateTransitionVocabulary":
+    def load(cls, path: str | os.PathLike[str]) -> "PerturbationVocabulary":
         """Read a `vocabulary.json`.
 
         Raises:
@@ -132,4 +132,4 @@ def _refuse_unknown(names: Iterable[Any], known: Sequence[str], kind: str) -> No
         )
 
 
-__all__ = ["StateTransitionVocabulary"]
+__all__ = ["PerturbationVocabulary"]
