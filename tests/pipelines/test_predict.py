@@ -1,5 +1,7 @@
 """Prediction: what is predicted, from which controls, on which scale, and what is refused."""
 
+import gc
+
 import anndata
 import numpy as np
 import pandas as pd
@@ -301,3 +303,17 @@ def test_blocks_make_one_matrix(tmp_path):
         cells = anndata.read_h5ad(tmp_path / "cells.h5ad")
         np.testing.assert_array_equal(cells.X if dense else cells.X.todense(), values)
         assert list(cells.obs["label"]) == list("xxxxyyz")
+
+
+@pytest.mark.parametrize("emit", ["model", "tilted"])
+def test_the_input_is_closed_again(tmp_path, vocabulary, emit):
+    """Whoever predicts may write the screen anew; a file that is open refuses that."""
+    path = tmp_path / "screen.h5ad"
+    screen = normalised_screen()
+    screen.write_h5ad(path)
+    gc.disable()
+    try:
+        predict(path, small_model(vocabulary), "all", cells=3, emit=emit)
+        screen.write_h5ad(path)
+    finally:
+        gc.enable()

@@ -134,33 +134,35 @@ def predict(
     if batch_key is None and getattr(loaded.config, "use_batch_encoder", False):
         raise ValueError(Advised("the model reads the batch of each cell", "name its column in obs (batch_key=...)"))
     stamps = FileStamps(data)
-    screens = open_screens(
-        data,
-        perturbation_key=perturbation_key,
-        control=control,
-        cell_type_key=cell_type_key,
-        batch_key=batch_key,
-        vocabulary=loaded.vocabulary,
-        distinct_case=distinct_case,
-    )
-    groups = plan_predictions(
-        screens,
-        loaded.vocabulary,
-        perturbations,
-        cells=cells,
-        min_cells=min_cells,
-        max_cells=max_cells,
-        cell_types=cell_types,
-        on_unknown=on_unknown,
-        distinct_case=distinct_case,
-    )
-    keys = (perturbation_key, cell_type_key, batch_key)
-    slots = Slots(
-        feature_slot(feature_key or loaded.config.feature_key), expression=expression_slot, counts=counts_slot
-    )
-    predictor = CellPredictor(loaded, screens, slots, batch_size=batch_size, seed=seed)
-    emitted = EmittedCells(predictor, keys, emit=emit, depth=depth)
-    with evaluation_mode(loaded):
+    with (
+        open_screens(
+            data,
+            perturbation_key=perturbation_key,
+            control=control,
+            cell_type_key=cell_type_key,
+            batch_key=batch_key,
+            vocabulary=loaded.vocabulary,
+            distinct_case=distinct_case,
+        ) as screens,
+        evaluation_mode(loaded),
+    ):
+        groups = plan_predictions(
+            screens,
+            loaded.vocabulary,
+            perturbations,
+            cells=cells,
+            min_cells=min_cells,
+            max_cells=max_cells,
+            cell_types=cell_types,
+            on_unknown=on_unknown,
+            distinct_case=distinct_case,
+        )
+        keys = (perturbation_key, cell_type_key, batch_key)
+        slots = Slots(
+            feature_slot(feature_key or loaded.config.feature_key), expression=expression_slot, counts=counts_slot
+        )
+        predictor = CellPredictor(loaded, screens, slots, batch_size=batch_size, seed=seed)
+        emitted = EmittedCells(predictor, keys, emit=emit, depth=depth)
         if target is not None:
             write_predictions(emitted, groups, target, controls=controls, stamps=stamps)
             return target

@@ -247,7 +247,9 @@ def train(
     if (held_out := sets.dataset("val")) is not None:
         fit_effect_scale(model, held_out)
     baselines = _baselines(model, sets, vocabulary, features)
-    return _finish(model, baselines, sets, folder, is_main=trainer.is_world_process_zero())
+    finished = _finish(model, baselines, sets, folder, is_main=trainer.is_world_process_zero())
+    screens.close()
+    return finished
 
 
 def _named(definition: SplitDefinition, data: Any) -> dict[str, Any]:

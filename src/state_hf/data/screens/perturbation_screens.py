@@ -117,6 +117,18 @@ class PerturbationScreens:
         names = {*self.perturbation_names.spellings(perturbation), self.perturbation_names.find(perturbation)}
         return [number for number, name in enumerate(self.perturbations) if name in names]
 
+    def close(self) -> None:
+        """Close the files that are open; reading cells opens them again."""
+        for screen in self.screens:
+            if "cells" in vars(screen):
+                screen.cells.close()
+
+    def __enter__(self) -> "PerturbationScreens":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     @property
     def control_id(self) -> int:
         """The control's id among the perturbations."""
