@@ -16,7 +16,19 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-_ROOMS = ("metrics", "modeling", "training", "tokenization", "gene_embeddings", "conversion", "devices", "pipelines")
+_ROOMS = (
+    "metrics",
+    "modeling",
+    "training",
+    "tokenization",
+    "gene_embeddings",
+    "conversion",
+    "devices",
+    "data",
+    "inference",
+    "analysis",
+    "pipelines",
+)
 NUMERIC = [f"tests/{room}" for room in _ROOMS]
 # What torch calls the sets of instructions, from the least on.
 _LEVELS = ("DEFAULT", "AVX2", "AVX512")

@@ -152,8 +152,8 @@ def predictions_and_scores(folder: Path) -> None:
 
 def fits(folder: Path) -> None:
     """What is fitted to a trained model: offsets and effect scale."""
-    normalised_screen().write_h5ad(folder / "screen.h5ad")
-    sets = PerturbationDataset(open_screens(folder / "screen.h5ad"), set_size=8)
+    normalised_screen().write_h5ad(folder / "fitted.h5ad")
+    sets = PerturbationDataset(open_screens(folder / "fitted.h5ad"), set_size=8)
     model = small_model(vocabulary_of_sets(sets), use_perturbation_offsets=True).eval()
 
     def fitted(device: str) -> np.ndarray:
