@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from state_hf import StateEmbeddingConfig, StateEmbeddingForMaskedExpression, StateEmbeddingTokenizer
+from state_hf import StateEmbeddingForMaskedExpression, StateEmbeddingTokenizer
+from tests.tiny_models import state_embedding_config
 
 GENES = [f"G{number:02d}" for number in range(40)]
 SIZES = {"one": 70, "two": 45, "three": 101}
@@ -47,9 +48,8 @@ def tokenizer() -> StateEmbeddingTokenizer:
 
 def small_embedding_model(**changes) -> StateEmbeddingForMaskedExpression:
     fields = {
-        "num_genes": len(GENES), "gene_embedding_dim": 8, "hidden_size": 16, "num_hidden_layers": 1,
-        "num_attention_heads": 2, "intermediate_size": 16, "output_dim": 8, "count_encoder_dim": 4,
-        "max_position_embeddings": 20, "num_datasets": 3, "dataset_classes": {"one": 0, "two": 1, "three": 2},
-        "hidden_dropout_prob": 0.1, "classifier_dropout": 0.0, "initializer_range": 0.2, "train_gene_table": True,
+        "hidden_size": 16, "intermediate_size": 16, "output_dim": 8, "max_position_embeddings": 20, "num_datasets": 3,
+        "dataset_classes": {"one": 0, "two": 1, "three": 2}, "hidden_dropout_prob": 0.1, "classifier_dropout": 0.0,
+        "initializer_range": 0.2, "train_gene_table": True,
     }  # fmt: skip
-    return StateEmbeddingForMaskedExpression(StateEmbeddingConfig(**{**fields, **changes}))
+    return StateEmbeddingForMaskedExpression(state_embedding_config(len(GENES), **{**fields, **changes}))

@@ -10,8 +10,6 @@ from state_hf import (
     PerturbationDataset,
     PerturbationSplit,
     PerturbationVocabulary,
-    StateTransitionConfig,
-    StateTransitionForPerturbation,
     generate_screen,
 )
 
@@ -42,12 +40,3 @@ def vocabulary_of_sets(sets: PerturbationDataset) -> PerturbationVocabulary:
     return PerturbationVocabulary(
         screens.perturbations, screens.control, screens.batches, screens.cell_types, sets.feature_names
     )
-
-
-def small_model(vocabulary: PerturbationVocabulary, **fields) -> StateTransitionForPerturbation:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    sizes |= {"input_dim": len(vocabulary.genes), "perturbation_dim": len(vocabulary.perturbations)}
-    config = StateTransitionConfig(**{"feature_key": "X", "cell_set_length": 8, **sizes, **fields})
-    model = StateTransitionForPerturbation(config)
-    model.vocabulary = vocabulary
-    return model

@@ -11,21 +11,18 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pytest
-import torch
 import zarr
 
 from state_hf import (
     PerturbationDataset,
-    StateEmbeddingConfig,
-    StateEmbeddingModel,
-    StateEmbeddingTokenizer,
     generate_screen,
     open_screens,
 )
 from state_hf.cli import main
 from tests.data.cells.file_formats import LABELLED, REFUSED, UNLABELLED
 from tests.documentation_pages import DOCS
-from tests.screen_models import small_model, vocabulary_of_sets
+from tests.screen_models import vocabulary_of_sets
+from tests.tiny_models import save_state_embedding, state_transition_model
 
 PAGE = DOCS / "formats.md"
 WORKS, NO_LABELS, NO = "yes", "no labels", "no"
@@ -49,20 +46,9 @@ class Workshop:
         totals = np.repeat(self.logged.obs["total"].to_numpy(), np.diff(self.logged.X.indptr))
         self.logged.X.data = np.log1p(self.logged.X.data / totals * 1e4).astype(np.float32)
         genes = list(self.counts.var_names)
-        sizes = {"gene_embedding_dim": 4, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-        config = StateEmbeddingConfig(
-            num_genes=len(genes),
-            intermediate_size=8,
-            output_dim=4,
-            num_datasets=2,
-            max_position_embeddings=8,
-            **sizes,
-        )
-        torch.manual_seed(0)
-        StateEmbeddingModel(config).save_pretrained(folder / "se")
-        StateEmbeddingTokenizer(genes, model_max_length=8).save_pretrained(folder / "se")
+        save_state_embedding(folder / "se", genes)
         screens = open_screens(self.logged)
-        small_model(vocabulary_of_sets(PerturbationDataset(screens))).save_pretrained(folder / "st")
+        state_transition_model(vocabulary_of_sets(PerturbationDataset(screens))).save_pretrained(folder / "st")
         self.counts.write_h5ad(folder / "counts.h5ad")
 
     def commands(self, counts: str | Path, logged: str | Path, out: Path) -> dict[str, list[str | Path]]:

@@ -5,10 +5,11 @@ import shutil
 import pytest
 import torch
 
-from state_hf import GeneTable, StateEmbeddingConfig, StateEmbeddingForMaskedExpression, StateEmbeddingTokenizer
+from state_hf import GeneTable, StateEmbeddingForMaskedExpression
 from tests.documentation_pages import run_page
 from tests.gene_embeddings.conftest import esm_folder, fair_esm
 from tests.model_cards.conftest import hub
+from tests.tiny_models import save_state_embedding
 
 __all__ = ["esm_folder", "fair_esm", "hub"]
 
@@ -19,18 +20,9 @@ def folder(tmp_path, esm_folder):
     (tmp_path / "proteins.fa").write_text(">MOUSE1\nMKTAYIAKQR\n>LYZ\nMKGG\n>TP53\nMKGGA\n>TP53\nMEEPQ\n")
     shutil.copytree(esm_folder, tmp_path / "esm2")
     genes = ["TP53", "ALK", "CD4", "CD8A"]
-    config = StateEmbeddingConfig(
-        num_genes=len(genes),
-        gene_embedding_dim=32,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        output_dim=4,
-        num_datasets=2,
+    save_state_embedding(
+        tmp_path / "model", genes, model_class=StateEmbeddingForMaskedExpression, gene_embedding_dim=32
     )
-    StateEmbeddingForMaskedExpression(config).save_pretrained(tmp_path / "model")
-    StateEmbeddingTokenizer(genes).save_pretrained(tmp_path / "model")
     return tmp_path
 
 

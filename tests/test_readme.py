@@ -10,12 +10,11 @@ import pytest
 import scipy.sparse as sp
 
 from state_hf import (
-    StateEmbeddingConfig,
     StateEmbeddingForMaskedExpression,
-    StateEmbeddingTokenizer,
     generate_screen,
 )
 from state_hf.cli import main
+from tests.tiny_models import save_state_embedding
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"```(python|bash)\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
@@ -29,19 +28,9 @@ COMMANDS = [
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme")
     genes = [f"GENE{number}" for number in range(60)]
-    StateEmbeddingTokenizer(genes, model_max_length=32).save_pretrained(folder / "model")
-    config = StateEmbeddingConfig(
-        num_genes=len(genes),
-        gene_embedding_dim=16,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        output_dim=8,
-        num_datasets=2,
-        max_position_embeddings=32,
+    save_state_embedding(
+        folder / "model", genes, model_class=StateEmbeddingForMaskedExpression, max_position_embeddings=32
     )
-    StateEmbeddingForMaskedExpression(config).save_pretrained(folder / "model")
     counts = np.random.default_rng(0).poisson(1.0, (20, len(genes))).astype(np.float32)
     cells = anndata.AnnData(sp.csr_matrix(counts))
     cells.var_names, cells.obs_names = genes, [f"cell{number}" for number in range(20)]

@@ -7,9 +7,9 @@ import anndata
 import pytest
 import torch
 from tests.conversion.conftest import STATE_EMBEDDING
-from tests.screen_models import small_model
+from tests.tiny_models import save_state_embedding, state_transition_model
 
-from state_hf import StateEmbeddingConfig, StateEmbeddingForMaskedExpression, StateEmbeddingTokenizer
+from state_hf import StateEmbeddingForMaskedExpression
 from state_hf.cli import _COMMANDS, main
 
 SMALL = ["--hidden-size", "16", "--num-hidden-layers", "1", "--num-attention-heads", "2", "--intermediate-size", "16"]
@@ -51,20 +51,11 @@ def files(tmp_path, monkeypatch, vocabulary, screen_path):
     screen.X = screen.layers.pop("counts")
     screen.write_h5ad("cells.h5ad")
     torch.manual_seed(0)
-    small_model(vocabulary, nonnegative_output=True).save_pretrained("st")
-    StateEmbeddingTokenizer(list(screen.var_names), model_max_length=16).save_pretrained("se")
-    config = StateEmbeddingConfig(
-        num_genes=screen.n_vars,
-        gene_embedding_dim=8,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        output_dim=8,
-        count_encoder_dim=8,
-        max_position_embeddings=16,
+    state_transition_model(vocabulary, nonnegative_output=True).save_pretrained("st")
+    genes = list(screen.var_names)
+    save_state_embedding(
+        "se", genes, model_class=StateEmbeddingForMaskedExpression, hidden_size=16, max_position_embeddings=16
     )
-    StateEmbeddingForMaskedExpression(config).save_pretrained("se")
     (tmp_path / "corpus.csv").write_text("path,dataset,scale\ncells.h5ad,one,counts\n")
     (tmp_path / "names.tsv").write_text("symbol\talias\nA\tB\n")
     (tmp_path / "genes.csv").write_text("\n".join(screen.var_names))

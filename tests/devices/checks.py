@@ -27,7 +27,8 @@ from tests.devices.pretended_device import NAME, PretendedDevice
 from tests.modeling.conftest import GENES, MODELS, TOKENS, state_embedding_config
 from tests.modeling.test_behaviours import scalar_of, tensors
 from tests.modeling.test_state_transition import CELLS, FEATURES, KINDS, make_inputs, make_model
-from tests.screen_models import normalised_screen, small_model, vocabulary_of_sets
+from tests.screen_models import normalised_screen, vocabulary_of_sets
+from tests.tiny_models import state_transition_model
 
 
 def models(folder: Path) -> None:
@@ -134,7 +135,7 @@ def predictions_and_scores(folder: Path) -> None:
     screen = normalised_screen()
     screen.write_h5ad(folder / "screen.h5ad")
     sets = PerturbationDataset(open_screens(folder / "screen.h5ad"))
-    small_model(vocabulary_of_sets(sets)).save_pretrained(folder / "transition")
+    state_transition_model(vocabulary_of_sets(sets)).save_pretrained(folder / "transition")
     for emit in ("model", "tilted"):
         _job_is_the_same(
             lambda device, emit=emit: predict(
@@ -154,7 +155,7 @@ def fits(folder: Path) -> None:
     """What is fitted to a trained model: offsets and effect scale."""
     normalised_screen().write_h5ad(folder / "fitted.h5ad")
     sets = PerturbationDataset(open_screens(folder / "fitted.h5ad"), set_size=8)
-    model = small_model(vocabulary_of_sets(sets), use_perturbation_offsets=True).eval()
+    model = state_transition_model(vocabulary_of_sets(sets), use_perturbation_offsets=True).eval()
 
     def fitted(device: str) -> np.ndarray:
         copied = copy.deepcopy(model).to(device)

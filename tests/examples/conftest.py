@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
 
-from state_hf import StateEmbeddingConfig, StateEmbeddingForMaskedExpression, StateEmbeddingTokenizer
+from state_hf import StateEmbeddingForMaskedExpression
 from tests.gene_embeddings.conftest import esm_folder, fair_esm
 from tests.model_cards.conftest import hub
+from tests.tiny_models import save_state_embedding
 
 __all__ = ["esm_folder", "fair_esm", "hub"]
 
@@ -15,23 +15,17 @@ GENES = [f"GENE{number}" for number in range(40)]
 
 @pytest.fixture(scope="session")
 def embedding_folder(tmp_path_factory):
-    torch.manual_seed(0)
-    config = StateEmbeddingConfig(
-        num_genes=len(GENES),
+    return save_state_embedding(
+        tmp_path_factory.mktemp("se"),
+        GENES,
+        model_class=StateEmbeddingForMaskedExpression,
         gene_embedding_dim=16,
         hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
         intermediate_size=16,
         output_dim=8,
-        num_datasets=2,
         max_position_embeddings=32,
         initializer_range=0.3,
     )
-    folder = tmp_path_factory.mktemp("se")
-    StateEmbeddingForMaskedExpression(config).save_pretrained(folder)
-    StateEmbeddingTokenizer(GENES, model_max_length=32).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from transformers import AutoModelForPreTraining, AutoTokenizer
 from state_hf import StateTransitionForPerturbation, generate_screen, load_gene_table
 from tests.conversion.conftest import STATE_TRANSITION
 from tests.geneformer_models import COUNTS, FOLDER, IDS, ragged
-from tests.screen_models import small_model
+from tests.tiny_models import state_transition_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TRAINING = {"max_steps": 2, "use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
@@ -130,7 +130,7 @@ def test_score_submission(monkeypatch, tmp_path, capsys):
 
 
 def test_finetune_and_push(monkeypatch, tmp_path, screen_path, vocabulary, hub, capsys):
-    small_model(vocabulary).save_pretrained(tmp_path / "trained")
+    state_transition_model(vocabulary).save_pretrained(tmp_path / "trained")
     run(
         monkeypatch,
         "finetune_and_push",
@@ -158,7 +158,7 @@ def test_finetune_and_push(monkeypatch, tmp_path, screen_path, vocabulary, hub, 
 
 def test_lora_state_transition(monkeypatch, tmp_path, screen_path, vocabulary):
     pytest.importorskip("peft")
-    model = small_model(vocabulary)
+    model = state_transition_model(vocabulary)
     model.save_pretrained(tmp_path / "trained")
     run(
         monkeypatch,

@@ -14,7 +14,8 @@ from state_hf.cli import main
 from state_hf.data.partial_results import PartialResults
 from tests.pipelines.conftest import adata as adata
 from tests.pipelines.conftest import h5ad, tiny_model
-from tests.screen_models import lose_a_weight, small_model
+from tests.screen_models import lose_a_weight
+from tests.tiny_models import state_transition_model
 
 __all__ = ["adata", "h5ad", "tiny_model"]
 
@@ -69,7 +70,7 @@ def test_a_screen_that_changes_while_it_is_read_gives_no_result(
 ):
     copy, model, cache = tmp_path / "screen.h5ad", tmp_path / "model", tmp_path / "cache"
     copy.write_bytes(screen_path.read_bytes())
-    small_model(vocabulary).save_pretrained(model)
+    state_transition_model(vocabulary).save_pretrained(model)
     words = {
         "preprocess": ["--layer", "counts"],
         "predict": ["--model", str(model)],

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from state_hf.cli import main
 from tests.conversion.conftest import STATE_EMBEDDING
-from tests.screen_models import small_model
+from tests.tiny_models import state_transition_model
 
 # Every file is complete a while before it gets its name, so that a random moment is often one of those that matter.
 SLOW = """
@@ -43,7 +43,7 @@ def scores_of(folder: Path) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def model(vocabulary, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    small_model(vocabulary).save_pretrained(folder)
+    state_transition_model(vocabulary).save_pretrained(folder)
     return folder
 
 

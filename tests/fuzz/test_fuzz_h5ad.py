@@ -17,7 +17,6 @@ from state_hf import (
     CellCorpus,
     PerturbationDataset,
     PerturbationVocabulary,
-    StateEmbeddingConfig,
     StateEmbeddingModel,
     StateEmbeddingTokenizer,
     embed,
@@ -29,7 +28,7 @@ from state_hf.data.corpus.corpus_manifest import CorpusFile
 from state_hf.pipelines.preprocess import preprocess
 from tests.fuzz.cases import fuzzed, one_case
 from tests.fuzz.damaged_files import DAMAGES, write_damaged
-from tests.screen_models import small_model
+from tests.tiny_models import state_embedding_config, state_transition_model
 
 GENES = [f"GENE{number}" for number in range(12)]
 
@@ -63,24 +62,13 @@ def whole(folder) -> Path:
 
 @pytest.fixture(scope="module")
 def model():
-    config = StateEmbeddingConfig(
-        num_genes=len(GENES),
-        gene_embedding_dim=4,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        output_dim=4,
-        num_datasets=2,
-        max_position_embeddings=8,
-    )
-    return StateEmbeddingModel(config).eval()
+    return StateEmbeddingModel(state_embedding_config(len(GENES))).eval()
 
 
 @pytest.fixture(scope="module")
 def perturbation_model(whole):
     screens = open_screens(whole)
-    return small_model(
+    return state_transition_model(
         PerturbationVocabulary(screens.perturbations, screens.control, screens.batches, screens.cell_types, GENES)
     )
 

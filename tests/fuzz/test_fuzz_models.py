@@ -14,9 +14,6 @@ from transformers import AutoConfig
 from state_hf import (
     PerturbationBaseline,
     PerturbationBaselineConfig,
-    StateEmbeddingConfig,
-    StateEmbeddingModel,
-    StateEmbeddingTokenizer,
     load_gene_table,
 )
 from state_hf.configuration.model_folders import loading_from
@@ -29,7 +26,7 @@ from state_hf.inference.loading import load_model, load_tokenizer
 from tests.fuzz.cases import fuzzed, one_case
 from tests.fuzz.damaged_bytes import byte_damages, damaged
 from tests.fuzz.damaged_values import value_damages
-from tests.screen_models import small_model
+from tests.tiny_models import save_state_embedding, state_transition_model
 
 GENES = [f"GENE{number}" for number in range(12)]
 JSON_WORDS = [b"{", b"}", b"[", b"]", b'"', b":", b",", b"null", b"1e999", b"NaN", b"-", b"\\ud800", b"dtype", b"F32"]
@@ -37,19 +34,13 @@ JSON_WORDS = [b"{", b"}", b"[", b"]", b'"', b":", b",", b"null", b"1e999", b"NaN
 
 @pytest.fixture(scope="module")
 def embedding_folder(folder):
-    config = StateEmbeddingConfig(
-        num_genes=len(GENES), gene_embedding_dim=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=8, output_dim=4, num_datasets=2, max_position_embeddings=8, count_encoder_dim=4,
-    )  # fmt: skip
-    StateEmbeddingModel(config).save_pretrained(folder / "embedding")
-    StateEmbeddingTokenizer(GENES, model_max_length=8).save_pretrained(folder / "embedding")
-    return folder / "embedding"
+    return save_state_embedding(folder / "embedding", GENES)
 
 
 @pytest.fixture(scope="module")
 def transition_folder(folder):
     vocabulary = PerturbationVocabulary(["non-targeting", "A", "B"], "non-targeting", ["b"], ["T"], GENES)
-    small_model(vocabulary).save_pretrained(folder / "transition")
+    state_transition_model(vocabulary).save_pretrained(folder / "transition")
     return folder / "transition"
 
 

@@ -3,12 +3,12 @@ import torch
 
 from state_hf import (
     GeneTable,
-    StateEmbeddingConfig,
     StateEmbeddingForMaskedExpression,
     StateEmbeddingTokenizer,
     extend_gene_table,
 )
 from state_hf.cli import main
+from tests.tiny_models import state_embedding_config
 
 GENES = [f"GENE{number}" for number in range(12)]
 
@@ -16,17 +16,7 @@ GENES = [f"GENE{number}" for number in range(12)]
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    config = StateEmbeddingConfig(
-        num_genes=len(GENES),
-        gene_embedding_dim=6,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        output_dim=4,
-        num_datasets=2,
-        max_position_embeddings=8,
-    )
+    config = state_embedding_config(len(GENES), gene_embedding_dim=6)
     return StateEmbeddingForMaskedExpression(config).eval()
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from state_hf import PerturbationBaseline, PerturbationBaselineConfig, predict
 from state_hf.inference.control_marginals import ControlMarginals
-from tests.screen_models import normalised_screen, small_model
+from tests.screen_models import normalised_screen
+from tests.tiny_models import state_transition_model
 
 
 def draw(values, means, *, carriers=None, seed=0):
@@ -72,7 +73,7 @@ def screen():
 @pytest.fixture(scope="module")
 def model(vocabulary):
     torch.manual_seed(0)
-    return small_model(vocabulary, nonnegative_output=True)
+    return state_transition_model(vocabulary, nonnegative_output=True)
 
 
 def of(cells, perturbation, cell_type):
@@ -124,4 +125,4 @@ def test_effects_are_the_differences_from_the_simulated_control(screen, model, v
 
 def test_an_embedding_has_no_tilted_cells(screen, vocabulary):
     with pytest.raises(ValueError, match="emit='model'"):
-        predict(screen, small_model(vocabulary, feature_scale="embedding"), "all", cells=3, emit="tilted")
+        predict(screen, state_transition_model(vocabulary, feature_scale="embedding"), "all", cells=3, emit="tilted")

@@ -5,9 +5,9 @@ import pytest
 import torch
 import transformers.utils.hub
 
-from state_hf import StateEmbeddingConfig, StateEmbeddingForMaskedExpression, StateEmbeddingTokenizer
+from state_hf import StateEmbeddingForMaskedExpression, StateEmbeddingTokenizer
 from tests.hub_server import hub_server
-from tests.screen_models import small_model
+from tests.tiny_models import state_embedding_config, state_transition_model
 
 GENES = [f"GENE{number}" for number in range(20)]
 
@@ -31,17 +31,7 @@ def hub(tmp_path, monkeypatch):
 @pytest.fixture
 def embedding_model():
     torch.manual_seed(0)
-    config = StateEmbeddingConfig(
-        num_genes=len(GENES),
-        gene_embedding_dim=6,
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=8,
-        output_dim=4,
-        num_datasets=2,
-        max_position_embeddings=8,
-    )
+    config = state_embedding_config(len(GENES), gene_embedding_dim=6)
     return StateEmbeddingForMaskedExpression(config).eval()
 
 
@@ -53,4 +43,4 @@ def tokenizer():
 @pytest.fixture
 def transition_model(vocabulary):
     torch.manual_seed(0)
-    return small_model(vocabulary).eval()
+    return state_transition_model(vocabulary).eval()

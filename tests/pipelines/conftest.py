@@ -5,35 +5,22 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pytest
-import torch
 from scipy import sparse
 
-from state_hf import StateEmbeddingConfig, StateEmbeddingModel, StateEmbeddingTokenizer
-
-GENES = [f"GENE{number}" for number in range(60)]
+from tests.tiny_models import GENES, save_state_embedding
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a model of 60 genes and sentences of 24 tokens."""
-    config = StateEmbeddingConfig(
-        num_genes=len(GENES),
-        gene_embedding_dim=12,
+    return save_state_embedding(
+        tmp_path_factory.mktemp("tiny_model"),
         hidden_size=16,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=24,
         output_dim=8,
-        count_encoder_dim=8,
         max_position_embeddings=24,
-        num_datasets=2,
         initializer_range=0.2,
     )
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("tiny_model")
-    StateEmbeddingModel(config).save_pretrained(folder)
-    StateEmbeddingTokenizer(GENES, model_max_length=24).save_pretrained(folder)
-    return folder
 
 
 def make_cells(num_cells: int, seed: int = 0) -> anndata.AnnData:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from state_hf import StateEmbeddingConfig, StateEmbeddingModel, StateEmbeddingTokenizer, generate_screen
+from state_hf import StateEmbeddingModel, StateEmbeddingTokenizer, generate_screen
 from state_hf.data.corpus.corpus_manifest import CorpusFile
 from state_hf.data.corpus.corpus_report import check_corpus
 from state_hf.pipelines.embed import embed
@@ -14,6 +14,7 @@ from state_hf.pipelines.evaluate import evaluate_predictions
 from state_hf.pipelines.preprocess import preprocess
 from state_hf.pipelines.tokenize import tokenize
 from state_hf.tokenization.gene_names import resolve_genes
+from tests.tiny_models import state_embedding_config
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +77,7 @@ def test_sentences(genes, mixed, tokenizer):
 
 
 def test_embed(files, tokenizer, tmp_path):
-    model = StateEmbeddingModel(
-        StateEmbeddingConfig(
-            num_genes=41, gene_embedding_dim=12, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-            intermediate_size=24, output_dim=8, count_encoder_dim=8, max_position_embeddings=24, num_datasets=2,
-        )
-    )  # fmt: skip
+    model = StateEmbeddingModel(state_embedding_config(41, max_position_embeddings=24))
     embedded = [
         np.load(embed(path, model, tokenizer=tokenizer, output=tmp_path / f"{name}.npy"))
         for name, path in files.items()

@@ -12,13 +12,14 @@ from state_hf import PerturbationBaseline, PerturbationBaselineConfig, Perturbat
 from state_hf.data.cells.cell_writer import cell_writer
 from state_hf.inference.control_cells import draw_windows
 from state_hf.inference.predicted_counts import draw_counts
-from tests.screen_models import normalised_screen, small_model
+from tests.screen_models import normalised_screen
+from tests.tiny_models import state_transition_model
 
 
 @pytest.fixture(scope="module")
 def model(vocabulary):
     torch.manual_seed(0)
-    return small_model(vocabulary, nonnegative_output=True)
+    return state_transition_model(vocabulary, nonnegative_output=True)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +243,7 @@ def test_faults(screen, model, tmp_path):
 @pytest.mark.parametrize("decoder", ["mlp", "negative_binomial"])
 def test_decoded_genes_are_in_x_and_their_embedding_in_obsm(screen, split, vocabulary, decoder):
     torch.manual_seed(0)
-    model = small_model(
+    model = state_transition_model(
         vocabulary, input_dim=6, feature_key="X_emb", gene_decoder=decoder, gene_dim=20, gene_decoder_hidden_sizes=[8]
     ).eval()
     screen = screen.copy()
@@ -313,7 +314,7 @@ def test_the_input_is_closed_again(tmp_path, vocabulary, emit):
     screen.write_h5ad(path)
     gc.disable()
     try:
-        predict(path, small_model(vocabulary), "all", cells=3, emit=emit)
+        predict(path, state_transition_model(vocabulary), "all", cells=3, emit=emit)
         screen.write_h5ad(path)
     finally:
         gc.enable()

@@ -6,7 +6,8 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from tests.screen_models import normalised_screen, small_model, vocabulary_of
+from tests.screen_models import normalised_screen, vocabulary_of
+from tests.tiny_models import state_transition_model
 from tests.training.test_state_transition_trainer import curve, make_trainer
 
 from state_hf import PerturbationDataset, PerturbationSplit, open_screens, predict
@@ -53,7 +54,7 @@ def test_a_cell_type_without_controls_is_named(screen, tmp_path, vocabulary):
     with pytest.raises(
         ValueError, match=rf"screen.h5ad has {message} to predict from; there are some of 'type_2', 'type"
     ):
-        predict(tmp_path / "screen.h5ad", small_model(vocabulary), "all", cells=3)
+        predict(tmp_path / "screen.h5ad", state_transition_model(vocabulary), "all", cells=3)
 
 
 def test_constant_genes_change_nothing(screen, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.screen_models import small_model
+from tests.tiny_models import state_transition_model
 
 from state_hf import (
     PerturbationDataset,
@@ -39,7 +39,7 @@ def dataset():
 def model(dataset):
     screens = dataset.screens
     names = PerturbationVocabulary(screens.perturbations, "ctrl", screens.batches, screens.cell_types, ["g1", "g2"])
-    model = small_model(names, use_perturbation_offsets=True)
+    model = state_transition_model(names, use_perturbation_offsets=True)
     # It predicts no effect at all.
     for weights in model.state_transition.output_projection.parameters():
         torch.nn.init.zeros_(weights)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.screen_models import small_model
+from tests.tiny_models import state_transition_model
 from transformers import set_seed
 
 from state_hf import (
@@ -34,7 +34,7 @@ def arguments(folder, **changes) -> StateTransitionTrainingArguments:
 
 def make_trainer(folder, split, vocabulary, *, model=None, fields=None, **changes) -> StateTransitionTrainer:
     set_seed(5)
-    model = model or small_model(vocabulary, **fields or {})
+    model = model or state_transition_model(vocabulary, **fields or {})
     return StateTransitionTrainer(
         model,
         arguments(folder, **changes),
@@ -116,14 +116,14 @@ def test_parts_of_the_loss_and_metrics_are_logged_and_choose_the_best_checkpoint
 
 
 def test_features_that_the_model_does_not_read_are_refused(tmp_path, split, vocabulary):
-    model = small_model(vocabulary)
+    model = state_transition_model(vocabulary)
     model.config.input_dim = 7
     with pytest.raises(ValueError, match="have 20 features, but the model's input_dim is 7"):
         make_trainer(tmp_path, split, vocabulary, model=model)
 
 
 def test_lora_trains_few_weights_and_merges(tmp_path, split, vocabulary):
-    model = small_model(vocabulary)
+    model = state_transition_model(vocabulary)
     backbone = {name: value.clone() for name, value in model.state_transition.backbone.state_dict().items()}
     wrapped = add_lora(model, rank=2, alpha=4)
     trainer = make_trainer(tmp_path, split, vocabulary, model=wrapped, learning_rate=1e-2)
@@ -141,7 +141,7 @@ def test_lora_trains_few_weights_and_merges(tmp_path, split, vocabulary):
 
 
 def test_transfer_keeps_what_is_known_of_shared_perturbations(tmp_path, split, vocabulary):
-    model = small_model(vocabulary)
+    model = state_transition_model(vocabulary)
     old = model.state_transition.perturbation_encoder[0].weight.detach().clone()
     new = PerturbationVocabulary(
         ["NEW", vocabulary.perturbations[1], vocabulary.control_perturbation], vocabulary.control_perturbation,
@@ -160,13 +160,13 @@ def test_transfer_keeps_what_is_known_of_shared_perturbations(tmp_path, split, v
 def test_transfer_knows_perturbations_in_any_spelling(vocabulary):
     one, two, control = *vocabulary.perturbations[:2], vocabulary.control_perturbation
     names = [f"{two}+{one}", *vocabulary.perturbations[1:]]
-    model = small_model(replace(vocabulary, perturbations=names))
+    model = state_transition_model(replace(vocabulary, perturbations=names))
     old = model.state_transition.perturbation_encoder[0].weight.detach().clone()
     new = ["NEW", f"{one}+ctrl+{two}", f"ctrl+{two}", "ctrl"]
     replace_perturbations(model, replace(vocabulary, perturbations=new, control_perturbation="ctrl"))
     weight = model.state_transition.perturbation_encoder[0].weight
     assert torch.equal(weight[:, 1:], old[:, [0, 1, names.index(control)]])
-    model = small_model(vocabulary)
+    model = state_transition_model(vocabulary)
     lower = replace(vocabulary, perturbations=[one.lower(), control])
     with pytest.raises(
         ValueError, match=r"and the model to start from '.*', which differ in upper and lower case only"

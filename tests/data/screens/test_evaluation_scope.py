@@ -10,7 +10,8 @@ from state_hf.cli import main
 from state_hf.data.screens.prediction_record import read_prediction_record
 from state_hf.data.screens.split_definition import SplitDefinition, random_split, zeroshot_split
 from state_hf.data.screens.split_toml import write_split_toml
-from tests.screen_models import normalised_screen, small_model, vocabulary_of
+from tests.screen_models import normalised_screen, vocabulary_of
+from tests.tiny_models import state_transition_model
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def trained(screen, definition, folder, **fields):
     """A model's folder with the split that it was (not) trained with."""
     split = PerturbationSplit(open_screens(screen), definition)
     torch.manual_seed(0)
-    small_model(vocabulary_of(split), nonnegative_output=True, **fields).save_pretrained(folder)
+    state_transition_model(vocabulary_of(split), nonnegative_output=True, **fields).save_pretrained(folder)
     split.save(folder)
     return folder
 
@@ -232,7 +233,7 @@ def test_other_columns_and_controls_are_read_from_the_prediction(screen, tmp_pat
         screens := open_screens(renamed, perturbation_key="guide", cell_type_key="line", control="NTC"),
         zeroshot_split(screens, test=["type_3"]),
     )
-    small_model(vocabulary_of(split), nonnegative_output=True).save_pretrained(tmp_path / "model")
+    state_transition_model(vocabulary_of(split), nonnegative_output=True).save_pretrained(tmp_path / "model")
     split.save(tmp_path / "model")
     renamed.write_h5ad(tmp_path / "screen.h5ad")
     words = ["--model", str(tmp_path / "model"), "--perturbation-key", "guide", "--cell-type-key", "line"]
