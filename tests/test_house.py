@@ -233,3 +233,9 @@ def foreign_names(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("state_hf"):
             names |= {alias.asname or alias.name for alias in node.names}
     return names
+
+
+def test_contributing_lists_every_room():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    listed = {room: int(floor) for room, floor in re.findall(r"^\| `(\w+)/` \| (\d) \|", text, re.MULTILINE)}
+    assert listed == FLOORS

@@ -272,7 +272,8 @@ class StateEmbeddingModel(StateEmbeddingPreTrainedModel):
     """The State Embedding model: cell sentences in, cell embeddings out.
 
     Example:
-        >>> tokenizer = StateEmbeddingTokenizer.from_pretrained(folder)
+        >>> from transformers import AutoTokenizer
+        >>> tokenizer = AutoTokenizer.from_pretrained(folder)
         >>> model = StateEmbeddingModel.from_pretrained(folder)
         >>> model(**tokenizer.encode_cells(adata)).embedding.shape
         torch.Size([2638, 2058])

@@ -23,6 +23,7 @@ class CellEmbeddingPipeline(Pipeline):
         layer, gene_column, input_type, seed, workers, and the tokenizer's own options: As in `state_hf.embed`.
 
     Example:
+        >>> from transformers import pipeline
         >>> embedder = pipeline("cell-embedding", model=folder)
         >>> embedder("pbmc.h5ad", layer="counts").shape
         (2638, 2058)

@@ -39,6 +39,7 @@ class FeatureChunksLoss(nn.Module):
         - With one chunk, the loss itself.
 
     Example:
+        >>> from state_hf.modeling.losses.energy_distance import EnergyDistanceLoss
         >>> loss = FeatureChunksLoss(EnergyDistanceLoss(), 2)
         >>> loss(torch.zeros(1, 2, 8), torch.ones(1, 2, 8))
         tensor([2.])
