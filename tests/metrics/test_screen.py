@@ -3,7 +3,7 @@ import pytest
 import scipy.sparse as sp
 
 from state_hf.metrics.expression_rows import stack
-from state_hf.metrics.screen import ScreenBuilder
+from state_hf.metrics.screen import RowScaling, ScreenBuilder
 from tests.metrics.screens import build, random_counts
 
 
@@ -81,6 +81,24 @@ def test_control_of_another_screen():
     other = build([[5.0], [7.0], [9.0]], ["a", "ctrl", "ctrl"])
     joined = mine.with_control(other.control_blocks())
     np.testing.assert_array_equal(joined.n_cells, [2, 2])
-    _, values, starts = next(joined.columns())
-    np.testing.assert_array_equal(starts, [[0, 2, 4]])
-    np.testing.assert_array_equal(sorted(values[2:]), [7.0, 9.0])
+    found = next(joined.columns())
+    np.testing.assert_array_equal(found.starts, [[0, 2, 4]])
+    np.testing.assert_array_equal(sorted(found.values[2:]), [7.0, 9.0])
+    np.testing.assert_array_equal(found.sums, [[3.0], [16.0]])
+    np.testing.assert_array_equal(found.squares, [5.0, 130.0])
+
+
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
+@pytest.mark.parametrize("logs", [False, True])
+def test_sums_are_those_of_every_value(form, logs):
+    """Cells with more different counts than are remembered at a time, and values that are no whole numbers."""
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 5000, (9, 700)) * rng.integers(0, 2, (9, 700)) + rng.choice([0, 0.0005], (9, 700))
+    labels, totals = ["a", "b", "ctrl"] * 3, counts.sum(axis=1)
+    how = [RowScaling(totals[:4], 1e4), RowScaling(totals[4:], 1e4)]
+    found = next(build(form(counts), labels, split=4).columns(how, logs=logs))
+    expected = counts / totals[:, None] * 1e4
+    expected = np.log1p(expected) if logs else expected
+    for group in range(3):
+        np.testing.assert_allclose(found.sums[group], expected[group::3].sum(axis=0), rtol=1e-13)
+        np.testing.assert_allclose(found.squares[group], (expected[group::3] ** 2).sum(), rtol=1e-12)

@@ -7,6 +7,9 @@ from state_hf.compiled import kernel
 
 # What the stored values of a row are; see `screen.RowScaling`.
 AS_THEY_ARE, COUNTS, LOGS = 0, 1, 2
+# A cell's values, most of them one of few, are computed once: how many are remembered (a power of two), and by what
+# values are multiplied so that different ones have different places.
+SEEN, SPREAD = 256, 40503.0
 # Rows of the two sides of a sparse product at a time. Known to the compiler, so that the inner loop is vectorised.
 BLOCK_CELLS = 64
 PANEL_CELLS = 64
@@ -55,8 +58,8 @@ def rows_are_canonical(indptr, indices, canonical):
 
 @kernel(parallel=True)
 def count_sparse(indptr, indices, data, codes, n_parts, counts):
-    """Add to counts[gene, group] the number of non-zero values. Threads own ranges of genes, so none share a cell."""
-    n_genes = counts.shape[0]
+    """Add to counts[group, gene] the number of non-zero values. Threads own ranges of genes, so none share a cell."""
+    n_genes = counts.shape[1]
     for part in numba.prange(n_parts):
         first, last = n_genes * part // n_parts, n_genes * (part + 1) // n_parts
         for row in range(len(codes)):
@@ -67,14 +70,14 @@ def count_sparse(indptr, indices, data, codes, n_parts, counts):
             k = lower_bound(indices, indptr[row], stop, first)
             while k < stop and indices[k] < last:
                 if data[k] != 0:
-                    counts[indices[k], group] += 1
+                    counts[group, indices[k]] += 1
                 k += 1
 
 
 @kernel(parallel=True)
 def count_dense(matrix, codes, n_parts, counts):
     """As `count_sparse`, for a dense block."""
-    n_genes = counts.shape[0]
+    n_genes = counts.shape[1]
     for part in numba.prange(n_parts):
         first, last = n_genes * part // n_parts, n_genes * (part + 1) // n_parts
         for row in range(len(codes)):
@@ -82,8 +85,7 @@ def count_dense(matrix, codes, n_parts, counts):
             if group < 0:
                 continue
             for gene in range(first, last):
-                if matrix[row, gene] != 0:
-                    counts[gene, group] += 1
+                counts[group, gene] += matrix[row, gene] != 0
 
 
 @kernel()
@@ -98,68 +100,77 @@ def _transform(count, scale, row, mode):
 
 
 @kernel()
-def _normalised(value, kind, total, step, target):
-    """A stored value as count / total * target. Equal ratios give equal bits: a quotient is rounded once."""
-    value = float(value)
-    if kind == AS_THEY_ARE:
-        return value
-    if kind == LOGS:
-        value = np.rint((np.exp(value) - 1.0) / step)
-    return value / total * target
+def _gather_row(genes, data, first, kind, total, step, target, logs, seen, cursor, values, sums):
+    """Gather some values of one row: count / total * target, or as they are. Returns the sum of squares.
+
+    Equal ratios give equal bits: a quotient is rounded once. `seen` is for what became of the row's latest values, of
+    which most are equal: small counts.
+    """
+    seen[:, 0] = 0.0
+    square = 0.0
+    for k in range(len(data)):
+        stored = float(data[k])
+        if stored == 0.0:
+            continue
+        value = summand = stored
+        if kind != AS_THEY_ARE:
+            place = np.int64(min(stored, 1e12) * SPREAD) & (SEEN - 1)
+            if seen[place, 0] != stored:
+                count = np.rint((np.exp(stored) - 1.0) / step) if kind == LOGS else stored
+                seen[place, 0] = stored
+                seen[place, 1] = count / total * target
+                seen[place, 2] = np.log1p(seen[place, 1]) if logs else seen[place, 1]
+            value, summand = seen[place, 1], seen[place, 2]
+        gene = genes[k] - first
+        values[cursor[gene]] = value
+        cursor[gene] += 1
+        sums[gene] += summand
+        square += summand * summand
+    return square
 
 
 @kernel(parallel=True)
-def gather_sparse(indptr, indices, data, codes, kind, totals, steps, target, first, last, n_parts, cursor, values):
-    """Write the non-zero values of genes [first, last) to values[cursor[gene, group]], advancing the cursors."""
+def gather_sparse(
+    indptr, indices, data, codes, kind, totals, steps, target, logs, first, last, n_parts, cursor, values, sums, squares
+):
+    """Write the non-zero values of genes [first, last) to values[cursor[group, gene]], advancing the cursors.
+
+    They, or their logarithms, are added to sums[group, gene], and their squares to squares[part, group].
+    """
     width = last - first
     for part in numba.prange(n_parts):
         start, end = first + width * part // n_parts, first + width * (part + 1) // n_parts
+        seen = np.empty((SEEN, 3))
         for row in range(len(codes)):
             group = codes[row]
             if group < 0:
                 continue
-            total, step = totals[row], steps[row]
-            stop = indptr[row + 1]
-            k = lower_bound(indices, indptr[row], stop, start)
-            while k < stop and indices[k] < end:
-                if data[k] != 0:
-                    gene = indices[k] - first
-                    values[cursor[gene, group]] = _normalised(data[k], kind, total, step, target)
-                    cursor[gene, group] += 1
-                k += 1
+            low = lower_bound(indices, indptr[row], indptr[row + 1], start)
+            high = lower_bound(indices, low, indptr[row + 1], end)
+            how = first, kind, totals[row], steps[row], target, logs, seen
+            into = cursor[group], values, sums[group]
+            squares[part, group] += _gather_row(indices[low:high], data[low:high], *how, *into)
 
 
 @kernel(parallel=True)
-def gather_dense(matrix, codes, kind, totals, steps, target, first, last, n_parts, cursor, values):
+def gather_dense(matrix, codes, kind, totals, steps, target, logs, first, last, n_parts, cursor, values, sums, squares):
     """As `gather_sparse`, for a dense block."""
     width = last - first
     for part in numba.prange(n_parts):
         start, end = first + width * part // n_parts, first + width * (part + 1) // n_parts
+        seen = np.empty((SEEN, 3))
+        genes, data = np.empty(end - start + 1, dtype=np.int64), np.empty(end - start + 1, dtype=matrix.dtype)
         for row in range(len(codes)):
             group = codes[row]
             if group < 0:
                 continue
-            total, step = totals[row], steps[row]
+            n = 0
             for gene in range(start, end):
-                if matrix[row, gene] != 0:
-                    place = cursor[gene - first, group]
-                    values[place] = _normalised(matrix[row, gene], kind, total, step, target)
-                    cursor[gene - first, group] += 1
-
-
-@kernel(parallel=True)
-def sum_groups(values, starts, logs, sums, squares):
-    """Sum and sum of squares of each (group, gene) slice of gathered values, or of log1p of them."""
-    n_groups = starts.shape[1] - 1
-    for gene in numba.prange(starts.shape[0]):
-        for group in range(n_groups):
-            total, square = 0.0, 0.0
-            for k in range(starts[gene, group], starts[gene, group + 1]):
-                value = np.log1p(float(values[k])) if logs else float(values[k])
-                total += value
-                square += value * value
-            sums[group, gene] = total
-            squares[group, gene] = square
+                genes[n], data[n] = gene, matrix[row, gene]
+                n += data[n] != 0
+            how = first, kind, totals[row], steps[row], target, logs, seen
+            into = cursor[group], values, sums[group]
+            squares[part, group] += _gather_row(genes[:n], data[:n], *how, *into)
 
 
 @kernel(parallel=True)

@@ -85,15 +85,17 @@ class _Rows:
         return bool((near & (totals >= self.counted)).all())
 
     def searched_target(self) -> float | None:
-        candidates = np.arange(1, 2 * _LARGEST_TARGET + 1) / 2
-        log_chance = np.full(len(candidates), np.log(len(candidates)))
-        for row in np.argsort(self.errors / self.steps, kind="stable")[:_SEARCHED_ROWS]:
+        rows = np.argsort(self.errors / self.steps, kind="stable")[:_SEARCHED_ROWS]
+        # Beyond that, the best row leaves room for a quarter, where whole numbers are nothing special.
+        largest = min(_LARGEST_TARGET, 0.25 * self.steps[rows[0]] / self.errors[rows[0]])
+        candidates = np.arange(1, int(2 * largest) + 1) / 2
+        log_chance = np.log(2 * _LARGEST_TARGET)
+        for row in rows:
             totals = candidates / self.steps[row]
             slack = totals * self.errors[row]
-            # Where the best rows leave room for a quarter, whole numbers are nothing special.
-            near = (np.abs(totals - np.rint(totals)) <= slack) & (slack <= 0.25)
+            near = np.flatnonzero((np.abs(totals - np.rint(totals)) <= slack) & (slack <= 0.25))
             candidates = candidates[near]
-            log_chance = log_chance[near] + np.log(2 * slack[near])
+            log_chance = np.broadcast_to(log_chance, totals.shape)[near] + np.log(2 * slack[near])
             sure = log_chance < np.log(_CHANCE)
             for target in candidates[sure]:
                 if self.divides(target):

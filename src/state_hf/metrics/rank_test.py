@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from scipy.special import ndtr
 
-from state_hf.metrics import _rank_kernels, _summary_kernels
+from state_hf.metrics import _rank_kernels
 from state_hf.metrics.screen import RowScaling, Screen
 
 # Equal counts of equally large cells can differ after normalisation and logarithm, which round three times and once
@@ -68,7 +68,7 @@ def gene_statistics(
         device: A torch device to rank on; None ranks on the CPU with numba.
     """
     n_perturbations, n_genes = len(screen.perturbations), len(screen.genes)
-    n_cells = screen.n_cells
+    n_cells, weights = screen.n_cells, np.append(screen.copies, 1)
     twice_u = np.empty((n_perturbations, n_genes), dtype=np.int64)
     ties = np.empty((n_perturbations, n_genes), dtype=np.int64)
     sums = np.empty((n_perturbations + 1, n_genes))
@@ -77,17 +77,16 @@ def gene_statistics(
         dropped, within = _DROPPED_BITS, 0
     else:
         dropped, within = 0, _tie_width(screen)
-    for genes, values, starts in screen.columns(normalisations):
-        width = genes.stop - genes.start
-        range_sums, range_squares = np.empty((2, n_perturbations + 1, width))
-        _summary_kernels.sum_groups(values, starts, logs, range_sums, range_squares)
-        sums[:, genes] = range_sums
-        squares += range_squares.sum(axis=1)
+    for found in screen.columns(normalisations, logs=logs):
+        genes, values, starts = found.genes, found.values, found.starts
+        sums[:, genes] = found.sums
+        squares += found.squares
         if device is None:
-            range_u, range_ties = np.empty((2, width, n_perturbations), dtype=np.int64)
+            range_u, range_ties = np.empty((2, len(starts), n_perturbations + 1), dtype=np.int64)
             wide = values.dtype == np.float64
             bits = values.view(np.uint64 if wide else np.uint32)
-            _rank_kernels.rank_groups(bits, wide, dropped, within, starts, n_cells, screen.copies, range_u, range_ties)
+            _rank_kernels.rank_groups(bits, wide, dropped, within, starts, n_cells, weights, range_u, range_ties)
+            range_u, range_ties = range_u[:, :-1], range_ties[:, :-1]
         else:
             keys = _tie_keys(values, dropped, starts, within, device)
             range_u, range_ties = _rank_groups_torch(keys, starts, n_cells, screen.copies, device)

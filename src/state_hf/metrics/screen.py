@@ -49,7 +49,7 @@ class CellBlock:
         return CellBlock(self.matrix[rows], self.codes[rows], self.library[rows])
 
     def count(self, counts: np.ndarray) -> None:
-        """Add the number of non-zero values to counts[gene, group]."""
+        """Add the number of non-zero values to counts[group, gene]."""
         parts = numba.get_num_threads()
         if isinstance(self.matrix, np.ndarray):
             _summary_kernels.count_dense(self.matrix, self.codes, parts, counts)
@@ -57,8 +57,11 @@ class CellBlock:
             arrays = self.matrix.indptr, self.matrix.indices, self.matrix.data
             _summary_kernels.count_sparse(*arrays, self.codes, parts, counts)
 
-    def gather(self, how: RowScaling | None, genes: tuple[int, int], cursor: np.ndarray, values: np.ndarray) -> None:
-        """Write the non-zero values of a range of genes, normalised or as they are, to where `cursor` points."""
+    def gather(self, how: RowScaling | None, genes: tuple[int, int], *written: np.ndarray, logs: bool) -> None:
+        """Write the non-zero values of a range of genes, normalised or as they are, and sum them or their logarithms.
+
+        What is written, see `_summary_kernels.gather_sparse`: cursor, values, sums, squares.
+        """
         parts = numba.get_num_threads()
         ones = np.ones(len(self.codes))
         if how is None:
@@ -68,10 +71,29 @@ class CellBlock:
         else:
             scaling = _summary_kernels.LOGS, how.totals, how.steps, float(how.target)
         if isinstance(self.matrix, np.ndarray):
-            _summary_kernels.gather_dense(self.matrix, self.codes, *scaling, *genes, parts, cursor, values)
+            _summary_kernels.gather_dense(self.matrix, self.codes, *scaling, logs, *genes, parts, *written)
         else:
             arrays = self.matrix.indptr, self.matrix.indices, self.matrix.data
-            _summary_kernels.gather_sparse(*arrays, self.codes, *scaling, *genes, parts, cursor, values)
+            _summary_kernels.gather_sparse(*arrays, self.codes, *scaling, logs, *genes, parts, *written)
+
+
+@dataclass(frozen=True)
+class GeneRange:
+    """The non-zero values of a range of genes, those of every (gene, group) side by side.
+
+    Args:
+        genes: The range.
+        values: The values.
+        starts: Offset of each (gene, group) slice of them, with one more column for the end.
+        sums: Sum of each slice, of the values or of log1p of them, group x gene.
+        squares: Sum of their squares, of each group.
+    """
+
+    genes: slice
+    values: np.ndarray
+    starts: np.ndarray
+    sums: np.ndarray
+    squares: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -126,33 +148,32 @@ class Screen:
         own = [replace(block, codes=np.where(block.codes == code, np.int32(-1), block.codes)) for block in self.blocks]
         return replace(self, blocks=(*own, *control_blocks))
 
-    def columns(
-        self, normalisations: Sequence[RowScaling] | None = None
-    ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    def columns(self, normalisations: Sequence[RowScaling] | None = None, *, logs: bool = False) -> Iterator[GeneRange]:
         """Walk the genes in ranges, with the non-zero values of every (gene, group) side by side.
 
         Args:
             normalisations: For each block, how to normalise its values, to float64; None for the values as they are.
+            logs: Whether log1p of the values is summed.
 
         Yields:
-            The range of genes; the values, written afresh each time; starts[gene, group] of each slice of them, with
-            one more column for the end.
+            One range after another, written afresh each time.
         """
         n_groups = len(self.perturbations) + 1
-        counts = np.zeros((len(self.genes), n_groups), dtype=np.int32)
+        counts = np.zeros((n_groups, len(self.genes)), dtype=np.int32)
         for block in self.blocks:
             block.count(counts)
-        for first, last in _gene_ranges(counts.sum(axis=1, dtype=np.int64)):
+        for first, last in _gene_ranges(counts.sum(axis=0, dtype=np.int64)):
             starts = np.zeros((last - first, n_groups + 1), dtype=np.int64)
-            ends = np.cumsum(counts[first:last].ravel(), dtype=np.int64).reshape(last - first, n_groups)
+            ends = np.cumsum(counts[:, first:last].T.ravel(), dtype=np.int64).reshape(last - first, n_groups)
             starts[:, 1:] = ends
             starts[1:, 0] = ends[:-1, -1]
             values = np.empty(ends[-1, -1], dtype=self.dtype if normalisations is None else np.float64)
-            cursor = starts[:, :-1].copy()
+            sums, squares = np.zeros((n_groups, last - first)), np.zeros((numba.get_num_threads(), n_groups))
+            cursor = starts[:, :-1].T.copy()
             for number, block in enumerate(self.blocks):
                 how = None if normalisations is None else normalisations[number]
-                block.gather(how, (first, last), cursor, values)
-            yield slice(first, last), values, starts
+                block.gather(how, (first, last), cursor, values, sums, squares, logs=logs)
+            yield GeneRange(slice(first, last), values, starts, sums, squares.sum(axis=0))
 
 
 def _gene_ranges(per_gene: np.ndarray) -> Iterator[tuple[int, int]]:
