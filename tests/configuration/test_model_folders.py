@@ -5,6 +5,7 @@ import time
 
 import pytest
 from huggingface_hub import constants
+from transformers import AutoConfig
 
 from state_hf.cli import main
 from state_hf.configuration.model_folders import loading_from, require_found
@@ -17,10 +18,28 @@ def test_a_name_that_is_neither_a_folder_nor_on_the_hub_is_named():
 
 
 def test_errors_that_say_more_stay_as_they_are(tmp_path):
+    (tmp_path / "config.json").touch()
     for name, error in (("no/model", OSError(28, "No space left")), ("m", OSError("no m")), (tmp_path, OSError("cut"))):
         with pytest.raises(OSError, match=error.args[-1]) as caught, loading_from(name, look=False):
             raise error
         assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("inside", "named", "said"),
+    [
+        ("checkpoints/checkpoint-1/model.safetensors", "", r"model holds no model: .* go on with it, `--resume`"),
+        ("final.ckpt", "", r"model holds no model: .*state-hf convert"),
+        ("notes.txt", "", r"model holds no model: there is no config\.json in it$"),
+        ("config.json", "config.json", r"config\.json is a file: name the model's folder, .*model$"),
+    ],
+)
+def test_what_is_no_model_is_named(inside, named, said, tmp_path):
+    folder = tmp_path / "model"
+    (folder / inside).parent.mkdir(parents=True)
+    (folder / inside).write_text("{}")
+    with pytest.raises(ValueError, match=said), loading_from(folder / named):
+        AutoConfig.from_pretrained(folder / named)
 
 
 @pytest.fixture

@@ -340,7 +340,7 @@ def test_gene_names_that_occur_twice(screen, source, tmp_path):
     adata = screen.copy()
     adata.var_names = ["GENE"] * 2 + adata.var_names.tolist()[2:]
     adata.write_h5ad(source)
-    with pytest.raises(ValueError, match=r"1 gene names of .* occur twice, as 'GENE'; make them unique"):
+    with pytest.raises(ValueError, match=r"the genes of .* repeat names \(1, as 'GENE'\); make them unique"):
         preprocess(source, output=tmp_path / "out.h5ad")
 
 

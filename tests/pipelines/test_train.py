@@ -157,10 +157,31 @@ def test_early_stopping(screen_path, tmp_path):
     assert max(json.loads(state.read_text())["global_step"] for state in states) < 60
 
 
+def test_cells_that_could_not_be_scored_are_refused_before_any_work(screen_path, tmp_path, capsys):
+    screen = anndata.read_h5ad(screen_path)
+    without = (screen.obs["cell_type"] == "type_3") & (screen.obs["perturbation"] == "non-targeting")
+    screen[~without].write_h5ad(tmp_path / "screen.h5ad")
+    folder = tmp_path / "model"
+    words = ["train", str(tmp_path / "screen.h5ad"), "--output", str(folder), "--test-cell-types", "type_3", *SIZES]
+    assert main(words) == 2
+    assert "has no control cells ('non-targeting') of the cell type 'type_3'" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_genes_of_one_name_are_refused(screen_path, tmp_path, capsys):
+    screen = anndata.read_h5ad(screen_path)
+    screen.var_names = ["TWICE", "TWICE", *screen.var_names[2:]]
+    screen.write_h5ad(tmp_path / "screen.h5ad")
+    words = ["train", str(tmp_path / "screen.h5ad"), "--output", str(tmp_path / "m"), "--test-share", "0.5", *SIZES]
+    assert main(words) == 2
+    assert "screen.h5ad names 'TWICE' more than once" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ([], "say what is held out"),
+        (["--test-cell-types", "type_3", "--control", "vehicle"], "name the label of its control cells (--control)"),
         (["--test-cell-types", "type_9"], "there is no cell type 'type_9'"),
         (["--test-cell-types", "type_3", "--control", "contrl"], "no cell labelled 'contrl'"),
         (["--test-cell-types", "type_3", "--config", "hiden_size=3"], "did you mean 'hidden_size'"),

@@ -54,11 +54,13 @@ def loading_from(folder: str | os.PathLike[str], *, look: bool = True) -> Iterat
         yield
     except OSError as error:
         _check_permissions(folder, error)
+        _check_config(folder, error)
         if Path(folder).is_dir() or error.errno is not None or str(folder) in str(error):
             raise
         raise OSError(f"{folder} is no folder here, and cannot be loaded from the Hub: {error}") from error
     except (*_SYMPTOMS, ValueError) as error:
         _check_permissions(folder, error)
+        _check_config(folder, error)
         if isinstance(error, ValueError) and str(folder) in str(error):
             raise
         said: BaseException = error
@@ -123,6 +125,20 @@ def _check_permissions(folder: str | os.PathLike[str], error: Exception) -> None
         check_readable(folder)
     except PermissionError as denied:
         raise denied from error
+
+
+def _check_config(folder: str | os.PathLike[str], error: Exception) -> None:
+    """Name a folder that holds no model, as one of a training that did not end."""
+    path = Path(folder)
+    if path.is_file():
+        raise ValueError(f"{folder} is a file: name the model's folder, {path.parent}") from error
+    if path.is_dir() and not (path / "config.json").exists():
+        names, why = [entry.name for entry in path.iterdir()], ""
+        if any(name.startswith("checkpoint") for name in names):
+            why = " (its training did not end: go on with it, `--resume`)"
+        elif any(name.endswith((".ckpt", ".pt", ".pkl")) for name in names):
+            why = " (an original's checkpoint has to be converted, `state-hf convert`)"
+        raise ValueError(f"{folder} holds no model: there is no config.json in it{why}") from error
 
 
 __all__ = ["loading_from", "require_found"]

@@ -216,7 +216,7 @@ def _gene_names(cells: CellMatrix, column: str | None) -> np.ndarray:
     repeated = pd.Index(names)[pd.Index(names).duplicated()]
     if column is None and len(repeated):
         raise ValueError(
-            f"{len(repeated)} gene names of {cells.name} occur twice, as {repeated[0]!r}; make them unique "
+            f"the genes of {cells.name} repeat names ({len(repeated):,}, as {repeated[0]!r}); make them unique "
             "(adata.var_names_make_unique())"
         )
     return np.asarray(names, dtype=object)

@@ -1,5 +1,6 @@
 """From a screen to a trained State Transition model, with the baselines beside it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from state_hf.configuration.model_folders import loading_from
+from state_hf.configuration.near_names import listed
 from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.data.screens.perturbation_dataset import PerturbationDataset
@@ -204,6 +206,8 @@ def train(
     train_sets = sets.dataset("train")
     if train_sets is None:
         raise ValueError(f"no perturbed cells train with this split:\n{applied}")
+    for part in ("val", "test"):
+        sets.dataset(part)  # refuses what could not be scored, before any work
     set_seed(training.seed)
     vocabulary = _vocabulary(sets, train_sets)
     features = None
@@ -265,6 +269,12 @@ def _named(definition: SplitDefinition, data: Any) -> dict[str, Any]:
 def _vocabulary(sets: ScreenSets, dataset: PerturbationDataset) -> PerturbationVocabulary:
     screens = sets.screens
     genes = dataset.expression_names if sets.expression_slot else dataset.target_names
+    repeated = [gene for gene, times in Counter(genes or ()).items() if times > 1]
+    if repeated:
+        raise ValueError(
+            f"{sets.scored_slot} of {screens.screens[0].name} names {listed(repeated, limit=5)} more than once, and a "
+            "model finds genes by their names; make them unique (adata.var_names_make_unique())"
+        )
     return PerturbationVocabulary(
         screens.perturbations, screens.control, screens.batches, screens.cell_types, genes or ()
     )

@@ -66,6 +66,8 @@ class CellMatrix:
             )
         if self.num_cells == 0:
             raise ValueError(f"{cells.name} has no cells")
+        if self.num_features == 0:
+            raise ValueError(f"{self.place} has no {'dimensions' if slot.startswith('obsm/') else 'genes'}")
         if names is not None and len(names) != self.num_features:
             raise ValueError(
                 f"{self.place} has {self.num_features:,} columns, and the data name {len(names):,} features"

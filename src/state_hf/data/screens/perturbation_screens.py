@@ -10,6 +10,7 @@ import anndata
 import numpy as np
 from transformers.utils import logging
 
+from state_hf.configuration.advice import Advised
 from state_hf.configuration.labels import FoundLabels, as_label
 from state_hf.configuration.near_names import nearest
 from state_hf.configuration.perturbation_labels import Perturbation, PerturbationNames
@@ -246,9 +247,9 @@ def open_screens(
     }
     for here in found["perturbation"]:
         if not any(Perturbation.of(label, control=control).is_control for label in here.labels):
-            raise ValueError(
-                f"{here.place} has no cell labelled {control!r}, the control; {nearest(control, sorted(here.labels))}"
-            )
+            hint = nearest(control, sorted(here.labels))
+            ways = [] if hint.endswith("?") else ["name the label of its control cells (control=...)"]
+            raise ValueError(Advised(f"{here.place} has no cell labelled {control!r}, the control; {hint}", *ways))
     shared = {
         kind: share_labels(
             kind,
