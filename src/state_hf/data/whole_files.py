@@ -23,11 +23,13 @@ def written_whole(path: Path) -> Iterator[Path]:
     follow the umask, whatever wrote it.
 
     Args:
-        path: The file or folder to write; what has its name stays until the new one is complete.
+        path: The file or folder to write; what has its name stays until the new one is complete. Folders above it that
+            are not there are made.
 
     Raises:
         OSError: The file cannot be written; if because the disk is full, the message says so.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".writing-{os.getpid()}-{path.name}")
     try:
         yield temporary

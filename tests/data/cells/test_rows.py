@@ -74,6 +74,12 @@ def test_a_copy_in_another_process_opens_the_file_itself(adata, source):
 def test_slots_that_cannot_be_read(source):
     with pytest.raises(ValueError, match=r"there is no obsm/X_umap of .*; it has X, .*obsm/X_pca"):
         open_cells(source).matrix("obsm/X_umap")
+    with pytest.raises(ValueError, match=r"it has X, .*; did you mean obsm/X_pca\?"):
+        open_cells(source).matrix("obsm/X_pac")
+
+
+def test_x_may_be_named_like_a_layer(source):
+    assert open_cells(source).expression("X").slot == "X"
 
 
 def test_no_file(tmp_path):

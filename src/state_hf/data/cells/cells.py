@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from state_hf.configuration.near_names import near_names
 from state_hf.data.cells.damage import damage_named
 from state_hf.data.cells.layouts import Layout
 from state_hf.data.cells.locations import is_url
@@ -89,17 +90,20 @@ class Cells(ABC):
             ValueError: There is no such slot (the message lists what there is), it has no cells, or no gene expression.
         """
         if slot not in self.slots():
-            raise ValueError(
-                f"there is no {slot} of {self.name}; it has {', '.join(self.slots()) or 'no matrix at all'}"
-            )
+            group, _, name = slot.rpartition("/")
+            same = [other for other in self.slots() if other.rpartition("/")[0] == group]
+            close = near_names(name, [other.rpartition("/")[2] for other in same])
+            hint = f"; did you mean {group}/{close[0]}?" if close and group else ""
+            known = ", ".join(self.slots()) or "no matrix at all"
+            raise ValueError(f"there is no {slot} of {self.name}; it has {known}{hint}")
         return CellMatrix(self, slot)
 
     def expression(self, layer: str | None = None) -> CellMatrix:
         """The expression of the cells.
 
         Args:
-            layer: `None` for X, "raw" for `raw.X` with the genes of `raw.var`, or the name of a layer (which wins where
-                a layer is called "raw").
+            layer: `None` or "X" for X, "raw" for `raw.X` with the genes of `raw.var`, or the name of a layer (which
+                wins where a layer is called "raw" or "X").
 
         Raises:
             ValueError: There is no X, or no such layer (the message lists the layers).
@@ -108,7 +112,7 @@ class Cells(ABC):
         layers = [slot.removeprefix("layers/") for slot in slots if slot.startswith("layers/")]
         choices = [*(["raw"] if "raw/X" in slots else []), *layers]
         listed = f"has {', '.join(repr(choice) for choice in choices)}" if choices else "has no layers and no raw"
-        if layer is None:
+        if layer is None or (layer == "X" and "X" not in layers):
             if "X" not in slots:
                 raise ValueError(f"{self.name} has no X; name a layer to read instead (it {listed})")
             return CellMatrix(self, "X")

@@ -62,6 +62,7 @@ def check_space(output: Path, kept: KeptCells, num_variable_genes: int, *, count
         OSError: There is no room.
     """
     values = int(kept.lengths[kept.kept].sum()) * (1 + counts)
+    output.parent.mkdir(parents=True, exist_ok=True)
     needed, free = 8 * values + 4 * int(kept.kept.sum()) * num_variable_genes, shutil.disk_usage(output.parent).free
     if needed > free:
         message = f"The disk is full: {needed / 1e9:.1f} GB are needed, and {free / 1e9:.1f} GB are free"
