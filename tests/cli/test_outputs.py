@@ -100,4 +100,4 @@ def test_a_command_says_what_it_wrote_and_overwrites_when_told(name, files, caps
         said = capsys.readouterr()
         ends = [[line for line in text.replace("\r", "\n").splitlines() if line.strip()][-1:] for text in said]
         assert any(COMMANDS[name][1][-1] in line for end in ends for line in end)
-        assert (files / COMMANDS[name][1][-1]).exists()
+        assert (files / words[-1]).exists()

@@ -14,6 +14,7 @@ from state_hf._version import __version__
 from state_hf.data.cells.embedding_files import FORMATS, output_format
 from state_hf.data.cells.locations import as_location, stem_of
 from state_hf.data.cells.open_cells import holds_cells, open_cells
+from state_hf.data.cells.refused_inputs import refusal
 from state_hf.data.cells.stored_matrix import CellMatrix
 from state_hf.inference.cell_encoder import CellEncoder, Part
 from state_hf.tokenization.gene_names import GeneReport, resolve_genes
@@ -229,7 +230,7 @@ def list_sources(data: anndata.AnnData | AnyPath | Sequence[AnyPath]) -> list[So
         return [as_location(data)]
     files: list[Source] = [*sorted(Path(data).glob("*.h5ad"))]
     if not files:
-        raise ValueError(f"There is no .h5ad file in the folder {data}.")
+        raise ValueError(refusal(Path(data)))
     return files
 
 

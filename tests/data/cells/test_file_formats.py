@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import zarr
-from scipy import sparse
+from scipy import io, sparse
 from torch.utils.data import DataLoader
 
 from state_hf.data.cells.cell_copies import copy_store
@@ -180,8 +180,62 @@ def test_modalities_that_are_not_clear(cells, tmp_path):
     path = LABELLED["`.h5mu` (MuData)"](cells, tmp_path)
     with h5py.File(path, "r+") as file:
         file.move("mod/rna", "mod/first")
-    with pytest.raises(ValueError, match=r"has the modalities 'first', 'prot', none of them called 'rna'"):
+    with pytest.raises(ValueError, match=r"has the modalities 'first', 'prot', and it is not clear which"):
         open_cells(path)
+
+
+def test_a_modality_is_found_by_its_usual_name(cells, tmp_path):
+    path = LABELLED["`.h5mu` (MuData)"](cells, tmp_path)
+    with h5py.File(path, "r+") as file:
+        file.copy("mod/prot", "mod/RNA")
+        del file["obs"]
+    with open_cells(path).expression() as matrix:
+        np.testing.assert_array_equal(matrix.block(0, 24).toarray(), cells.X.toarray())
+
+
+@pytest.mark.parametrize("genes", ["gene_names", "Symbol", "accession", "GeneName"])
+@pytest.mark.parametrize("names", ["cell_names", "barcode", None])
+def test_loom_files_of_other_makers(genes, names, cells, tmp_path):
+    path = LABELLED["`.loom`"](cells, tmp_path)
+    with h5py.File(path, "r+") as file:
+        file.move("row_attrs/Gene", f"row_attrs/{genes}")
+        file.move("col_attrs/CellID", f"col_attrs/{names or 'ClusterID'}")
+    with open_cells(path).expression() as matrix:
+        assert list(matrix.var_names) == list(cells.var_names)
+        assert list(matrix.obs_names) == (list(cells.obs_names) if names else [str(number) for number in range(24)])
+        np.testing.assert_array_equal(matrix.block(0, 24).toarray(), cells.X.toarray())
+
+
+def test_a_loom_file_that_names_no_genes(cells, tmp_path):
+    path = LABELLED["`.loom`"](cells, tmp_path)
+    with h5py.File(path, "r+") as file:
+        file.move("row_attrs/Gene", "row_attrs/Chromosome")
+    with pytest.raises(ValueError, match=r"does not name its genes: row_attrs has no Gene .*it has .*Chromosome"):
+        open_cells(path)
+
+
+def test_a_matrix_with_cells_in_rows(cells, tmp_path):
+    folder = Path(UNLABELLED["folder with `.mtx` (Cell Ranger 2)"](cells, tmp_path))
+    io.mmwrite(folder / "matrix.mtx", sparse.coo_matrix(cells.X.astype(int)))
+    with open_cells(folder).expression() as matrix:
+        np.testing.assert_array_equal(matrix.block(0, 24).toarray(), cells.X.toarray())
+
+
+def test_tables_with_titles_are_named(cells, tmp_path):
+    folder = Path(UNLABELLED["folder with `.mtx` (Cell Ranger 2)"](cells, tmp_path))
+    barcodes = folder / "barcodes.tsv"
+    barcodes.write_text("barcode\n" + barcodes.read_text())
+    with pytest.raises(ValueError, match=r"barcodes\.tsv 25; where the first line of a table is a title, take it away"):
+        open_cells(folder)
+
+
+def test_folders_that_hold_cells_in_another_way_are_named(cells, tmp_path):
+    folder = Path(UNLABELLED["folder with `.mtx.gz` (Cell Ranger 3 and later)"](cells, tmp_path))
+    with pytest.raises(ValueError, match=rf"others in it that hold cells: name one, as {folder}"):
+        open_cells(folder.parent)
+    (folder / "matrix.mtx.gz").rename(folder / "cells_x_genes.mtx.gz")
+    with pytest.raises(ValueError, match=r"has cells_x_genes\.mtx\.gz, but does not name its files as Cell Ranger"):
+        open_cells(folder)
 
 
 def test_several_samples_in_a_folder(cells, tmp_path):
@@ -191,7 +245,7 @@ def test_several_samples_in_a_folder(cells, tmp_path):
         open_cells(folder)
     (folder / "GSM2_matrix.mtx.gz").unlink()
     (folder / "barcodes.tsv").write_text("one\ntwo\n")
-    with pytest.raises(ValueError, match=r"9 features and 24 cells, while genes\.tsv names 9 and barcodes\.tsv 2"):
+    with pytest.raises(ValueError, match=r"9 features by 24 cells, while genes\.tsv names 9 and barcodes\.tsv 2"):
         open_cells(folder)
     (folder / "barcodes.tsv").unlink()
     with pytest.raises(FileNotFoundError, match=r"none of barcodes\.tsv, barcodes\.tsv\.gz"):

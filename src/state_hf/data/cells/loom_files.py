@@ -12,9 +12,12 @@ from state_hf.data.cells.layouts import TransposedDenseLayout
 from state_hf.data.cells.stored_cells import StoreHandle
 from state_hf.data.cells.table_cells import TableCells, read_texts
 
-# Where the names are, in the order of preference: the format's own name, scanpy's, others in use.
-_CELL_NAMES = ("CellID", "obs_names", "cell_id", "Barcode")
-_GENE_NAMES = ("Gene", "var_names", "gene_name", "Accession")
+# Where the names are, in the order of preference: the format's own name, scanpy's, loomR's, others in use; in any case.
+_CELL_NAMES = ("CellID", "obs_names", "cell_names", "cell_id", "cell_name", "Cell", "Barcode", "Barcodes")
+_GENE_NAMES = (
+    "Gene", "var_names", "gene_names", "gene_name", "GeneName", "gene_symbol", "gene_symbols", "Symbol", "Name",
+    "Accession", "gene_id", "gene_ids", "GeneID", "ensembl_id",
+)  # fmt: skip
 
 
 def is_loom(file: h5py.File) -> bool:
@@ -25,15 +28,22 @@ def is_loom(file: h5py.File) -> bool:
 def open_loom(path: Path, handle: StoreHandle) -> TableCells:
     """Open a loom file: cells are its columns, with `col_attrs` as obs, and genes its rows, with `row_attrs` as var.
 
-    Attributes of two dimensions or more and graphs are not read.
+    Attributes of two dimensions or more and graphs are not read. Cells without names have their numbers for names.
 
     Raises:
-        ValueError: It names no cells or genes, or as many as the matrix does not have.
+        ValueError: It names no genes, or as many cells or genes as the matrix does not have.
     """
     root = handle.root
     with damage_named(str(path)):
-        obs, var = _frame(path, root["col_attrs"], _CELL_NAMES), _frame(path, root["row_attrs"], _GENE_NAMES)
         shape = root["matrix"].shape
+        obs, var = _frame(root["col_attrs"], _CELL_NAMES), _frame(root["row_attrs"], _GENE_NAMES)
+        if var is None:
+            known = ", ".join(root["row_attrs"]) or "none"
+            raise ValueError(
+                f"{path} does not name its genes: row_attrs has no {' or '.join(_GENE_NAMES)} (it has {known})"
+            )
+        if obs is None:
+            obs = pd.DataFrame(_columns(root["col_attrs"]), index=[str(number) for number in range(shape[1])])
         if shape != (len(var), len(obs)):
             raise ValueError(
                 f"{path} is damaged: its matrix is {shape}, and it names {len(var)} genes, {len(obs)} cells"
@@ -46,14 +56,17 @@ def _open_layout(slot: str, place: str, root: Any) -> TransposedDenseLayout:
     return TransposedDenseLayout(place, root["matrix" if slot == "X" else slot])
 
 
-def _frame(path: Path, group: h5py.Group, names: tuple[str, ...]) -> pd.DataFrame:
-    columns = {key: read_texts(group[key]) for key in group if group[key].ndim == 1}
-    index = next((name for name in names if name in columns), None)
+def _columns(group: h5py.Group) -> dict[str, Any]:
+    return {key: read_texts(group[key]) for key in group if group[key].ndim == 1}
+
+
+def _frame(group: h5py.Group, names: tuple[str, ...]) -> pd.DataFrame | None:
+    """The attributes with one value each, by their names; None where nothing names them."""
+    columns = _columns(group)
+    called = {key.casefold(): key for key in columns}
+    index = next((called[name.casefold()] for name in names if name.casefold() in called), None)
     if index is None:
-        kind, known = "cells" if names is _CELL_NAMES else "genes", ", ".join(columns) or "none"
-        raise ValueError(
-            f"{path} does not name its {kind}: {group.name.strip('/')} has no {' or '.join(names)} (it has {known})"
-        )
+        return None
     frame = pd.DataFrame(columns).set_index(index)
     frame.index = frame.index.astype(str)
     frame.index.name = None

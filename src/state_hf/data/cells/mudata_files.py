@@ -17,7 +17,7 @@ _RNA = ("rna", "gex", "gene_expression", "gene expression")
 
 def is_mudata(file: h5py.File) -> bool:
     """Whether an HDF5 file is of MuData."""
-    return isinstance(file.get("mod"), h5py.Group) and "obs" in file
+    return isinstance(file.get("mod"), h5py.Group)
 
 
 def open_mudata(path: Path, handle: StoreHandle) -> "MuDataCells":
@@ -29,14 +29,14 @@ def open_mudata(path: Path, handle: StoreHandle) -> "MuDataCells":
     root = handle.root
     with damage_named(str(path)):
         names = list(root["mod"])
-        chosen = [name for name in names if name.casefold() in _RNA]
+        chosen = [name for name in names if name in _RNA] or [name for name in names if name.casefold() in _RNA]
         if not chosen:
             chosen = [name for name in names if _has_expression(root["mod"][name])]
     if len(chosen) != 1:
         listed = ", ".join(map(repr, names)) or "none"
         raise ValueError(
-            f"{path} has the modalities {listed}, none of them called 'rna', and it is not clear which is gene "
-            f"expression; write that as a file: mudata.read_h5ad({path.name!r}, mod=NAME).write_h5ad('rna.h5ad')"
+            f"{path} has the modalities {listed}, and it is not clear which of them is gene expression; write that as "
+            f"a file: mudata.read_h5ad({path.name!r}, mod=NAME).write_h5ad('rna.h5ad')"
         )
     return MuDataCells(path, handle, chosen[0])
 
@@ -56,7 +56,7 @@ class MuDataCells(StoredCells):
         super().__init__(str(path), path, handle, f"mod/{modality}")
         with damage_named(f"obs of {path}"):
             own = column_names(self.group["obs"])
-            shared = column_names(handle.root["obs"])
+            shared = column_names(handle.root["obs"]) if "obs" in handle.root else []
             # The file repeats the columns of its modalities under names with a prefix.
             prefixes = tuple(f"{name}:" for name in handle.root["mod"])
             self._shared = [name for name in shared if name not in own and not name.startswith(prefixes)]

@@ -23,6 +23,15 @@ def _of_folder(path: Path) -> str:
     if not inside:
         return f"{path} is an empty folder, and no Zarr store"
     shown = ", ".join(inside[:5]) + (", ..." if len(inside) > 5 else "")
+    matrices = [name for name in inside if name.removesuffix(".gz").endswith(".mtx")]
+    if matrices:
+        return (
+            f"{path} has {matrices[0]}, but does not name its files as Cell Ranger does: call them matrix.mtx, "
+            "barcodes.tsv (the cells, one a line) and features.tsv (the genes, one a line)"
+        )
+    below = [name for name in inside if name.endswith(".zarr") or any((path / name).glob("*matrix.mtx*"))]
+    if below:
+        return f"{path} is a folder with others in it that hold cells: name one, as {path / below[0]}"
     return (
         f"{path} is a folder, but neither a Zarr store nor one of Cell Ranger with a matrix.mtx; it holds {shown}: "
         "name a file"

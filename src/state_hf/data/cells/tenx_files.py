@@ -99,14 +99,19 @@ def _read_mtx_folder(folder: Path) -> anndata.AnnData:
         if not path.stat().st_size:
             raise ValueError(f"{path} is empty (0 bytes): fetch it again")
     with damage_named(str(matrix_path)):
-        matrix = sparse.csr_matrix(io.mmread(matrix_path, spmatrix=False).T)
+        stored = io.mmread(matrix_path, spmatrix=False)
     barcodes, features = _read_table(barcodes_path), _read_table(features_path)
-    if matrix.shape != (len(barcodes), len(features)):
+    cells, genes = len(barcodes), len(features)
+    if stored.shape not in ((genes, cells), (cells, genes)):
+        rows, columns = stored.shape
+        titled = (rows, columns) in ((genes - 1, cells - 1), (genes - 1, cells), (genes, cells - 1))
         raise ValueError(
-            f"{matrix_path} is damaged or not of this folder: it has {matrix.shape[1]:,} features and "
-            f"{matrix.shape[0]:,} cells, while {features_path.name} names {len(features):,} and {barcodes_path.name} "
-            f"{len(barcodes):,}"
+            f"{matrix_path} does not fit the names beside it: it is {rows:,} features by {columns:,} cells, while "
+            f"{features_path.name} names {genes:,} and {barcodes_path.name} {cells:,}"
+            f"{'; where the first line of a table is a title, take it away' if titled else ''}"
         )
+    # Others than Cell Ranger write cells in rows.
+    matrix = sparse.csr_matrix(stored.T if stored.shape == (genes, cells) else stored)
     names = features[1] if features.shape[1] > 1 else features[0]
     var = pd.DataFrame({"gene_ids": features[0].to_numpy()}, index=pd.Index(names.to_numpy()))
     if features.shape[1] > 2:
