@@ -171,7 +171,6 @@ def read_gene_aliases(
 def write_gene_aliases(aliases: Iterable[GeneAlias], path: str | Path) -> None:
     """Write aliases as the `gene_aliases.tsv` of a model folder; an existing file is replaced in one step."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     lines = ["\t".join(GeneAlias._fields), *("\t".join(entry) for entry in aliases)]
     partial.write_text("\n".join(lines) + "\n", encoding="utf-8")

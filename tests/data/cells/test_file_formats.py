@@ -233,7 +233,7 @@ def test_folders_that_hold_cells_in_another_way_are_named(cells, tmp_path):
     folder = Path(UNLABELLED["folder with `.mtx.gz` (Cell Ranger 3 and later)"](cells, tmp_path))
     with pytest.raises(ValueError, match=rf"others in it that hold cells: name one, as {folder}"):
         open_cells(folder.parent)
-    (folder / "matrix.mtx.gz").rename(folder / "cells_x_genes.mtx.gz")
+    next(folder.glob("*matrix.mtx.gz")).rename(folder / "cells_x_genes.mtx.gz")
     with pytest.raises(ValueError, match=r"has cells_x_genes\.mtx\.gz, but does not name its files as Cell Ranger"):
         open_cells(folder)
 
