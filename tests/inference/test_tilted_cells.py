@@ -52,6 +52,19 @@ def test_the_mean_is_exact_and_the_order_is_the_carriers(controls, carriers, mea
         assert carriers[one] == carriers[other] or drawn[one] <= drawn[other]
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 4.0])
+def test_carriers_equal_up_to_the_last_bits_are_equal(scale):
+    """Cells go where another processor's log1p of the same counts sends them; small values that differ keep order."""
+    rng = np.random.default_rng(0)
+    carriers = (scale * (1 + rng.integers(0, 4, 60) / 100)).astype(np.float32)
+    bits = carriers.view(np.int32) + rng.integers(-3, 4, 60, dtype=np.int32)
+    controls = np.arange(1, 61)
+    expected = draw(controls, 40.0, carriers=carriers)
+    np.testing.assert_array_equal(draw(controls, 40.0, carriers=bits.view(np.float32)), expected)
+    for lower, higher in pairwise(np.unique(carriers)):
+        assert expected[carriers == lower].max() <= expected[carriers == higher].min()
+
+
 def test_the_distribution_is_the_tilted_one():
     rng = np.random.default_rng(0)
     controls = np.where(rng.random(400) < 0.6, 0, rng.gamma(4, 0.5, 400)).astype(np.float32)

@@ -3,14 +3,15 @@
 import numpy as np
 
 from state_hf.compiled import kernel
+from state_hf.metrics.rank_test import TIE_ULPS
 
 # Beyond this exponent of the most favoured value, all of the weight is on it.
 _LARGEST_TILT = 300.0
 _NEWTON_STEPS = 100
 # Where whole cells do not give a mean, this part of another expressing cell is made up by larger values.
 _STRETCH = 0.25
-# Far below the smallest difference of two expression values: it orders equal ones only.
-_TIE = 1e-7
+# Equal counts of equally large cells are no further apart than that, whichever processor normalised them.
+_TIED = 1 + TIE_ULPS * float(np.finfo(np.float32).eps)
 
 
 @kernel()
@@ -72,12 +73,30 @@ def _levels(values, mean, lone, offset, levels):
 
 
 @kernel()
+def _order(values, ties):
+    """Cells in the order of their values; within ties, which begin with their smallest value, in that of `ties`."""
+    # Equal random numbers in the order of the cells, so that no last bit of a value decides.
+    ties = ties + np.arange(len(ties)) * 2.0**-40
+    order = np.argsort(np.where(values > 0, values, ties * 1e-30))
+    start = (values <= 0).sum()
+    while start < len(order):
+        end = start + 1
+        while end < len(order) and values[order[end]] <= values[order[start]] * _TIED:
+            end += 1
+        if end > start + 1:
+            tied = order[start:end].copy()
+            order[start:end] = tied[np.argsort(ties[tied])]
+        start = end
+    return order
+
+
+@kernel()
 def _draw(references, carriers, means, lone, offsets, ties, drawn):
     number = len(carriers)
     levels = np.empty(number)
     for gene in range(len(means)):
         _levels(references[gene], means[gene], lone[gene], offsets[gene], levels)
-        order = np.argsort(carriers[:, gene] + _TIE * ties[:, gene])
+        order = _order(carriers[:, gene], ties[:, gene])
         for j in range(number):
             drawn[order[j], gene] = levels[j]
 
@@ -107,9 +126,9 @@ class ControlMarginals:
         """Cells of given means.
 
         Of every gene, evenly spaced quantiles of the reweighted distribution are dealt to the cells in the order of the
-        values that their carriers have, equal ones at random: so genes go together as in the carriers. Then the
-        expressed values are scaled to the exact mean, by what the rounding to whole cells has left: little, but for
-        genes that one or two cells express.
+        values that their carriers have, equal ones at random (up to rounding: equal counts are equal on any processor):
+        so genes go together as in the carriers. Then the expressed values are scaled to the exact mean, by what the
+        rounding to whole cells has left: little, but for genes that one or two cells express.
 
         Args:
             carriers: (cells, genes) control cells that lend their order.
