@@ -240,7 +240,8 @@ def test_a_checkpoint_without_a_gene_table_takes_embeddings_and_refuses_ids(tmp_
 def test_an_offloaded_model_is_the_same_model(tmp_path):
     model = StateEmbeddingModel(state_embedding_config()).eval()
     model.save_pretrained(tmp_path)
-    places = {name: "disk" for name, _ in model.named_children()}
+    # Older releases of accelerate refuse a model that is on the disk as a whole.
+    places = {name: "disk" if name == "gene_table" else "cpu" for name, _ in model.named_children()}
     loaded = StateEmbeddingModel.from_pretrained(tmp_path, device_map=places, offload_folder=tmp_path / "offload")
     assert loaded.gene_table.weight.is_meta
     assert_close(embed(loaded, **sentences()).embedding, embed(model, **sentences()).embedding, rtol=1e-5, atol=1e-5)

@@ -6,16 +6,19 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from transformers import AutoConfig
 
-from state_hf import StateEmbeddingForSequenceClassification
+from state_hf import StateEmbeddingForSequenceClassification, convert
 from state_hf.analysis.nearest_cells import nearest_neighbours, vote
 from state_hf.analysis.neighbour_probe import NeighbourProbe
 from state_hf.cli import main
 from state_hf.data.partial_results import PartialResults
-from state_hf.inference.cell_encoder import CellEncoder
-from state_hf.inference.classifiers import fit_linear_head, linear_logits, predict_classes
+from state_hf.inference.classifiers import fit_last_layer, last_logits, new_classifier, predict_classes
 from state_hf.pipelines.annotate import annotate
 from tests.corpus_files import GENES, cells, small_embedding_model, tokenizer
+from tests.geneformer_models import COUNTS, FOLDER, IDS
 from tests.screen_models import lose_a_weight
 
 
@@ -171,16 +174,32 @@ def test_options_that_mean_nothing_are_refused(files, tmp_path, options, message
         annotate(files / "cells.h5ad", tmp_path / "t.csv", **{**options_of(files), **options})
 
 
-def test_labels_of_a_head_do_not_depend_on_the_number_of_classes():
-    """Logistic regression of two classes, whose solver gives one row of coefficients, equals its probabilities."""
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_head_is_the_regression_of_what_it_reads(files, classes):
+    """Of two classes the solver gives one row of coefficients; the layer's probabilities are its own all the same."""
     rng = np.random.default_rng(0)
-    labels = np.where(np.arange(60) % 2, "a", "b")
-    model = small_embedding_model(hidden_dropout_prob=0.0).state_embedding.eval()
-    encoder = CellEncoder(model, tokenizer())
-    cells_ = rng.normal(size=(60, model.config.output_dim)).astype(np.float32)
-    head = fit_linear_head(encoder, cells_, labels, unknown_threshold=0.5)
-    with torch.inference_mode():
-        features = head.head_inputs(torch.from_numpy(cells_)).numpy()
-    solver = LogisticRegression(class_weight="balanced", max_iter=2000).fit(features, labels)
-    probability = torch.from_numpy(linear_logits(head, cells_)).softmax(dim=-1).numpy()
-    np.testing.assert_allclose(probability, solver.predict_proba(features), rtol=1e-4, atol=1e-6)
+    labels = np.array(list("abc"))[np.arange(60) % classes]
+    head = new_classifier(files / "model", sorted(set(labels)), seed=0)
+    features = rng.normal(3.0, 0.1, size=(60, head.config.output_dim)).astype(np.float32)
+    fit_last_layer(head, features, labels)
+    solver = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=2000))
+    expected = solver.fit(features.astype(np.float64), labels).predict_proba(features)
+    probability = torch.from_numpy(last_logits(head, features)).softmax(dim=-1).numpy()
+    # The means of the features are thirty times their spread, so float32 loses five bits more.
+    np.testing.assert_allclose(probability, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_stock_model_gets_a_head_too(tmp_path, files):
+    """Geneformer's classifier reads its first token through a pooler, which starts from random numbers."""
+    convert(FOLDER / "v1" / "model", tmp_path / "model", dictionaries=FOLDER / "v1")
+    counts = ad.AnnData(COUNTS.astype(np.float32))
+    counts.var_names = IDS
+    counts.obs["cell_type"] = np.array(["a", "b"])[np.arange(counts.n_obs) % 2]
+    counts.write_h5ad(tmp_path / "cells.h5ad")
+    options = {"reference": tmp_path / "cells.h5ad", "label_key": "cell_type", "unknown_threshold": 0.0}
+    fitted = annotate(
+        tmp_path / "cells.h5ad", tmp_path / "one.csv", model=tmp_path / "model", fit_head=tmp_path / "head", **options
+    )
+    again = annotate(tmp_path / "cells.h5ad", tmp_path / "two.csv", model=tmp_path / "head", label_key="cell_type")
+    pd.testing.assert_frame_equal(fitted, again)
+    assert AutoConfig.from_pretrained(tmp_path / "head").architectures == ["BertForSequenceClassification"]

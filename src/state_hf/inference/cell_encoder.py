@@ -14,6 +14,7 @@ from transformers.utils import logging
 from state_hf.configuration.advice import Advised
 from state_hf.data.cells.stored_matrix import CellMatrix
 from state_hf.data.read_ahead import read_ahead
+from state_hf.inference.classifiers import head_inputs
 from state_hf.inference.loading import load_model, load_tokenizer
 from state_hf.tokenization.cell_tokenizer import CellTokenizer
 from state_hf.tokenization.gene_names import GeneReport
@@ -23,8 +24,8 @@ logger = logging.get_logger(__name__)
 
 BatchSize: TypeAlias = int | Literal["auto"]
 # What is kept of a cell: "embedding" is what users keep of it, "cell" what cells are compared by, "logits" the output
-# of a model with a classification head.
-Part: TypeAlias = Literal["embedding", "cell", "logits"]
+# of a model with a classification head, and "head_inputs" what that head's last layer reads.
+Part: TypeAlias = Literal["embedding", "cell", "logits", "head_inputs"]
 
 # Activations that are alive at once, in rows as wide as the encoder: the residual stream, query, key, value, the
 # attended values and the feed-forward block.
@@ -307,9 +308,10 @@ class CellEncoder:
             del inputs["attention_mask"]
         try:
             with torch.inference_mode():
-                if part == "logits":
+                if part in ("logits", "head_inputs"):
                     model: Any = self.model
-                    return model(**{name: tensor.to(self.model.device) for name, tensor in inputs.items()}).logits
+                    inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+                    return model(**inputs).logits if part == "logits" else head_inputs(model, inputs)
                 return getattr(self.states(inputs), part)
         except RuntimeError as error:
             if len(batch) == 1 or not should_reduce_batch_size(error):

@@ -1,23 +1,24 @@
-"""Classifiers of cells: loading a family's, and fitting a linear head on a frozen encoder's cells."""
+"""Classifiers of cells: a family's loaded or made anew, and its last layer fitted to a frozen encoder's cells."""
 
-import importlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers.utils import logging
 
 from state_hf.configuration.model_folders import loading_from
 from state_hf.data.whole_files import folder_written_whole
-from state_hf.families import FAMILIES, auto_classes
-from state_hf.inference.cell_encoder import CellEncoder
 from state_hf.inference.loading import load_tokenizer, refuse_missing_weights
 from state_hf.model_cards.card import write_model_card
 from state_hf.tokenization.cell_tokenizer import CellTokenizer
 
-_TASK = "AutoModelForSequenceClassification"
+logger = logging.get_logger(__name__)
+
 # Enough for thousands of correlated features; the solver stops earlier where it has converged.
 _SOLVER_STEPS = 2000
 
@@ -53,66 +54,126 @@ def load_classifier(
     return loaded.to(device or "cpu").eval(), load_tokenizer(name, loaded)
 
 
-def check_linear_head(encoder: CellEncoder) -> None:
-    """Refuse a family whose classifier is more than a linear layer on the cell that the encoder gives.
-
-    Raises:
-        ValueError: It is one.
-    """
-    if not hasattr(_classifier_class(encoder), "head_inputs"):
-        raise ValueError(
-            f"the classifier of a {type(encoder.model).__name__} is not linear in the cell's embedding, so a head "
-            "cannot be fitted to a frozen encoder's cells: label by neighbours, without fit_head"
-        )
-
-
-def _classifier_class(encoder: CellEncoder) -> Any:
-    model_type = encoder.model.config.model_type
-    place = auto_classes(model_type).get(_TASK) if model_type in FAMILIES else None
-    return None if place is None else getattr(importlib.import_module(place[0]), place[1])
-
-
-def fit_linear_head(
-    encoder: CellEncoder, cells: np.ndarray, labels: np.ndarray, *, unknown_threshold: float
-) -> PreTrainedModel:
-    """A classifier whose head is fitted to the embeddings of labelled cells, the encoder left as it is.
-
-    The head is multinomial logistic regression (L-BFGS, L2 penalty of strength 1, as scikit-learn has it), every class
-    weighing the same, whatever its size.
+def new_classifier(
+    model: str | Path,
+    names: Sequence[str],
+    *,
+    seed: int,
+    dtype: str | None = None,
+    device: torch.device | None = None,
+    **fields: Any,
+) -> Any:
+    """The classifier of a model's family, with a head for these labels; a head that the model has is replaced.
 
     Args:
-        encoder: What the embeddings are from.
-        cells: (cells, width), what cells are compared by.
-        labels: (cells,) text; two labels at least.
-        unknown_threshold: Kept in the configuration.
+        model: Folder or hub id of a model of any family with a sequence classifier.
+        names: The classes in order; none for a regression of one number.
+        seed: Of the numbers that new weights start from. The caller's generator is left as it is.
+        dtype: "float32", "bfloat16" or "float16". Default: "float32".
+        device: Where it goes. Default: the CPU.
+        **fields: Of the configuration.
 
     Raises:
-        ValueError: There is one label only.
+        ValueError: The model's family has no sequence classifier, or weights of the encoder are missing.
     """
-    names, numbers = np.unique(labels.astype(str), return_inverse=True)
-    if len(names) < 2:
-        raise ValueError(f"a classifier needs two labels at least, and all cells are {names[0]!r}")
-    weights = len(numbers) / (len(names) * np.bincount(numbers))
-    classifier = _classifier_class(encoder).from_encoder(
-        encoder.model, names.tolist(), class_weights=weights.round(6).tolist(), unknown_threshold=unknown_threshold
-    )
-    with torch.inference_mode():
-        features = classifier.head_inputs(torch.from_numpy(cells)).float().numpy()
-    solver = LogisticRegression(class_weight="balanced", max_iter=_SOLVER_STEPS).fit(features, numbers)
+    heads: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
+    if names:
+        heads = {
+            "id2label": dict(enumerate(names)),
+            "label2id": {name: number for number, name in enumerate(names)},
+            "problem_type": "single_label_classification",
+        }
+    with loading_from(model):
+        config = AutoConfig.from_pretrained(str(model), trust_remote_code=False, **heads)
+    for name, value in fields.items():
+        setattr(config, name, value)
+    with torch.random.fork_rng(devices=[]), loading_from(model):
+        torch.manual_seed(seed)
+        loaded, info = AutoModelForSequenceClassification.from_pretrained(
+            str(model),
+            config=config,
+            dtype=dtype or "float32",
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    prefix = f"{loaded.base_model_prefix}."
+    # A stock model's pooler is part of its head.
+    encoder = [key for key in info["missing_keys"] if key.startswith(prefix) and ".pooler." not in key]
+    refuse_missing_weights(model, encoder)
+    new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    if new:
+        logger.info(f"New weights, which start from random numbers: {', '.join(new)}")
+    return loaded.to(device or "cpu").eval()
+
+
+def last_layer(classifier: PreTrainedModel) -> nn.Linear:
+    """The linear layer that gives a classifier's logits.
+
+    Raises:
+        ValueError: It has none of its own.
+    """
+    number = classifier.config.num_labels
+    found = [
+        module
+        for name, module in classifier.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == number
+        and not name.startswith(f"{classifier.base_model_prefix}.")
+    ]
+    if not found:
+        raise ValueError(
+            f"a {type(classifier).__name__} has no linear layer for its {number} classes that could be fitted to a "
+            "frozen encoder's cells: label by neighbours, or fine-tune it"
+        )
+    return found[-1]
+
+
+def head_inputs(classifier: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """(cells, width) what the last layer of a classifier reads of a batch of cells."""
+    read: list[torch.Tensor] = []
+    hook = last_layer(classifier).register_forward_pre_hook(lambda layer, given: read.append(given[0]))
+    try:
+        classifier(**inputs)
+    finally:
+        hook.remove()
+    return read[-1]
+
+
+def fit_last_layer(classifier: Any, features: np.ndarray, labels: np.ndarray) -> None:
+    """Fit the last layer of a classifier to labelled cells, the rest left as it is.
+
+    The layer is multinomial logistic regression of standardised features (L-BFGS, L2 penalty of strength 1, as
+    scikit-learn has it), every class weighing the same, whatever its size. The scales go into the layer's weights.
+
+    Args:
+        classifier: Of `new_classifier`; changed in place, in float32 afterwards.
+        features: (cells, width), its `head_inputs`.
+        labels: (cells,) names of `config.label2id`.
+    """
+    numbers = np.array([classifier.config.label2id[label] for label in labels])
+    means, scales = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+    # A feature that does not vary says nothing.
+    scales[scales == 0] = 1.0
+    solver = LogisticRegression(class_weight="balanced", max_iter=_SOLVER_STEPS)
+    solver.fit((features - means) / scales, numbers)
     coefficients, offsets = solver.coef_, solver.intercept_
-    if len(names) == 2:
+    if len(coefficients) == 1:
         # Of two classes, scikit-learn gives the difference alone.
         coefficients, offsets = np.stack([-coefficients[0], coefficients[0]]) / 2, np.array([-1, 1]) * offsets / 2
+    coefficients = coefficients / scales
+    classifier.float()
+    layer = last_layer(classifier)
     with torch.no_grad():
-        classifier.classifier.weight.copy_(torch.from_numpy(coefficients))
-        classifier.classifier.bias.copy_(torch.from_numpy(offsets))
-    return classifier.eval()
+        layer.weight.copy_(torch.from_numpy(coefficients))
+        layer.bias.copy_(torch.from_numpy(offsets - coefficients @ means))
 
 
-def linear_logits(classifier: Any, cells: np.ndarray) -> np.ndarray:
-    """(cells, classes) logits of a classifier from (cells, width) embeddings that are at hand."""
+def last_logits(classifier: Any, features: np.ndarray) -> np.ndarray:
+    """(cells, classes) logits of a classifier from (cells, width) `head_inputs` that are at hand."""
+    layer = last_layer(classifier)
     with torch.inference_mode():
-        return classifier.classifier(classifier.head_inputs(torch.from_numpy(cells))).float().numpy()
+        return layer(torch.from_numpy(features).to(layer.weight)).float().cpu().numpy()
 
 
 def predict_classes(logits: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -139,10 +200,12 @@ def save_classifier(classifier: PreTrainedModel, tokenizer: Any, folder: Path) -
 
 
 __all__ = [
-    "check_linear_head",
-    "fit_linear_head",
-    "linear_logits",
+    "fit_last_layer",
+    "head_inputs",
+    "last_layer",
+    "last_logits",
     "load_classifier",
+    "new_classifier",
     "predict_classes",
     "save_classifier",
 ]

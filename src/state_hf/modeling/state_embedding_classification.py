@@ -1,8 +1,6 @@
 """Cell-type annotation on a State Embedding model."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -52,48 +50,12 @@ class StateEmbeddingForSequenceClassification(StateEmbeddingPreTrainedModel):
         if config.class_weights is not None and len(config.class_weights) != config.num_labels:
             raise ValueError(f"There are {len(config.class_weights)} class_weights for {config.num_labels} classes.")
         self.state_embedding = StateEmbeddingModel(config)
+        # Unit vectors have small entries, which the norm brings to a size that a new head learns from.
         self.class_norm = nn.LayerNorm(config.output_dim, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.output_dim, len(config.id2label or ()))
         self._freeze()
         self.post_init()
-
-    @classmethod
-    def from_encoder(
-        cls,
-        encoder: StateEmbeddingModel,
-        names: Sequence[str],
-        *,
-        class_weights: list[float] | None = None,
-        unknown_threshold: float = 0.5,
-    ) -> Self:
-        """A classifier on a trained encoder, with a new head.
-
-        Args:
-            encoder: Its weights are copied.
-            names: The classes, in order.
-            class_weights: See `StateEmbeddingConfig`.
-            unknown_threshold: See `StateEmbeddingConfig`.
-        """
-        own = ("id2label", "label2id", "num_labels", "architectures", "dtype", "class_weights", "unknown_threshold")
-        fields: dict[str, Any] = {name: value for name, value in encoder.config.to_dict().items() if name not in own}
-        config = type(encoder.config)(
-            **fields,
-            id2label=dict(enumerate(names)),
-            label2id={name: number for number, name in enumerate(names)},
-            class_weights=class_weights,
-            unknown_threshold=unknown_threshold,
-        )
-        classifier = cls(config)
-        classifier.state_embedding.load_state_dict(encoder.state_dict())
-        return classifier
-
-    def head_inputs(self, cells: torch.Tensor) -> torch.Tensor:
-        """(cells, output_dim) what the linear head reads of cell embeddings.
-
-        Unit vectors have small entries, which the norm brings to a size that a new head learns from.
-        """
-        return self.class_norm(cells)
 
     def _freeze(self) -> None:
         super()._freeze()
@@ -126,7 +88,7 @@ class StateEmbeddingForSequenceClassification(StateEmbeddingPreTrainedModel):
         encoded = self.state_embedding(
             input_ids, attention_mask, expression, inputs_embeds, output_genes=False, return_dict=True, **kwargs
         )
-        logits = self.classifier(self.dropout(self.head_inputs(encoded.cell_embedding)))
+        logits = self.classifier(self.dropout(self.class_norm(encoded.cell_embedding)))
         loss = None
         if labels is not None:
             weights = self.config.class_weights

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata.io import read_elem
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from state_hf.analysis.nearest_cells import nearest_neighbours, vote
@@ -23,16 +24,17 @@ from state_hf.data.partial_results import PartialResults
 from state_hf.data.whole_files import store_written_whole, written_whole
 from state_hf.inference.cell_encoder import BatchSize, CellEncoder, Part
 from state_hf.inference.classifiers import (
-    check_linear_head,
-    fit_linear_head,
-    linear_logits,
+    fit_last_layer,
+    last_layer,
+    last_logits,
     load_classifier,
+    new_classifier,
     predict_classes,
     save_classifier,
 )
 from state_hf.inference.embedded_blocks import embed_missing_blocks
 from state_hf.inference.embedding_task import DeclaredInputType, EmbeddingTask, inspect_source
-from state_hf.inference.loading import model_digest
+from state_hf.inference.loading import load_tokenizer, model_digest
 from state_hf.inference.processes import Processes, join_processes
 from state_hf.inference.resumable_output import ResumableOutput
 
@@ -128,16 +130,18 @@ def annotate(
         labels = read_labels(reference, label_key)
         if not (labels != "").any():
             raise ValueError(f"No cell of {reference} has a label in obs[{label_key!r}].")
-        encoder = CellEncoder.from_pretrained(model, **loading, **options)
         sources["reference"] = as_location(reference)
         settings["unknown_threshold"] = _threshold(unknown_threshold)
         settings["labels_sha256"] = hashlib.sha256("\n".join(map(str, labels)).encode()).hexdigest()
         if fit_head is None:
+            encoder = CellEncoder.from_pretrained(model, **loading, **options)
             settings |= {"neighbours": neighbours, "distance_quantile": distance_quantile}
         else:
-            check_linear_head(encoder)
+            head = _new_head(model, labels, seed=seed, threshold=settings["unknown_threshold"], **loading)
+            encoder = CellEncoder(head, load_tokenizer(None, head), **options)
             settings["method"] = "head"
-    job = _Job(target, encoder, processes, "logits" if reference is None else "cell", settings)
+    part: Part = "logits" if reference is None else "cell" if fit_head is None else "head_inputs"
+    job = _Job(target, encoder, processes, part, settings)
     job.prepare(sources, reading)
     if target.is_complete:
         logger.info(f"{target.path} is already complete")
@@ -157,9 +161,9 @@ def annotate(
                         job.blocks("cells"), known, names, label_key, neighbours, threshold, distance_quantile
                     )
                 else:
-                    head = fit_linear_head(encoder, known, names, unknown_threshold=threshold)
+                    fit_last_layer(head, known, names)
                     save_classifier(head, encoder.tokenizer, Path(fit_head))
-                    logits = ((start, linear_logits(head, rows)) for start, rows in job.blocks("cells"))
+                    logits = ((start, last_logits(head, rows)) for start, rows in job.blocks("cells"))
                     table = _by_logits(logits, head.config, label_key, threshold)
             with open_cells(data) as cells:
                 table.index = pd.Index(cells.cell_names(), name="cell")
@@ -192,6 +196,19 @@ def _check_arguments(
 def _refuse_existing_head(folder: str | Path | None, *, keep: bool) -> None:
     if folder is not None and Path(folder).exists() and not keep:
         refuse_existing(folder, overwrite=False)
+
+
+def _new_head(model: str | Path, labels: np.ndarray, *, seed: int, threshold: float, **loading: Any) -> PreTrainedModel:
+    """The family's classifier for these labels, whose last layer can be fitted."""
+    names, counts = np.unique(labels[labels != ""].astype(str), return_counts=True)
+    if len(names) < 2:
+        raise ValueError(f"a classifier needs two labels at least, and all cells are {names[0]!r}")
+    head = new_classifier(model, names.tolist(), seed=seed, unknown_threshold=threshold, **loading)
+    if hasattr(head.config, "class_weights"):
+        # A training that goes on with the head weighs the classes as the fit does.
+        head.config.class_weights = (counts.sum() / (len(names) * counts)).round(6).tolist()
+    last_layer(head)  # refuses a family without one, before any work
+    return head
 
 
 def _threshold(wanted: float | None, config: Any = None) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import sparse
-from transformers import AutoConfig, AutoModelForSequenceClassification, EarlyStoppingCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.utils import logging
 
 from state_hf.analysis.label_scores import (
@@ -22,7 +22,6 @@ from state_hf.analysis.label_scores import (
     per_class_scores,
     regression_scores,
 )
-from state_hf.configuration.model_folders import loading_from
 from state_hf.data.cells.anndata_files import read_groups, read_labels, read_obs_column
 from state_hf.data.cells.group_split import PARTS, LabelledSplit, shared_profiles, split_labelled_cells
 from state_hf.data.cells.locations import as_location
@@ -30,8 +29,9 @@ from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.cells.stored_matrix import CellMatrix
 from state_hf.data.whole_files import folder_written_whole
 from state_hf.inference.cell_encoder import CellEncoder
+from state_hf.inference.classifiers import new_classifier
 from state_hf.inference.embedding_task import DeclaredInputType, EmbeddingTask, inspect_source
-from state_hf.inference.loading import load_tokenizer, model_digest, refuse_missing_weights
+from state_hf.inference.loading import load_tokenizer, model_digest
 from state_hf.inference.resumable_output import ResumableOutput
 from state_hf.model_cards.card import write_model_card
 from state_hf.training.checkpoints import last_complete_checkpoint
@@ -165,7 +165,7 @@ def finetune(
     names = sorted(set(labels[split.rows["train"]])) if by_class else []
     if by_class and len(names) < 2:
         raise ValueError(f"the training cells have one label in obs[{label_key!r}], {names}; a classifier needs two")
-    loaded = _load(model, names, by_class=by_class, seed=seed)
+    loaded = new_classifier(model, names, seed=seed)
     encoder = CellEncoder(loaded, load_tokenizer(str(model), loaded), seed=seed, **encoding)
     task_of = inspect_source(
         as_location(reference),
@@ -260,37 +260,6 @@ def _labels(reference: str | Path, label_key: str, *, by_class: bool) -> np.ndar
         raise ValueError(
             f"obs[{label_key!r}] of {reference} is no column of numbers, which a regression needs"
         ) from error
-
-
-def _load(model: str | Path, names: list[str], *, by_class: bool, seed: int) -> Any:
-    """The family's classifier with a head for these labels; the head that the model has is replaced by a new one."""
-    heads = (
-        {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
-        if by_class
-        else {"num_labels": 1}
-    )
-    problem = "single_label_classification" if by_class else "regression"
-    with loading_from(model):
-        config = AutoConfig.from_pretrained(str(model), trust_remote_code=False, problem_type=problem, **heads)
-    # The new head's numbers come from the seed, and the user's generator is left as it is.
-    with torch.random.fork_rng(devices=[]), loading_from(model):
-        torch.manual_seed(seed)
-        loaded, info = AutoModelForSequenceClassification.from_pretrained(
-            str(model),
-            config=config,
-            dtype="float32",
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
-    prefix = f"{loaded.base_model_prefix}."
-    # A stock model's pooler is part of its head.
-    encoder = [key for key in info["missing_keys"] if key.startswith(prefix) and ".pooler." not in key]
-    refuse_missing_weights(model, encoder)
-    new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
-    if new:
-        logger.info(f"New weights, which the training starts from random numbers: {', '.join(new)}")
-    return loaded
 
 
 def _take_up(target: ResumableOutput, settings: dict[str, Any]) -> None:

@@ -45,7 +45,8 @@ NUMBERS, TEXTS = [7, 0, 7, 3], ["7", "0", "7", "3"]
 
 @pytest.mark.parametrize("labels", [NUMBERS, pd.Categorical(NUMBERS), TEXTS, pd.array(TEXTS, "string")])
 def test_labels_of_any_type_are_texts(labels, tmp_path):
-    adata_of(perturbation=labels, cell_type=["a b"] * 4).write_h5ad(tmp_path / "labels.h5ad")
+    with anndata.settings.override(allow_write_nullable_strings=True):
+        adata_of(perturbation=labels, cell_type=["a b"] * 4).write_h5ad(tmp_path / "labels.h5ad")
     screens = open_screens(tmp_path / "labels.h5ad", control="0")
     assert screens.perturbations == ["0", "3", "7"]
     assert screens.screens[0].perturbations.tolist() == [2, 0, 2, 1]
