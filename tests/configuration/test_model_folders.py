@@ -28,7 +28,7 @@ def test_errors_that_say_more_stay_as_they_are(tmp_path):
 @pytest.mark.parametrize(
     ("inside", "named", "said"),
     [
-        ("checkpoints/checkpoint-1/model.safetensors", "", r"model holds no model: .* go on with it, `--resume`"),
+        ("checkpoints/checkpoint-1/model.safetensors", "", r"model holds no model: .*: its training did not end"),
         ("final.ckpt", "", r"model holds no model: .*state-hf convert"),
         ("notes.txt", "", r"model holds no model: there is no config\.json in it$"),
         ("config.json", "config.json", r"config\.json is a file: name the model's folder, .*model$"),

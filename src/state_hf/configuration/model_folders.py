@@ -36,12 +36,15 @@ _SYMPTOMS = (
 
 
 @contextmanager
-def loading_from(folder: str | os.PathLike[str], *, look: bool = True) -> Iterator[None]:
+def loading_from(
+    folder: str | os.PathLike[str], *, look: bool = True, holds: str | None = "config.json"
+) -> Iterator[None]:
     """Turns the errors of loading a model, configuration or tokenizer into one that names where it lies.
 
     Args:
         folder: The folder or hub id.
         look: Whether it is looked for first, see `require_found`.
+        holds: A file that such a folder has; None where it is no folder.
 
     Raises:
         ValueError: What lies there is damaged, or does not belong together.
@@ -54,13 +57,15 @@ def loading_from(folder: str | os.PathLike[str], *, look: bool = True) -> Iterat
         yield
     except OSError as error:
         _check_permissions(folder, error)
-        _check_config(folder, error)
+        if holds is not None:
+            _check_folder(folder, holds, error)
         if Path(folder).is_dir() or error.errno is not None or str(folder) in str(error):
             raise
         raise OSError(f"{folder} is no folder here, and cannot be loaded from the Hub: {error}") from error
     except (*_SYMPTOMS, ValueError) as error:
         _check_permissions(folder, error)
-        _check_config(folder, error)
+        if holds is not None:
+            _check_folder(folder, holds, error)
         if isinstance(error, ValueError) and str(folder) in str(error):
             raise
         said: BaseException = error
@@ -127,18 +132,18 @@ def _check_permissions(folder: str | os.PathLike[str], error: Exception) -> None
         raise denied from error
 
 
-def _check_config(folder: str | os.PathLike[str], error: Exception) -> None:
+def _check_folder(folder: str | os.PathLike[str], file: str, error: Exception) -> None:
     """Name a folder that holds no model, as one of a training that did not end."""
     path = Path(folder)
     if path.is_file():
         raise ValueError(f"{folder} is a file: name the model's folder, {path.parent}") from error
-    if path.is_dir() and not (path / "config.json").exists():
+    if path.is_dir() and not (path / file).exists():
         names, why = [entry.name for entry in path.iterdir()], ""
         if any(name.startswith("checkpoint") for name in names):
-            why = " (its training did not end: go on with it, `--resume`)"
+            why = ": its training did not end"
         elif any(name.endswith((".ckpt", ".pt", ".pkl")) for name in names):
-            why = " (an original's checkpoint has to be converted, `state-hf convert`)"
-        raise ValueError(f"{folder} holds no model: there is no config.json in it{why}") from error
+            why = ": an original's checkpoint has to be converted first (`state-hf convert`)"
+        raise ValueError(f"{folder} holds no model: there is no {file} in it{why}") from error
 
 
 __all__ = ["loading_from", "require_found"]

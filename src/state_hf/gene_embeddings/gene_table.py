@@ -119,7 +119,7 @@ def load_gene_table(source: str | Path, **hub: Any) -> GeneTable:
     if not hub:
         require_found(source, _TENSORS)
     paths = {name: _fetch(source, name, **hub) for name in (_TENSORS, _GENES, _RECORD)}
-    with loading_from(source, look=False):
+    with loading_from(source, look=False, holds=_TENSORS):
         genes = read_text(paths[_GENES]).splitlines()
         record = json.loads(read_text(paths[_RECORD]))
         rows = load_file(paths[_TENSORS])

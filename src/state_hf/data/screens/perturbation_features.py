@@ -38,7 +38,7 @@ def read_perturbation_features(path: str | Path) -> dict[str, np.ndarray]:
     readers = {".safetensors": _vectors, ".parquet": _table, ".csv": _table, ".tsv": _table, ".h5ad": _cells}
     if path.suffix not in readers:
         raise ValueError(f"{path} has perturbation features of an unknown kind: expected {', '.join(readers)}")
-    with loading_from(path):
+    with loading_from(path, holds=None):
         names, values = readers[path.suffix](path)
     if not names:
         raise ValueError(f"{path} has no features")

@@ -248,8 +248,10 @@ def open_screens(
     for here in found["perturbation"]:
         if not any(Perturbation.of(label, control=control).is_control for label in here.labels):
             hint = nearest(control, sorted(here.labels))
-            ways = [] if hint.endswith("?") else ["name the label of its control cells (control=...)"]
-            raise ValueError(Advised(f"{here.place} has no cell labelled {control!r}, the control; {hint}", *ways))
+            problem = f"{here.place} has no cell labelled {control!r}, the control; {hint}"
+            if hint.endswith("?"):
+                raise ValueError(problem)
+            raise ValueError(Advised(problem, "name the label of its control cells (control=...)"))
     shared = {
         kind: share_labels(
             kind,
