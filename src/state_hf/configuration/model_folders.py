@@ -135,7 +135,7 @@ def _check_permissions(folder: str | os.PathLike[str], error: Exception) -> None
 def _check_folder(folder: str | os.PathLike[str], file: str, error: Exception) -> None:
     """Name a folder that holds no model, as one of a training that did not end."""
     path = Path(folder)
-    if path.is_file():
+    if path.is_file() and path.name in ("config.json", "model.safetensors"):
         raise ValueError(f"{folder} is a file: name the model's folder, {path.parent}") from error
     if path.is_dir() and not (path / file).exists():
         names, why = [entry.name for entry in path.iterdir()], ""

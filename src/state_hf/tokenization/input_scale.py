@@ -28,6 +28,9 @@ _SAME_TOTAL = 2e-3
 _MIN_CELLS = 5
 _SAME_SHARE = 0.99
 _MOST_TOTALS = 8
+# Logarithms that people take beside the natural one, and the cells by which they are told from it.
+_OTHER_BASES = (2.0, 10.0)
+_BASE_CELLS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +95,14 @@ def look_at_values(blocks: Any) -> SeenValues:
     """Find out what values are.
 
     Whole numbers are counts. So are values that no log1p can be: above 35, or adding up to more than five million
-    molecules in one cell. All others are log1p. Values that are negative or not finite are neither, and nor are cells
-    of which some hold counts and others log1p.
+    molecules in one cell. All others are log1p. Values that are negative or not finite are neither, nor are cells of
+    which some hold counts and others log1p, nor logs to the base 2 or 10 of cells with one total (as log2(CPM + 1)).
 
     Args:
         blocks: One (cells, genes) matrix, sparse or dense, or an iterable of several: a sample of the dataset's cells.
     """
     largest, fractions, totals, molecules = [], [], [], []
+    of_bases: dict[float, list[np.ndarray]] = {base: [] for base in _OTHER_BASES}
     for block in map(_stored, [blocks] if hasattr(blocks, "shape") else blocks):
         values = block.data
         if not values.size:
@@ -106,7 +110,7 @@ def look_at_values(blocks: Any) -> SeenValues:
         if not np.isfinite(values).all():
             return SeenValues(None, "some are NaN or infinite", is_empty=False, molecules=np.empty(0))
         if values.min() < 0:
-            reason = f"some are negative, the least of those looked at is {values.min():g}"
+            reason = f"some are negative, the least of those looked at is {values.min():g} (scaled data, perhaps)"
             return SeenValues(None, reason, is_empty=False, molecules=np.empty(0))
         exact = values.astype(np.float64)
         most = np.asarray(block.max(axis=1).todense(), dtype=float).ravel()
@@ -116,9 +120,25 @@ def look_at_values(blocks: Any) -> SeenValues:
         whole = values.dtype.kind in "ui"
         fractions.append(np.zeros(int(cells.sum())) if whole else _sums(block, exact != np.floor(exact))[cells])
         molecules.append(_sums(block, np.expm1(np.minimum(exact, _LARGEST_LOG1P)))[cells])
+        wanted = _BASE_CELLS - sum(map(len, of_bases[2.0]))
+        if wanted > 0:
+            first = block[:wanted]
+            for base, sums in of_bases.items():
+                powers = np.expm1(np.minimum(first.data.astype(np.float64), _LARGEST_LOG1P) * np.log(base))
+                sums.append(_sums(first, powers)[cells[:wanted]])
     if not largest or not sum(map(len, largest)):
         return SeenValues("counts", "all values are 0", is_empty=True, molecules=np.empty(0))
-    return _decide(*(np.concatenate(parts) for parts in (largest, fractions, totals, molecules)))
+    decided = [np.concatenate(parts) for parts in (largest, fractions, totals, molecules)]
+    seen, are_logs = _decide(*decided), decided[1].any() and decided[0].max() <= _LARGEST_LOG1P
+    for base, sums in of_bases.items() if are_logs and not seen.totals else ():
+        total = SeenValues("log1p", "", is_empty=False, molecules=np.concatenate(sums)).total
+        if total is not None:
+            reason = (
+                f"as logs to the base {base:g}, its cells add up to {total:,g} counts each, and natural ones are read "
+                f"(values times ln {base:g})"
+            )
+            return SeenValues(None, reason, is_empty=False, molecules=np.empty(0))
+    return seen
 
 
 def _decide(largest: np.ndarray, fractions: np.ndarray, totals: np.ndarray, molecules: np.ndarray) -> SeenValues:
@@ -186,9 +206,7 @@ def check_input_type(
         raise ValueError(f"input_type is {input_type!r}; it has to be 'counts', 'log1p' or 'auto'.")
     seen = look_at_values(blocks)
     if seen.scale is None:
-        raise ValueError(
-            Advised(f"The values are neither counts nor log1p (scaled data, perhaps): {seen.reason}", instead)
-        )
+        raise ValueError(Advised(f"The values are neither counts nor log1p: {seen.reason}", instead))
     if input_type == "auto":
         logger.warning("input_type='auto': the values are taken for %s (%s).", seen.scale, seen.reason)
         return seen.scale
