@@ -43,7 +43,7 @@ def test_a_whole_number_has_one_text(value):
         ("2.0", "2.0"),
         (" a ", " a "),
         ("NAN", "NAN"),
-        ("n/a", "n/a"),
+        ("none", "none"),
         (datetime.date(2026, 1, 2), "2026-01-02"),
     ],
 )
@@ -106,6 +106,9 @@ ALIKE = [
     ("non-targeting", "non\u2013targeting"),
     ("A", "A\u200b"),
     ("A", "\uff21"),
+    ("TP53", "\u0422\u042053"),
+    ("TP53", "t\u044053"),
+    ("EZH2", "\u0395\u0396H2"),
     ("TP53", "Tp53"),
     ("T cell", "t Cell"),
     ("2", "2.0"),
@@ -137,6 +140,8 @@ def test_labels_that_look_alike_are_refused_in_one_place_and_across(one, two):
         ("A", "A+"),
         ("IL2", "IL-2"),
         ("HLA-A", "HLA_A"),
+        ("IFN\u03b1", "IFNa"),
+        ("IFN\u03b1", "IFN\u03b2"),
     ],
 )
 def test_labels_that_do_not(one, two):

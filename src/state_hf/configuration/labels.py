@@ -10,12 +10,19 @@ from typing import Any
 
 from state_hf.configuration.advice import Advised
 
-MISSING_TEXTS = ("", "nan", "NaN", "NA", "<NA>", "None", "null", "NaT")
+MISSING_TEXTS = ("", "nan", "NaN", "NA", "N/A", "n/a", "#N/A", "<NA>", "None", "null", "NULL", "NaT")
 """Texts that stand for no label, as they are spelt: what `astype(str)`, CSV files and R leave of missing values. Other
 spellings are labels, as the gene symbol NAN."""
 
 DISTINCT_CASE_HINT = "if they are different things, as TP53 of human and Tp53 of mouse, say so (distinct_case=True)"
 
+# Letters of other alphabets that no screen tells from those of the Latin one: Greek capitals, Cyrillic.
+_TWINS = str.maketrans(
+    "\u0391\u0392\u0395\u0396\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u03bf"
+    "\u0405\u0406\u0408\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0425"
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0455\u0456\u0458",
+    "ABEZHIKMNOPTYXoSIJABEKMHOPCTXaeopcyxsij",
+)
 _SPACED_PLUS = re.compile(r" ?\+ ?")
 # Whole or with a fraction, in decimal digits; 1E5 is a well of a plate.
 _NUMBER = re.compile(r"([+-]?)0*(\d+)(?:\.(\d*?)0*)?")
@@ -65,12 +72,12 @@ def look_alike_form(text: str, *, distinct_case: bool = False) -> str:
     """What is left of a label without the differences that nobody means: two labels of one form look alike.
 
     These are spaces around it or a "+", and runs of spaces within; how its letters are encoded (Unicode NFKC; a
-    non-breaking space or hyphen, a letter composed or not); characters without width; the form of a number (2, 2.0,
-    02); and, unless `distinct_case`, upper and lower case.
+    non-breaking space or hyphen, a letter composed or not, a Cyrillic or Greek one with the look of a Latin one);
+    characters without width; the form of a number (2, 2.0, 02); and, unless `distinct_case`, upper and lower case.
     """
-    form = unicodedata.normalize("NFKC", _without_formatting(text))
+    form = _composed(_without_formatting(text))
     if not distinct_case:
-        form = unicodedata.normalize("NFKC", form.casefold())
+        form = _composed(form.casefold())
     form = "".join("-" if unicodedata.category(letter) == "Pd" or letter == "\u2212" else letter for letter in form)
     form = _SPACED_PLUS.sub("+", " ".join(form.split()))
     number = _NUMBER.fullmatch(form)
@@ -78,6 +85,13 @@ def look_alike_form(text: str, *, distinct_case: bool = False) -> str:
         sign, whole, fraction = number.groups()
         form = ("-" if sign == "-" else "") + whole + (f".{fraction}" if fraction else "")
     return form
+
+
+def _composed(text: str) -> str:
+    """The text in one encoding, with letters of one look as one letter."""
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).translate(_TWINS))
 
 
 def _without_formatting(text: str) -> str:
