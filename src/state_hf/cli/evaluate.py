@@ -10,6 +10,7 @@ from pathlib import Path
 from state_hf.cli.library_log import kept_back
 from state_hf.configuration.advice import refuse_existing
 from state_hf.data.cells.locations import CELL_FORMATS, as_location, is_url
+from state_hf.metrics.input_check import counted
 from state_hf.metrics.profiles import profile_names
 
 
@@ -97,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
             cache_dir=arguments.cache_dir,
             seed=arguments.seed,
         )
-    done = [f"{len(result.per_perturbation):,} perturbations scored"]
+    done = [f"{counted(len(result.per_perturbation), 'perturbation')} scored"]
     if arguments.output is not None:
         files = result.save(arguments.output, overwrite=arguments.overwrite)
         done.append(f"{len(files)} files in {arguments.output}")

@@ -400,4 +400,7 @@ def _hint(matches: Mapping[str, str], *, limit: int = 3) -> str:
 def _source(adata: LabelledCells) -> str:
     cells = getattr(adata, "cells", adata)
     path = getattr(cells, "path", None) or getattr(cells, "filename", None)
+    named = getattr(cells, "name", "")
+    if path is None and Path(named).suffix:  # a part of a file's cells
+        path = named
     return Path(str(path)).name if path else f"AnnData of {adata.n_obs:,} cells"

@@ -270,6 +270,7 @@ REFUSED: dict[str, Callable[[Path], Path]] = {
     "another HDF5 file": _hdf5("weights.h5", "model_weights"),
     "Git LFS pointer": _text("cells.h5ad", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 10\n"),
     "web page in place of a file": _text("cells.h5ad", "<!DOCTYPE html>\n<html><head><title>Sign in</title>"),
+    "`.npy` array": _text("cells.npy", b"\x93NUMPY\x01\x00"),
     "empty file": _text("cells.h5ad", ""),
     "file that was cut off": _text("cells.h5ad", b"\x89HDF\r\n\x1a\n" + bytes(40)),
     "`.zip` without a Zarr store": _zip,

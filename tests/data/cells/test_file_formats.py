@@ -124,6 +124,7 @@ SAID = {
     "another HDF5 file": "is not an AnnData file.*its obs and var is missing; it holds model_weights",
     "Git LFS pointer": "is a pointer of Git LFS, .*git lfs pull",
     "web page in place of a file": "is a web page",
+    "`.npy` array": "is a bare array, without the names and labels of its cells: write the cells as .h5ad",
     "empty file": r"is empty \(0 bytes\): fetch it again",
     "file that was cut off": "cannot be read|cut off|truncated",
     "`.zip` without a Zarr store": "is a .zip file without a Zarr store: unpack it",

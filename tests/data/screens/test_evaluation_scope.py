@@ -254,3 +254,10 @@ def test_the_command_says_what_it_scored(screen, zeroshot, tmp_path, capsys):
     assert "scored:" not in said.err
     assert main(["evaluate", *cells, "--groups", "all"]) == 0
     assert "scored:" not in capsys.readouterr().out
+
+
+def test_a_file_that_is_scored_in_part_is_named(screen, fewshot, tmp_path, capsys):
+    screen.write_h5ad(tmp_path / "screen.h5ad")
+    predict(screen, fewshot, cells=4, controls="none").write_h5ad(tmp_path / "predicted.h5ad")
+    assert main(["evaluate", str(tmp_path / "predicted.h5ad"), str(tmp_path / "screen.h5ad")]) == 2
+    assert "predicted.h5ad cannot be scored against screen.h5ad (1 problem)" in capsys.readouterr().err

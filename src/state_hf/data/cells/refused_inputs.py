@@ -77,6 +77,8 @@ def _of_file(path: Path) -> str:
         return "is a .zip file without a Zarr store: unpack it, and name what was in it"
     if start[257:262] == b"ustar":
         return "is a .tar archive: unpack it, and name what was in it"
+    if start.startswith(b"\x93NUMPY"):
+        return "is a bare array, without the names and labels of its cells: write the cells as .h5ad"
     if start.startswith(b"PAR1"):
         return "is a Parquet table, which only `state-hf pretrain` reads, and only those of `state-hf tokenize`"
     if suffix in _TEXT or (b"\x00" not in start and any(mark in start for mark in (b",", b"\t"))):
