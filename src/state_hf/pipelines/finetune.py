@@ -33,6 +33,7 @@ from state_hf.inference.classifiers import new_classifier
 from state_hf.inference.embedding_task import DeclaredInputType, EmbeddingTask, inspect_source
 from state_hf.inference.loading import load_tokenizer, model_digest
 from state_hf.inference.resumable_output import ResumableOutput
+from state_hf.metrics.input_check import counted
 from state_hf.model_cards.card import write_model_card
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.encoded_cells import EncodedCells, encode_to_disk
@@ -69,7 +70,8 @@ class FineTuned:
     def __str__(self) -> str:
         cells, groups = self.record["split"]["cells"], self.record["split"]["groups"]
         sizes = ", ".join(
-            f"{part} {cells[part]:,}" + (f" ({len(groups[part])} groups)" if groups[part] else "") for part in PARTS
+            f"{part} {cells[part]:,}" + (f" ({counted(len(groups[part]), 'group')})" if groups[part] else "")
+            for part in PARTS
         )
         lines = [f"cells: {sizes}", "", self.scores.to_string(float_format=lambda value: f"{value:.3f}")]
         lines += [f"note: {sentence}" for sentence in self.record["split"]["audit"]]

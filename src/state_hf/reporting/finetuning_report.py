@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from state_hf.metrics.input_check import counted
 from state_hf.pipelines.finetune import PARTS, FineTuned
 from state_hf.reporting.page import flat, render, table_of, write_page
 
@@ -26,7 +27,8 @@ def finetuning_page(tuned: FineTuned) -> str:
     """The page as text; its styles are inside it, and every name is escaped."""
     cells, groups = tuned.record["split"]["cells"], tuned.record["split"]["groups"]
     sizes = ", ".join(
-        f"{part} {cells[part]:,} cells" + (f" of {len(groups[part])} groups" if groups[part] else "") for part in PARTS
+        f"{part} {cells[part]:,} cells" + (f" of {counted(len(groups[part]), 'group')}" if groups[part] else "")
+        for part in PARTS
     )
     return render(
         "finetuning.html",
