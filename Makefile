@@ -2,7 +2,7 @@
 #             (DATA=file.h5ad LABELS=cell_type: your own)
 # make test   lint, types, documentation links, and the whole test suite
 # make test-portable  the numeric tests as other processors would run them: instruction sets of NumPy, torch, oneDNN, MKL,
-#             OpenBLAS and numba turned off, one thread and two (SETTINGS="baseline avx2", FOLDERS="tests/metrics")
+#             OpenBLAS, numba and the C library turned off, one thread and two (SETTINGS="baseline avx2", FOLDERS="tests/metrics")
 # make bench  measure ours beside the reference tools, each in an environment of its own, and write docs/benchmarks.md
 #             (about an hour and a half; BENCH="--quick", "--resume", "--device cuda")
 # make fuzz   ten thousand damaged inputs to every reader (several hours; CASES=1000: fewer)

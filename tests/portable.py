@@ -1,7 +1,8 @@
 """Run the numeric tests as other processors would: `python -m tests.portable [--settings NAME ...] [FOLDER ...]`.
 
-NumPy, torch, oneDNN, MKL, OpenBLAS and numba each choose their instructions by the processor they find, and can be told
-to take it for a lesser one. A setting that this processor cannot take is skipped, by name.
+NumPy, torch, oneDNN, MKL, OpenBLAS, numba and the C library (whose exp and log compiled loops call) each choose their
+instructions by the processor they find, and can be told to take it for a lesser one. A setting that this processor
+cannot take is skipped, by name.
 """
 
 import argparse
@@ -80,6 +81,7 @@ SETTINGS = {
             "OPENBLAS_CORETYPE": "Nehalem",
             "NUMBA_CPU_NAME": "nehalem",
             "NUMBA_CPU_FEATURES": "",
+            "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA,-AVX2_Usable,-FMA_Usable",
         },
         numpy_off=("",),
     ),

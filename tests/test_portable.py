@@ -1,12 +1,33 @@
 """The settings of `make test-portable`."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from tests import portable
 
+SEEN = """
+import numba.core.registry, torch
+from numpy._core._multiarray_umath import __cpu_features__ as features
+print(torch.backends.cpu.get_cpu_capability(), features.get("X86_V3", features["AVX2"]),
+      numba.core.registry.cpu_target.target_context.codegen().magic_tuple()[1])
+"""
 
-def test_settings_change_what_the_libraries_see():
+
+@pytest.mark.parametrize(("name", "seen"), [("baseline", "DEFAULT False nehalem"), ("avx2", "AVX2 True haswell")])
+def test_settings_change_what_the_libraries_see(name, seen):
+    setting = portable.SETTINGS[name]
+    if reason := portable.lacking(setting):
+        pytest.skip(reason)
+    environment = {**os.environ, **setting.variables()}
+    done = subprocess.run([sys.executable, "-c", SEEN], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == seen.split()
+
+
+def test_settings_are_named_as_the_libraries_spell_them():
     known = np.show_config(mode="dicts")["SIMD Extensions"]
     for setting in portable.SETTINGS.values():
         variables = setting.variables()
