@@ -36,6 +36,8 @@ NEIGHBOURS = {
     ("analysis", "inference"),
     ("model_cards", "configuration"),
     ("reporting", "pipelines"),
+    # The one reader of pickles.
+    ("gene_embeddings", "conversion"),
     ("evaluate_modules", "pipelines"),
     # The page of a metric's Space.
     ("evaluate_modules", "reporting"),

@@ -77,7 +77,7 @@ class Malicious:
 
 def test_code_in_a_dictionary_does_not_run(tmp_path):
     torch.save({"A": Malicious(str(tmp_path / "was-here"))}, tmp_path / "table.pt")
-    with pytest.raises(ValueError, match="more than tensors"):
+    with pytest.raises(ValueError, match="it names io.open, which is code"):
         load_gene_table(tmp_path / "table.pt")
     assert not (tmp_path / "was-here").exists()
 
@@ -89,7 +89,7 @@ def test_a_damaged_dictionary_is_refused(legacy, tmp_path):
     whole = path.read_bytes()
     for content in (b"", b"hello there", *(whole[:end] for end in range(0, len(whole) - 1, 29))):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"table\.pt (is damaged|holds more)"):
+        with pytest.raises(ValueError, match=r"table\.pt (is|holds|has|names|cannot)"):
             load_gene_table(path)
 
 
@@ -103,5 +103,5 @@ def test_a_changed_gene_list_is_refused(table, tmp_path):
 def test_what_is_no_table_is_explained(tmp_path):
     with pytest.raises(OSError, match=r"gene_table.safetensors"):
         load_gene_table(tmp_path)
-    with pytest.raises(FileNotFoundError, match="There is no file"):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
         load_gene_table(tmp_path / "nothing.pt")

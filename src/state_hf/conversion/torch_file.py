@@ -63,6 +63,8 @@ def read_pickled(path: Path) -> Any:
         CheckpointError: If it is truncated or malformed.
         FileNotFoundError: If there is none.
     """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
     foreign = foreign_file(path)
     if foreign is not None:
         raise CheckpointError(foreign)
@@ -167,7 +169,10 @@ def _read_stream(whole: IO[bytes], source: Path | bytes, name: str, size: int) -
     for key in _reader(file, name).read():
         if key not in storages:
             raise CheckpointError(f"{name} is broken: its storage {key!r} belongs to no tensor.")
-        count = struct.unpack("<q", file.read(8))[0]
+        length = file.read(8)
+        if len(length) < 8:
+            raise CheckpointError(f"{name} is cut off: it ends before the numbers of its tensor {key!r}.")
+        count = struct.unpack("<q", length)[0]
         storages[key].offset = file.tell()
         if count * types[key].itemsize != storages[key].nbytes or file.tell() + storages[key].nbytes > size:
             raise CheckpointError(f"{name} is broken: the data of its tensor {key!r} are cut off.")

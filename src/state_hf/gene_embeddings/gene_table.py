@@ -11,8 +11,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from state_hf.configuration.model_folders import loading_from, require_found
+from state_hf.conversion.lazy_tensor import LazyTensor
+from state_hf.conversion.torch_file import read_pickled
 from state_hf.data.whole_files import written_whole
-from state_hf.gene_embeddings.tensor_file import load_tensors
 from state_hf.model_cards.facts import gene_list_digest
 from state_hf.model_cards.pushing import PushWithCardMixin
 from state_hf.tokenization.text_files import read_text
@@ -141,16 +142,16 @@ def _fetch(source: str | Path, name: str, **hub: Any) -> Path:
 
 
 def _load_original(path: Path) -> GeneTable:
-    rows = load_tensors(path)
+    rows = read_pickled(path)
     if not isinstance(rows, dict) or not rows:
         raise ValueError(f"{path} holds a {type(rows).__name__}, not a dictionary of genes.")
     for gene, row in rows.items():
-        if not isinstance(gene, str) or not isinstance(row, torch.Tensor) or row.dim() != 1:
+        if not isinstance(gene, str) or not isinstance(row, LazyTensor) or len(row.shape) != 1:
             raise ValueError(f"{path} is no gene table: {gene!r} is not a gene with one row of numbers.")
-    widths = {len(row) for row in rows.values()}
+    widths = {row.shape[0] for row in rows.values()}
     if len(widths) > 1:
         raise ValueError(f"{path} has rows of different widths: {', '.join(map(str, sorted(widths)))}.")
-    return GeneTable(list(rows), torch.stack([row.float() for row in rows.values()]), {"source": path.name})
+    return GeneTable(list(rows), torch.stack([row.load().float() for row in rows.values()]), {"source": path.name})
 
 
 __all__ = ["GeneTable", "load_gene_table"]

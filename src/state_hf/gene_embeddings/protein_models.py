@@ -10,8 +10,9 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.models.esm.modeling_esm import EsmModel
 
 from state_hf.configuration.model_folders import require_found
+from state_hf.conversion.pickle_reader import Record
+from state_hf.conversion.torch_file import read_pickled
 from state_hf.gene_embeddings.protein_fasta import RESIDUES
-from state_hf.gene_embeddings.tensor_file import load_tensors
 
 _REMEDY_FAIR_ESM = "Weights in the original's format (.pt) need the package fair-esm: pip install 'state-hf[fair-esm]'"
 # ESM-2 was trained on crops of 1,024 tokens, two of them special.
@@ -148,11 +149,12 @@ def _load_fair_esm(path: Path) -> ProteinModel:
         from esm.model.esm2 import ESM2
     except ImportError as error:
         raise ImportError(_REMEDY_FAIR_ESM) from error
-    # The one foreign class in these files is a plain container of the training's options.
-    saved = load_tensors(path, containers=[argparse.Namespace])
-    options = saved.get("cfg", {}).get("model") if isinstance(saved, dict) else None
-    if options is None or "model" not in saved:
+    saved = read_pickled(path)
+    # The training's options lie in an argparse.Namespace.
+    record = saved.get("cfg", {}).get("model") if isinstance(saved, dict) else None
+    if not isinstance(record, Record) or not isinstance(record.state, dict) or "model" not in saved:
         raise ValueError(f"{path} does not hold an ESM-2 model of fair-esm: it has no 'cfg' and 'model'.")
+    options = argparse.Namespace(**record.state)
     alphabet = Alphabet.from_architecture("ESM-1b")
     network = ESM2(
         num_layers=options.encoder_layers,
@@ -162,7 +164,7 @@ def _load_fair_esm(path: Path) -> ProteinModel:
         token_dropout=options.token_dropout,
     )
     weights = {
-        name.removeprefix("encoder.").removeprefix("sentence_encoder."): tensor
+        name.removeprefix("encoder.").removeprefix("sentence_encoder."): tensor.load()
         for name, tensor in saved["model"].items()
     }
     loaded = network.load_state_dict(weights, strict=False)
