@@ -15,7 +15,7 @@ from state_hf.configuration.advice import Advised
 from state_hf.data.cells.stored_matrix import CellMatrix
 from state_hf.data.read_ahead import read_ahead
 from state_hf.inference.classifiers import head_inputs
-from state_hf.inference.loading import load_model, load_tokenizer
+from state_hf.inference.loading import evaluation_mode, load_model, load_tokenizer
 from state_hf.tokenization.cell_tokenizer import CellTokenizer
 from state_hf.tokenization.gene_names import GeneReport
 from state_hf.tokenization.input_scale import InputType
@@ -191,12 +191,8 @@ class CellEncoder:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Hold the model in evaluation mode."""
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        with evaluation_mode(self.model):
             yield
-        finally:
-            self.model.train(was_training)
 
     def states(self, encoding: Mapping[str, torch.Tensor], *, output_genes: bool = False) -> CellStates:
         """What the model says of a batch of cells.

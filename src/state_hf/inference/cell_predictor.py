@@ -1,7 +1,6 @@
 """Runs a perturbation model over sets of control cells."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -55,18 +54,6 @@ def load_perturbation_model(model: str | Path | PreTrainedModel, *, device: str 
         raise ValueError(f"a {type(loaded).__name__} does not predict perturbed cells")
     _ = loaded.vocabulary  # raises where there is none
     return loaded if device is None else loaded.to(torch.device(device))
-
-
-@contextmanager
-def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
-    """No dropout and no gradients; the mode of before afterwards."""
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(training)
 
 
 @dataclass(frozen=True)
@@ -237,4 +224,4 @@ def _position(names: Sequence[str], name: str) -> int:
     return list(names).index(name)
 
 
-__all__ = ["CellPredictor", "PredictedSet", "Slots", "evaluation_mode", "feature_slot", "load_perturbation_model"]
+__all__ = ["CellPredictor", "PredictedSet", "Slots", "feature_slot", "load_perturbation_model"]

@@ -20,6 +20,18 @@ from state_hf.tokenization.cell_tokenizer import CellTokenizer
 DTYPES = ("float32", "bfloat16", "float16")
 
 
+@contextmanager
+def evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
+    """No dropout and no gradients; the mode of before afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
 def load_model(
     model: str | Path | PreTrainedModel, *, dtype: str | None = None, device: torch.device | None = None
 ) -> PreTrainedModel:

@@ -17,11 +17,11 @@ from state_hf.data.screens.perturbation_screens import open_screens
 from state_hf.inference.cell_predictor import (
     CellPredictor,
     Slots,
-    evaluation_mode,
     feature_slot,
     load_perturbation_model,
 )
 from state_hf.inference.emitted_cells import Emission, EmittedCells, write_predictions
+from state_hf.inference.loading import evaluation_mode
 from state_hf.inference.prediction_plan import Perturbations, plan_predictions
 from state_hf.training.transfer import add_perturbations
 
