@@ -192,6 +192,7 @@ class GeneIndex:
         matched = np.flatnonzero(columns >= 0).tolist()
         ids = {at for at in matched if is_ensembl_id(names[at].strip())}
         symbols = {at for at in matched if at not in ids and (own[at] or self._is_symbol(names[at], columns[at]))}
+        aliased = [at for at in matched if at not in ids and at not in symbols]
         missing = tuple(name for name, rows, gene in zip(names, found, is_gene, strict=True) if gene and not rows)
         cases = {name: self.differs_in_case(name) for name in missing}
         return GeneReport(
@@ -201,7 +202,7 @@ class GeneIndex:
             vocabulary_size=len(self.genes),
             by_symbol=len(symbols),
             by_id=len(ids),
-            by_alias={names[at]: self.genes[columns[at]] for at in matched if at not in ids | symbols},
+            by_alias={names[at]: self.genes[columns[at]] for at in aliased},
             ambiguous={
                 name: [self.genes[row] for row in rows]
                 for name, rows in zip(names, found, strict=True)
