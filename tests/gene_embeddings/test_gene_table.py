@@ -77,7 +77,7 @@ class Malicious:
 
 def test_code_in_a_dictionary_does_not_run(tmp_path):
     torch.save({"A": Malicious(str(tmp_path / "was-here"))}, tmp_path / "table.pt")
-    with pytest.raises(ValueError, match=r"it names io\.open, which is code"):
+    with pytest.raises(ValueError, match=r"it names _?io\.open, which is code"):
         load_gene_table(tmp_path / "table.pt")
     assert not (tmp_path / "was-here").exists()
 

@@ -19,6 +19,7 @@ from state_hf.inference.classifiers import fit_last_layer, last_logits, new_clas
 from state_hf.pipelines.annotate import annotate
 from tests.corpus_files import GENES, cells, small_embedding_model, tokenizer
 from tests.geneformer_models import COUNTS, FOLDER, IDS
+from tests.rounding import bound
 from tests.screen_models import lose_a_weight
 
 
@@ -134,7 +135,8 @@ def test_an_interrupted_run_goes_on_and_embeds_only_what_is_missing(files, tmp_p
     with pytest.raises(FileExistsError, match="an unfinished run lies in"):
         annotate(files / "cells.h5ad", tmp_path / "t.csv", **options_of(files))
     resumed = annotate(files / "cells.h5ad", tmp_path / "t.csv", **options_of(files), resume=True)
-    pd.testing.assert_frame_equal(resumed, whole)
+    # Batches of other cells: some hundred roundings of numbers up to 1.
+    pd.testing.assert_frame_equal(resumed, whole, rtol=0, atol=bound(500, np.float32))
     # 90 and 40 cells in blocks of 30: five blocks, of which two were there.
     assert len(written) == 3 + 3
     assert not (tmp_path / "t.csv.partial").exists()
