@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -206,6 +207,10 @@ class PerturbationSplit:
         `perturbed_cells`, `control_cells` (that the part predicts, from other controls), `control_pool` (that it draws
         from).
         """
+        return self._audit.copy()
+
+    @cached_property
+    def _audit(self) -> pd.DataFrame:
         rows: dict[tuple[str, str, str], list[Any]] = {}
         for screen, targets, controls in zip(self.screens.screens, self._targets, self._controls, strict=True):
             unused = ~(targets.any(axis=0) | controls.any(axis=0))
