@@ -10,8 +10,8 @@ import scipy.sparse as sp
 from state_hf.metrics import _summary_kernels
 from state_hf.metrics.expression_rows import Rows, as_rows, compact, value_range
 
-# Values of one gene range, gathered at a time: 128 MB as float64.
-_CHUNK_VALUES = 16_000_000
+# Values of one gene range, gathered at a time: 64 MB as float64.
+_CHUNK_VALUES = 8_000_000
 
 
 @dataclass(frozen=True)
