@@ -89,7 +89,7 @@ def test_a_damaged_dictionary_is_refused(legacy, tmp_path):
     whole = path.read_bytes()
     for content in (b"", b"hello there", *(whole[:end] for end in range(0, len(whole) - 1, 29))):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"table\.pt (is|holds|has|names|cannot)"):
+        with pytest.raises(ValueError, match=r"table\.pt is (empty|broken|cut off|neither a file of torch)"):
             load_gene_table(path)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from state_hf.cli.library_log import kept_back
 from state_hf.configuration.advice import refuse_existing
+from state_hf.configuration.wording import counted
 from state_hf.data.cells.locations import CELL_FORMATS, as_location, is_url
 from state_hf.metrics.profiles import profile_names
 
@@ -67,7 +68,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, print the table, write what was asked for."""
-    from state_hf.metrics.input_check import counted
     from state_hf.pipelines.evaluate import evaluate_predictions
     from state_hf.reporting.evaluation_report import write_evaluation_report
     from state_hf.reporting.evaluation_text import evaluation_text

@@ -88,10 +88,4 @@ def nearest(name: str, known: Sequence[str]) -> str:
     return f"known: {shown}, ... ({len(known)} in all)" if len(known) > 8 else f"known: {shown or 'none'}"
 
 
-def listed(names: Sequence[str], *, limit: int = 8) -> str:
-    """The names for a sentence, shortened: `'A', 'B' and 3 more`."""
-    shown = ", ".join(repr(name) for name in names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
-
-
-__all__ = ["listed", "near_matches", "near_names", "nearest", "normalized_name"]
+__all__ = ["near_matches", "near_names", "nearest", "normalized_name"]

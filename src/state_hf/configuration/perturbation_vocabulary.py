@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from state_hf.configuration.labels import label_text
-from state_hf.configuration.near_names import listed, nearest
+from state_hf.configuration.near_names import nearest
 from state_hf.configuration.perturbation_labels import PerturbationNames
+from state_hf.configuration.wording import listed
 
 
 @dataclass(frozen=True)

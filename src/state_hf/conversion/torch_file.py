@@ -80,11 +80,9 @@ def _read_zip(path: Path, file: IO[bytes]) -> Any:
         with zipfile.ZipFile(file) as archive:
             return _read_archive(path, file, archive)
     except _BROKEN_ARCHIVE as error:
-        cut = is_cut_off(path)
-        cause = "it is cut off, for its end is missing. Fetch it again" if cut else f"it is damaged ({error})"
-        raise CheckpointError(
-            f"{path} is broken: it begins as a file of torch.save, and of its {path.stat().st_size:,} bytes {cause}."
-        ) from error
+        cut = f"it is cut off after {path.stat().st_size:,} bytes. Fetch it again" if is_cut_off(path) else ""
+        cause = cut or f"it is damaged ({error})"
+        raise CheckpointError(f"{path} is broken: it begins as a file of torch.save, but {cause}.") from error
 
 
 def _read_archive(path: Path, file: IO[bytes], archive: zipfile.ZipFile) -> Any:

@@ -1,7 +1,7 @@
 """Runs a model of any family over blocks of cells, tokenized in the background, in batches that fit into memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias
 
@@ -188,11 +188,9 @@ class CellEncoder:
         """Width of an embedding: of the cell, and of its context."""
         return getattr(self.model.config, "embedding_dim", None) or self.model.config.hidden_size
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> AbstractContextManager[None]:
         """Hold the model in evaluation mode."""
-        with evaluation_mode(self.model):
-            yield
+        return evaluation_mode(self.model)
 
     def states(self, encoding: Mapping[str, torch.Tensor], *, output_genes: bool = False) -> CellStates:
         """What the model says of a batch of cells.

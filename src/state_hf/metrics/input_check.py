@@ -11,8 +11,9 @@ from transformers.utils import logging
 
 from state_hf.configuration.advice import Advised
 from state_hf.configuration.labels import FoundLabels, refuse_look_alikes
-from state_hf.configuration.near_names import listed, near_matches
+from state_hf.configuration.near_names import near_matches
 from state_hf.configuration.perturbation_labels import label_parts
+from state_hf.configuration.wording import counted, listed
 from state_hf.metrics.label_columns import LabelColumn, read_label_column
 from state_hf.metrics.labelled_cells import LabelledCells
 from state_hf.metrics.value_check import ValueSummary, summarize_values
@@ -125,11 +126,6 @@ def problem_list(headline: str, problems: list[str]) -> Advised:
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     inner = tuple(problem for problem in problems if isinstance(problem, Advised))
     return Advised("\n".join([f"{headline} ({count}):", *lines]), inner=inner)
-
-
-def counted(number: int, noun: str) -> str:
-    """The number with its noun, in the plural where it is due."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def value_problems(

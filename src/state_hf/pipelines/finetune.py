@@ -22,6 +22,7 @@ from state_hf.analysis.label_scores import (
     per_class_scores,
     regression_scores,
 )
+from state_hf.configuration.wording import counted
 from state_hf.data.cells.anndata_files import read_groups, read_labels, read_obs_column
 from state_hf.data.cells.group_split import PARTS, LabelledSplit, shared_profiles, split_labelled_cells
 from state_hf.data.cells.locations import as_location
@@ -33,7 +34,6 @@ from state_hf.inference.classifiers import new_classifier
 from state_hf.inference.embedding_task import DeclaredInputType, EmbeddingTask, inspect_source
 from state_hf.inference.loading import load_tokenizer, model_digest
 from state_hf.inference.resumable_output import ResumableOutput
-from state_hf.metrics.input_check import counted
 from state_hf.model_cards.card import write_model_card
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.encoded_cells import EncodedCells, encode_to_disk

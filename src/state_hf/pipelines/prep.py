@@ -17,7 +17,8 @@ from scipy import sparse
 from transformers.utils.logging import tqdm
 
 from state_hf.configuration.advice import refuse_existing
-from state_hf.configuration.near_names import listed, near_matches
+from state_hf.configuration.near_names import near_matches
+from state_hf.configuration.wording import listed
 from state_hf.data.cells.cell_copies import copy_store
 from state_hf.data.screens.prediction_record import recorded_labels
 from state_hf.data.screens.vcc_archive import compressed_size, pack

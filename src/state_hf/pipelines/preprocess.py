@@ -13,6 +13,7 @@ from scipy import sparse
 from state_hf._version import __version__
 from state_hf.configuration.advice import Advised, refuse_existing
 from state_hf.configuration.near_names import nearest
+from state_hf.configuration.wording import counted
 from state_hf.data.cells.locations import as_location
 from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.cells.stored_matrix import CellMatrix
@@ -71,8 +72,8 @@ def _reasons(dropped: Mapping[str, tuple[int, list[str]]]) -> str:
     for reason, (cells, perturbations) in dropped.items():
         if cells:
             shown = ", ".join(perturbations[:5]) + (", ..." if len(perturbations) > 5 else "")
-            which = f" ({len(perturbations)} perturbations: {shown})" if perturbations else ""
-            reasons.append(f"{cells:,} cells {reason}{which}")
+            which = f" ({counted(len(perturbations), 'perturbation')}: {shown})" if perturbations else ""
+            reasons.append(f"{counted(cells, 'cell')} {reason}{which}")
     return "; ".join(reasons)
 
 

@@ -13,9 +13,9 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from state_hf.configuration.model_folders import loading_from
-from state_hf.configuration.near_names import listed
 from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.configuration.state_transition import StateTransitionConfig
+from state_hf.configuration.wording import listed
 from state_hf.data.screens.perturbation_dataset import PerturbationDataset
 from state_hf.data.screens.perturbation_features import feature_table, read_perturbation_features
 from state_hf.data.screens.perturbation_screens import PerturbationScreens, open_screens

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pandas as pd
 
-from state_hf.metrics.input_check import counted
+from state_hf.configuration.wording import counted
 from state_hf.metrics.result import EvaluationResult
 from state_hf.reporting.markup import number
 

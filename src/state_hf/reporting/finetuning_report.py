@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from state_hf.metrics.input_check import counted
+from state_hf.configuration.wording import counted
 from state_hf.pipelines.finetune import PARTS, FineTuned
 from state_hf.reporting.page import flat, render, table_of, write_page
 

@@ -13,6 +13,7 @@ from anndata import AnnData
 
 from state_hf.configuration.advice import Advised
 from state_hf.configuration.perturbation_labels import common_names
+from state_hf.configuration.wording import counted
 from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.cells.stored_matrix import CellMatrix
 from state_hf.data.screens.prediction_record import (
@@ -26,7 +27,6 @@ from state_hf.data.screens.prediction_record import (
 )
 from state_hf.data.screens.screen_reading import labels_of
 from state_hf.data.screens.split_parts import GroupParts
-from state_hf.metrics.input_check import counted
 from state_hf.metrics.label_columns import read_label_column
 
 ScoredGroups: TypeAlias = Literal["held-out", "prediction", "all"]

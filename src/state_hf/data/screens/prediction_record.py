@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import HfHubHTTPError, httpx
 
 from state_hf.configuration.labels import as_label
+from state_hf.configuration.wording import counted
 from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.screens.split_parts import SPLIT_FILE, split_file
 from state_hf.metrics.labelled_cells import LabelledCells
@@ -152,13 +153,10 @@ def describe_predictions(path: str | Path) -> str:
         return f"{path}: {cells:,} cells x {genes:,} genes"
     groups = len({perturbation for _, perturbation in record.groups})
     cell_types = len({cell_type for cell_type, _ in record.groups})
-    where = f" in {cell_types:,} cell type{'s' if cell_types > 1 else ''}" if record.cell_type_key else ""
+    where = f" in {counted(cell_types, 'cell type')}" if record.cell_type_key else ""
     scale = record.scale if record.target_sum < 0 else f"{record.scale}, normalised to {record.target_sum:,g} counts"
     controls = "without control cells" if record.controls == "none" else f"with {record.controls} control cells"
-    return (
-        f"{path}: {groups:,} perturbation{'s' if groups > 1 else ''}{where}, {cells:,} cells ({controls}) x "
-        f"{genes:,} genes, {scale}"
-    )
+    return f"{path}: {counted(groups, 'perturbation')}{where}, {cells:,} cells ({controls}) x {genes:,} genes, {scale}"
 
 
 def split_of_model(model: str) -> Path | None:
