@@ -196,3 +196,24 @@ def test_genes_of_one_name_are_refused(screen_path, tmp_path, capsys):
 def test_faults(screen_path, tmp_path, capsys, words, message):
     assert main(["train", str(screen_path), "--output", str(tmp_path / "model"), *SIZES, *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_training_that_is_replaced_takes_nothing_else_along(screen_path, tmp_path):
+    """A split that the user wrote into the folder, and words that were added to the card, stay."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    mine = folder / "split.toml"
+    parts = '[training]\nscreen = "train"\n\n[zeroshot]\n"screen.type_3" = "test"\n'
+    mine.write_text(f'[datasets]\nscreen = "{screen_path}"\n\n{parts}')
+    words = ["train", "--split", str(mine), "--output", str(folder), *SIZES]
+    assert main(words) == 0
+    card = folder / "README.md"
+    card.write_text(card.read_text() + "\nOur notes.\n")
+    (folder / "notes.txt").write_text("ours")
+    text = mine.read_text()
+    assert main(words) == 2
+    assert main([*words, "--overwrite"]) == 0
+    assert mine.read_text() == text
+    assert (folder / "notes.txt").read_text() == "ours"
+    assert "Our notes." in card.read_text()
+    assert (folder / "split.json").is_file()

@@ -76,10 +76,13 @@ def start_of_training(folder: Path, *, resume: bool, overwrite: bool) -> str | N
 
 
 def clear_training(folder: Path) -> None:
-    """Take an earlier training out of a folder: its checkpoints, and what was saved of its models."""
+    """Take an earlier training out of a folder: its checkpoints, and what was saved of its models.
+
+    What else lies there stays, as a `split.toml`, and the card, to which somebody may have added.
+    """
     for name in (CHECKPOINTS, "baselines"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for pattern in ("config.json", "model*.safetensors*", "scores.csv", "vocabulary.json", "split.*", "README.md"):
+    for pattern in ("config.json", "model*.safetensors*", "scores.csv", "vocabulary.json", "split.json", "split.csv"):
         for path in folder.glob(pattern):
             path.unlink()
 

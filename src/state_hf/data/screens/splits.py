@@ -20,13 +20,13 @@ from state_hf.data.screens.split_definition import (
     contexts_of,
     dataset_places,
 )
+from state_hf.data.screens.split_parts import AUDIT_FILE, SPLIT_FILE
 from state_hf.data.whole_files import written_whole
 
 SplitControls = Literal["shared", "train-only", "held-out"]
 
 # Two files that name so many cells alike, with the same labels, hold the same cells.
 _COPIED_SHARE = 0.5
-_FILE, _TABLE = "split.json", "split.csv"
 _COUNTS = ("perturbations", "perturbed_cells", "control_cells", "control_pool")
 
 
@@ -266,9 +266,9 @@ class PerturbationSplit:
             "fewshot": _by_dataset(definition.fewshot),
             "exclude": _by_dataset(definition.exclude),
         }
-        with written_whole(Path(folder) / _TABLE) as temporary:
+        with written_whole(Path(folder) / AUDIT_FILE) as temporary:
             self.audit().to_csv(temporary, index=False)
-        with written_whole(Path(folder) / _FILE) as temporary:
+        with written_whole(Path(folder) / SPLIT_FILE) as temporary:
             temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
@@ -283,9 +283,9 @@ class PerturbationSplit:
             FileNotFoundError: There is no split in the folder.
             ValueError: The screens have other cells than those that the split was made for.
         """
-        path = Path(folder) / _FILE
+        path = Path(folder) / SPLIT_FILE
         if not path.exists():
-            raise FileNotFoundError(f"there is no split in {folder} (no {_FILE})")
+            raise FileNotFoundError(f"there is no split in {folder} (no {SPLIT_FILE})")
         content = json.loads(path.read_text(encoding="utf-8"))
         definition = SplitDefinition(
             dataset_places(screens),
@@ -295,7 +295,7 @@ class PerturbationSplit:
             exclude=_by_context(content["exclude"]),
         )
         split = cls(screens, definition, controls=content["controls"], seed=content["seed"])
-        saved = pd.read_csv(Path(folder) / _TABLE, dtype={"dataset": str, "cell_type": str}, keep_default_na=False)
+        saved = pd.read_csv(Path(folder) / AUDIT_FILE, dtype={"dataset": str, "cell_type": str}, keep_default_na=False)
         if not saved.equals(split.audit()):
             raise ValueError(
                 f"the screens are not those that the split in {folder} was made for: their cells by part are\n"
