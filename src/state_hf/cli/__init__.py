@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from state_hf._version import __version__
 from state_hf.configuration.advice import told
+from state_hf.configuration.near_names import near_names
 
 _COMMANDS = {
     "embed": "embed the cells of .h5ad files with a State Embedding model",
@@ -49,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = arguments[0]
     if name not in _COMMANDS:
-        print(f"state-hf: there is no command {name!r}\n\n{_usage()}", file=sys.stderr)
+        close = near_names(name, _COMMANDS)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        print(f"state-hf: there is no command {name!r}{hint}\n\n{_usage()}", file=sys.stderr)
         return 2
     command = importlib.import_module(f"state_hf.cli.{name.replace('-', '_')}")
     parser = argparse.ArgumentParser(
