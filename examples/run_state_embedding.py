@@ -14,6 +14,7 @@ go on with a checkpoint:
 
 from dataclasses import dataclass, field
 
+from accelerate import PartialState
 from transformers import HfArgumentParser
 
 import state_hf
@@ -60,6 +61,9 @@ def main() -> None:
     )
     for name, value in trained.metrics.items():
         print(f"{name}: {value:.4f}")
+    # Processes leave their group together; one that ends within it is aborted by chance.
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":

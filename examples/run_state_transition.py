@@ -230,6 +230,9 @@ def main() -> None:
 
     if training_arguments.push_to_hub:
         trainer.push_to_hub(tags=["single-cell", "perturbation"])
+    # Processes leave their group together; one that ends within it is aborted by chance.
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

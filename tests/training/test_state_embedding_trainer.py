@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tests.corpus_files import small_embedding_model, tokenizer, write_corpus
+from tests.launched import finish
 from transformers import set_seed
 
 from state_hf import (
@@ -237,6 +238,8 @@ if options.get("fsdp"):
     trainer.save_model(folder + "/whole")
 if trainer.is_world_process_zero():
     json.dump(curve(trainer), open(folder + "/curve.json", "w"))
+trainer.accelerator.wait_for_everyone()
+trainer.accelerator.end_training()
 """
 # The energy distance is a mean over cells, so that halves of a batch weigh the same.
 _SAME = {"fields": {"hidden_dropout_prob": 0.0, "expression_loss": "energy"}, "average_decay": 0.9}
@@ -274,7 +277,7 @@ def test_killed_training_goes_on_to_the_bit_without_repeating_or_skipping_a_cell
     assert reached < steps
     before = collated(folder)[:reached]
     (folder / "collated").unlink()
-    subprocess.run(command(script, folder, manifest, resume=True, **options), check=True, capture_output=True)
+    finish(command(script, folder, manifest, resume=True, **options))
     whole = make_trainer(tmp_path / "whole", manifest, **options)
     whole.train()
     assert json.loads((folder / "curve.json").read_text()) == curve(whole)
@@ -293,7 +296,7 @@ def test_training_goes_on_where_a_loading_worker_died(tmp_path, script, manifest
     # Whether the process hears first of the death, or of the broken connection, is a matter of chance.
     died = subprocess.run(command(script, folder, manifest, last_position=6 * 16 - 1, **options), capture_output=True)
     assert died.returncode not in (0, -signal.SIGKILL)
-    subprocess.run(command(script, folder, manifest, resume=True, **options), check=True, capture_output=True)
+    finish(command(script, folder, manifest, resume=True, **options))
     whole = make_trainer(tmp_path / "whole", manifest, **options)
     whole.train()
     assert json.loads((folder / "curve.json").read_text()) == curve(whole)
@@ -304,7 +307,7 @@ def test_two_processes_follow_the_curve_of_one_which_goes_on_with_their_checkpoi
     one.train()
     folder = tmp_path / "two"
     options = {"max_steps": 15, "save_steps": 10, "per_device_train_batch_size": 8, **_SAME}
-    subprocess.run(command(script, folder, manifest, processes=2, **options), check=True, capture_output=True)
+    finish(command(script, folder, manifest, processes=2, **options))
     np.testing.assert_allclose(json.loads((folder / "curve.json").read_text()), curve(one), rtol=1e-5)
     both = sorted(position for batch in collated(folder) for position in batch)
     assert both[: 15 * 16] == list(range(15 * 16))
@@ -318,7 +321,7 @@ def test_sharded_weights_follow_the_curve_of_whole_ones_which_go_on_with_their_c
     one.train()
     folder = tmp_path / "fsdp"
     options = {"fsdp": True, "save_steps": 4, "per_device_train_batch_size": 8, **_SAME}
-    subprocess.run(command(script, folder, manifest, processes=2, **options), check=True, capture_output=True)
+    finish(command(script, folder, manifest, processes=2, **options))
     np.testing.assert_allclose(json.loads((folder / "curve.json").read_text()), curve(one), rtol=1e-5)
     saved = StateEmbeddingForMaskedExpression.from_pretrained(folder / "whole")
     for (name, value), twin in zip(one.model.state_dict().items(), saved.state_dict().values(), strict=True):
@@ -337,7 +340,7 @@ def test_shards_of_two_processes_go_on_in_one(tmp_path, script, manifest):
     folder = tmp_path / "run"
     sharded = {"fsdp": True, "fsdp_config": {"state_dict_type": "SHARDED_STATE_DICT"}, "save_steps": 4, **_SAME}
     two = command(script, folder, manifest, processes=2, per_device_train_batch_size=8, **sharded)
-    subprocess.run(two, check=True, capture_output=True)
+    finish(two)
     curve_of_two = json.loads((folder / "curve.json").read_text())
     assert len(list((folder / "checkpoint-4").glob("*/*.distcp"))) == 4
     checkpoint = str(folder / "checkpoint-4")

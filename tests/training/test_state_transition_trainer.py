@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.launched import finish
 from tests.tiny_models import state_transition_model
 from transformers import set_seed
 
@@ -201,6 +202,8 @@ trainer = make_trainer(folder, split, vocabulary_of(split), fields={"dropout": 0
 trainer.train(resume_from_checkpoint=True if resume else None)
 if trainer.is_world_process_zero():
     json.dump(curve(trainer), open(folder + "/curve.json", "w"))
+trainer.accelerator.wait_for_everyone()
+trainer.accelerator.end_training()
 """
 
 
@@ -210,11 +213,6 @@ def _command(script, *words, processes=1):
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
     launch = launch if processes == 2 else []
     return [sys.executable, *launch, str(script), *map(str, words)]
-
-
-def _run(command):
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
 
 
 @pytest.fixture
@@ -234,15 +232,15 @@ def test_killed_training_goes_on(tmp_path, script, screen_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     reached = int(Path(last_complete_checkpoint(folder)).name.split("-")[1])
-    _run(_command(script, folder, screen_path, "resume", reached + 4, 2))
+    finish(_command(script, folder, screen_path, "resume", reached + 4, 2))
     assert len(json.loads((folder / "curve.json").read_text())) == reached + 4
 
 
 def test_two_processes_follow_the_curve_of_one(tmp_path, script, screen_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    _run(_command(script, tmp_path / "one", screen_path, "start", 14, 4))
-    _run(_command(script, tmp_path / "two", screen_path, "start", 14, 2, processes=2))
+    finish(_command(script, tmp_path / "one", screen_path, "start", 14, 4))
+    finish(_command(script, tmp_path / "two", screen_path, "start", 14, 2, processes=2))
     one, two = (json.loads((tmp_path / name / "curve.json").read_text()) for name in ("one", "two"))
     assert len(one) == 14
     np.testing.assert_allclose(one, two, rtol=1e-4)

@@ -1,6 +1,7 @@
 """The `state-hf` command: one file a sub-command, each with `configure(parser)` and `run(arguments)`."""
 
 import argparse
+import gc
 import importlib
 import sys
 from collections.abc import Sequence
@@ -62,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     command.configure(parser)
     parsed = parser.parse_args(arguments[1:])
+    was_in_group = _in_group()
     try:
         return command.run(parsed) or 0
     except KeyboardInterrupt:
@@ -70,6 +72,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"state-hf {name}: {told(error, options_of(parser, parsed))}", file=sys.stderr)
         return 2
+    finally:
+        # A process that ends while threads of its group still let go of tensors is aborted, with all its work done.
+        # The threads end with the group, and the group with the last object that holds it.
+        if not was_in_group and _in_group():
+            gc.collect()
+            sys.modules["torch"].distributed.destroy_process_group()
+
+
+def _in_group() -> bool:
+    """Whether this process has joined those that were launched with it. torch is not loaded for the question."""
+    distributed = sys.modules["torch"].distributed if "torch" in sys.modules else None
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
 
 
 def options_of(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> dict[str, str]:
