@@ -12,6 +12,7 @@ go on with a checkpoint:
   python examples/run_state_embedding.py --manifest atlas.csv --initial_model SE-600M --output_dir model --bf16
 """
 
+import gc
 from dataclasses import dataclass, field
 
 from accelerate import PartialState
@@ -61,10 +62,10 @@ def main() -> None:
     )
     for name, value in trained.metrics.items():
         print(f"{name}: {value:.4f}")
-    # Processes leave their group together; one that ends within it is aborted by chance.
-    PartialState().wait_for_everyone()
-    PartialState().destroy_process_group()
 
 
 if __name__ == "__main__":
     main()
+    # Threads of a process group end with it, if nothing holds it. Those that outlive the interpreter abort the process.
+    gc.collect()
+    PartialState().destroy_process_group()

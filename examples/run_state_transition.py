@@ -16,12 +16,14 @@ Sending the model to the hub:                             --push_to_hub --hub_mo
 All of it from a file:                                    python examples/run_state_transition.py arguments.json
 """
 
+import gc
 import logging
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import transformers
+from accelerate import PartialState
 from transformers import EarlyStoppingCallback, HfArgumentParser, set_seed
 
 from state_hf import (
@@ -230,10 +232,10 @@ def main() -> None:
 
     if training_arguments.push_to_hub:
         trainer.push_to_hub(tags=["single-cell", "perturbation"])
-    # Processes leave their group together; one that ends within it is aborted by chance.
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":
     main()
+    # Threads of a process group end with it, if nothing holds it. Those that outlive the interpreter abort the process.
+    gc.collect()
+    PartialState().destroy_process_group()
