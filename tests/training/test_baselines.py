@@ -62,6 +62,29 @@ def test_profiles_are_constant_cells(fitted):
         assert predicted(fitted["context_profile"], "Q", cell_type_ids=torch.tensor([cell_type])) == [profile] * 2
 
 
+def test_mixed_effects_by_the_tables(fitted):
+    """Rows of the two cell types and of an unknown one; given, 9 control cells of mean (2, 1)."""
+    model = fitted["mixed_effects"]
+    with torch.no_grad():
+        for name, row in (("level", [4, 2]), ("level_variance", [1, 3]), ("treated", [6, 2]), ("covariance", [0.5, 1])):
+            getattr(model, name).copy_(torch.tensor([row, row, [0, 0]]))
+        model.noise.fill_(9)
+        model.shifts.zero_()[model.vocabulary.perturbation_id("P")] = torch.tensor([1.0, -1.0])
+    inputs = {"control_mean": torch.tensor([[2.0, 1.0]]), "control_cells": torch.tensor([9])}
+    # The surprise is (-2, -1), noise / cells is 1.
+    known = {"cell_type_ids": torch.tensor([1]), **inputs}
+    assert predicted(model, "P", **known) == [[6 - 2 * 0.5 / 2 + 1, 2 - 1 / 4 - 1]] * 2
+    assert predicted(model, "Q", **known) == [[5.5, 1.75]] * 2
+    assert predicted(model, "ctrl", **known) == [[4 - 2 * 1 / 2, 2 - 1 * 3 / 4]] * 2
+    # Of a cell type that it does not know nothing is surprising here: nothing varies.
+    assert model.cell_type_id("c") == -1
+    assert predicted(model, "P", **inputs) == [[1, 0]] * 2
+    # The effect that perturbations have in common counts once in a combination.
+    both = torch.tensor([[model.vocabulary.perturbation_id(name) for name in ("P", "Q")]])
+    combined = model(control=torch.zeros(1, 2, 2), perturbation_ids=both, **known).predicted_cells[0].tolist()
+    assert combined == predicted(model, "P", **known)
+
+
 def test_ridge_is_the_closed_form(fitted):
     order = fitted["perturbation_ridge"].vocabulary.perturbations
     names = ["P", "P", "Q"]

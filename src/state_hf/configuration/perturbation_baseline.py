@@ -9,7 +9,13 @@ from state_hf.configuration.auto_map import PortableConfigMixin
 from state_hf.configuration.number_ranges import check_numbers
 
 BaselineMethod = Literal[
-    "control_copy", "context_mean", "perturbation_mean", "perturbation_ridge", "perturbation_profile", "context_profile"
+    "control_copy",
+    "context_mean",
+    "perturbation_mean",
+    "perturbation_ridge",
+    "perturbation_profile",
+    "context_profile",
+    "mixed_effects",
 ]
 
 
@@ -22,7 +28,9 @@ class PerturbationBaselineConfig(PortableConfigMixin, PreTrainedConfig):
             them, "perturbation_mean" that of the perturbation over the training contexts, and "perturbation_ridge" what
             a ridge regression on perturbation features predicts. "perturbation_profile" gives every cell the mean of
             the context's controls plus the perturbation's mean effect, "context_profile" the mean of the perturbations
-            that the context was trained with.
+            that the context was trained with. "mixed_effects" gives every cell what a mixed model of the training means
+            expects, see `state_hf.training.mixed_effects`: effects shrunk as far as they are noise, and levels that
+            contexts lend each other as far as they are alike.
         input_dim: Features of a cell.
         num_perturbations: Perturbations of the vocabulary.
         perturbation_dim: Width of the perturbation features of "perturbation_ridge"; 0 for the others.

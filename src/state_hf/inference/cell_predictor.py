@@ -198,11 +198,12 @@ class CellPredictor:
         config, vocabulary = self.model.config, self.model.vocabulary
         names, found = [group.cell_type for group, _ in sets], {}
         if self.model.reads_cell_types:
-            found["cell_type_ids"] = torch.tensor([_position(vocabulary.cell_types, name) for name in names])
+            found["cell_type_ids"] = torch.tensor([self.model.cell_type_id(name) for name in names])
         if self.model.reads_control_means:
             for name in set(names) - self._means.keys():
                 self._means[name] = self.features.mean(name)
             found["control_mean"] = torch.from_numpy(np.stack([self._means[name] for name in names]))
+            found["control_cells"] = torch.tensor([len(self.features.of(name)) for name in names])
         if config.use_batch_encoder:
             ids = np.zeros(mask.shape, dtype=np.int64)
             labels = [self.batch_of(cell) for _, controls in sets for cell in controls]
@@ -214,14 +215,6 @@ class CellPredictor:
         """Batch of a control cell, given by its screen and row."""
         screen, row = cell.tolist()
         return self.screens.batches[self.screens.screens[screen].batches[row]]
-
-
-def _position(names: Sequence[str], name: str) -> int:
-    if name not in names:
-        raise ValueError(
-            f"The model has a mean profile for {', '.join(map(repr, names))}, and not for the cell type {name!r}."
-        )
-    return list(names).index(name)
 
 
 __all__ = ["CellPredictor", "PredictedSet", "Slots", "feature_slot", "load_perturbation_model"]

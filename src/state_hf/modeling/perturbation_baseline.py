@@ -36,7 +36,7 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
         self.shifts: nn.Parameter | None = None
         self.profiles: nn.Parameter | None = None
         self.perturbation_table: nn.Parameter | None = None
-        if method in ("control_copy", "context_mean", "perturbation_mean", "perturbation_profile"):
+        if method in ("control_copy", "context_mean", "perturbation_mean", "perturbation_profile", "mixed_effects"):
             self.shifts = _constant(config.num_perturbations, config.input_dim)
         if method == "context_profile":
             self.profiles = _constant(config.num_cell_types, config.input_dim)
@@ -44,8 +44,13 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
             self.perturbation_table = _constant(config.num_perturbations, config.perturbation_dim)
             # The last row is the intercept.
             self.coefficients = _constant(config.perturbation_dim + 1, config.input_dim)
-        self.reads_cell_types = method == "context_profile"
-        self.reads_control_means = method == "perturbation_profile"
+        if method == "mixed_effects":
+            # A row for every cell type, and a last one for all others.
+            shape = (config.num_cell_types + 1, config.input_dim)
+            self.level, self.level_variance = _constant(*shape), _constant(*shape)
+            self.treated, self.covariance, self.noise = _constant(*shape), _constant(*shape), _constant(*shape)
+        self.reads_cell_types = method in ("context_profile", "mixed_effects")
+        self.reads_control_means = method in ("perturbation_profile", "mixed_effects")
         self.loss = make_set_loss("energy")
         self.post_init()
 
@@ -53,12 +58,23 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Leave everything at 0: a baseline is fitted, not trained."""
 
-    def _shift(self, perturbation_ids: torch.Tensor) -> torch.Tensor:
-        """(sets, input_dim). Effects of perturbations; those of a combination add up, and the control has none."""
+    def cell_type_id(self, name: str) -> int:
+        """What stands for a cell type in `cell_type_ids`; a mixed model has a row for those that it does not know."""
+        if self.config.method == "mixed_effects" and name not in self.vocabulary.cell_types:
+            return -1
+        return super().cell_type_id(name)
+
+    def _acting(self, perturbation_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(sets, combined). Ids, and which of them are perturbations: neither the control nor filled places."""
         ids = perturbation_ids.unsqueeze(-1) if perturbation_ids.dim() == 1 else perturbation_ids
         acting = ids >= 0
         if self.has_vocabulary and self.vocabulary.control_perturbation is not None:
             acting = acting & (ids != self.vocabulary.perturbation_id(self.vocabulary.control_perturbation))
+        return ids, acting
+
+    def _shift(self, perturbation_ids: torch.Tensor) -> torch.Tensor:
+        """(sets, input_dim). Effects of perturbations; those of a combination add up, and the control has none."""
+        ids, acting = self._acting(perturbation_ids)
         if self.perturbation_table is not None:
             rows = self.perturbation_table[ids.clamp(min=0)] @ self.coefficients[:-1] + self.coefficients[-1]
         else:
@@ -76,6 +92,7 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
         target_mask: torch.Tensor | None = None,
         cell_type_ids: torch.Tensor | None = None,
         control_mean: torch.Tensor | None = None,
+        control_cells: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> StateTransitionForPerturbationOutput:
         """Predict sets of perturbed cells.
@@ -87,9 +104,11 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
             cell_mask: (sets, cells), True for cells and False for padding.
             target: (sets, target cells, input_dim). Real perturbed cells, for the loss: the energy distance.
             target_mask: (sets, target cells), True for cells and False for padding.
-            cell_type_ids: (sets,). Cell type of each set in the vocabulary's order; "context_profile" needs it.
+            cell_type_ids: (sets,). Cell type of each set in the vocabulary's order; "context_profile" needs it. -1 is
+                one that the vocabulary does not have, which "mixed_effects" takes, and does by default.
             control_mean: (sets, input_dim). Mean of all control cells of the set's cell type, for
-                "perturbation_profile"; the mean of the set's own by default.
+                "perturbation_profile" and "mixed_effects"; the mean of the set's own by default.
+            control_cells: (sets,). Number of the cells of `control_mean`, for "mixed_effects".
             **kwargs: Not used; models share their arguments.
 
         Returns:
@@ -102,11 +121,18 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
             control = without_padding(control, cell_mask.bool())
         if self.profiles is not None:
             predicted = self._profile(cell_type_ids).unsqueeze(1).expand_as(control)
-        elif self.config.method == "perturbation_profile":
+        elif self.reads_control_means:
+            if control_mean is None or control_cells is None:
+                control_cells = torch.full((len(control),), control.shape[1], device=control.device)
+                if cell_mask is not None:
+                    control_cells = cell_mask.sum(dim=1).clamp(min=1)
             if control_mean is None:
-                cells = control.shape[1] if cell_mask is None else cell_mask.sum(dim=1, keepdim=True).clamp(min=1)
-                control_mean = control.sum(dim=1) / cells
-            predicted = (control_mean + self._shift(perturbation_ids)).unsqueeze(1).expand_as(control)
+                control_mean = control.sum(dim=1) / control_cells[:, None]
+            if self.config.method == "mixed_effects":
+                profile = self._expected(perturbation_ids, cell_type_ids, control_mean, control_cells)
+            else:
+                profile = control_mean + self._shift(perturbation_ids)
+            predicted = profile.unsqueeze(1).expand_as(control)
         else:
             predicted = control + self._shift(perturbation_ids).unsqueeze(1)
         predicted = predicted.clamp(min=0) if self.config.nonnegative_output else predicted
@@ -115,6 +141,25 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
         if target is not None:
             result.loss = result.distribution_loss = self.loss(predicted, target, cell_mask, target_mask).mean()
         return result
+
+    def _expected(
+        self,
+        perturbation_ids: torch.Tensor,
+        cell_type_ids: torch.Tensor | None,
+        control_mean: torch.Tensor,
+        control_cells: torch.Tensor,
+    ) -> torch.Tensor:
+        """(sets, input_dim). Mean cells that the mixed model expects, given the mean of so many control cells."""
+        if cell_type_ids is None:
+            cell_type_ids = torch.full((len(control_mean),), -1, device=control_mean.device)
+        _, acting = self._acting(perturbation_ids)
+        acting = acting.any(dim=1, keepdim=True)
+        variance = self.level_variance[cell_type_ids]
+        shared = torch.where(acting, self.covariance[cell_type_ids], variance)
+        level = torch.where(acting, self.treated[cell_type_ids], self.level[cell_type_ids])
+        surprise = control_mean - self.level[cell_type_ids]
+        gain = shared / (variance + self.noise[cell_type_ids] / control_cells[:, None])
+        return level + gain * surprise + self._shift(perturbation_ids)
 
     def _profile(self, cell_type_ids: torch.Tensor | None) -> torch.Tensor:
         if cell_type_ids is None:

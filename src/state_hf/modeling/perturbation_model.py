@@ -20,7 +20,8 @@ class PerturbationModelMixin:
 
     Attributes:
         reads_cell_types: Whether it takes `cell_type_ids`, (sets,).
-        reads_control_means: Whether it takes `control_mean`, (sets, input_dim), of all of a cell type's controls.
+        reads_control_means: Whether it takes `control_mean`, (sets, input_dim), of all of a cell type's controls, and
+            `control_cells`, (sets,), their number.
         simulates_controls: Whether its prediction of the control perturbation differs from the control cells, and so
             has an error of its own that a difference takes out.
     """
@@ -71,6 +72,19 @@ class PerturbationModelMixin:
             Path(save_directory).mkdir(parents=True, exist_ok=True)
             self.vocabulary.save(save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+
+    def cell_type_id(self, name: str) -> int:
+        """What stands for a cell type in `cell_type_ids`.
+
+        Raises:
+            ValueError: If the model cannot predict without having trained with it, and has not.
+        """
+        names = list(self.vocabulary.cell_types)
+        if name not in names:
+            raise ValueError(
+                f"The model has a mean profile for {', '.join(map(repr, names))}, and not for the cell type {name!r}."
+            )
+        return names.index(name)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:

@@ -11,7 +11,6 @@ from transformers.utils import logging
 
 from state_hf.data.screens.perturbation_dataset import PerturbationDataset
 from state_hf.modeling.losses import EnergyDistanceLoss
-from state_hf.modeling.perturbation_baseline import PerturbationBaseline
 from state_hf.modeling.state_transition import StateTransitionPreTrainedModel
 from state_hf.training.screen_means import ScreenMeans
 
@@ -67,6 +66,7 @@ def score_models(
     sums = {name: _Sums() for name in models}
     decoded = dataset.expression_names is not None
     control_means = {cell_type: mean for (_, cell_type), mean in means.controls.items()}
+    control_cells = {context[1]: means.controls_of(context) for context in means.controls}
     distance = EnergyDistanceLoss()
     loader = DataLoader(dataset, batch_size=batch_size)
     for sets in logging.tqdm(loader, desc="score"):
@@ -77,7 +77,7 @@ def score_models(
         target = sets["target_expression" if decoded else "target"]
         groups = list(zip(sets["cell_type_ids"].tolist(), sets["perturbation_ids"].tolist(), strict=True))
         for name, model in models.items():
-            predicted = _predict(model, sets, control_means).cpu()
+            predicted = _predict(model, sets, control_means, control_cells).cpu()
             energies = distance(predicted, target, sets["cell_mask"], sets["target_mask"])
             sums[name].distances += energies.tolist()
             for group, cells, mask in zip(groups, predicted, sets["cell_mask"], strict=True):
@@ -88,13 +88,19 @@ def score_models(
 
 
 def _predict(
-    model: StateTransitionPreTrainedModel, sets: dict[str, torch.Tensor], control_means: Mapping[int, np.ndarray]
+    model: StateTransitionPreTrainedModel,
+    sets: dict[str, torch.Tensor],
+    control_means: Mapping[int, np.ndarray],
+    control_cells: Mapping[int, int],
 ) -> torch.Tensor:
     inputs: dict[str, Any] = {name: sets[name] for name in _FORWARD}
-    if isinstance(model, PerturbationBaseline):
+    cell_types = sets["cell_type_ids"].tolist()
+    if model.reads_cell_types:
         inputs["cell_type_ids"] = sets["cell_type_ids"]
-        means = np.stack([control_means[cell_type] for cell_type in sets["cell_type_ids"].tolist()])
+    if model.reads_control_means:
+        means = np.stack([control_means[cell_type] for cell_type in cell_types])
         inputs["control_mean"] = torch.from_numpy(means.astype(np.float32))
+        inputs["control_cells"] = torch.tensor([control_cells[cell_type] for cell_type in cell_types])
     output = model.eval()(**{name: value.to(model.device) for name, value in inputs.items()})
     return output.predicted_cells if output.predicted_expression is None else output.predicted_expression
 

@@ -22,10 +22,18 @@ class ScreenMeans:
     Attributes:
         controls: Mean control cell (features,) of every context.
         perturbed: Mean cell (features,) of every (context, perturbation id).
+        variances: Variance (features,) of the cells of a context around the means of their perturbations.
+        cells: Number of cells of every (context, perturbation id), the control's among them.
     """
 
     controls: dict[ContextId, np.ndarray]
     perturbed: dict[tuple[ContextId, int], np.ndarray]
+    variances: dict[ContextId, np.ndarray]
+    cells: dict[tuple[ContextId, int], int]
+
+    def controls_of(self, context: ContextId) -> int:
+        """Number of a context's control cells."""
+        return sum(number for key, number in self.cells.items() if key[0] == context and (key not in self.perturbed))
 
     def shifts(self) -> dict[tuple[ContextId, int], np.ndarray]:
         """Perturbed mean minus control mean, (features,), of every (context, perturbation id) that has controls."""
@@ -51,6 +59,8 @@ def screen_means(
         ValueError: There is no such slot, or it has values that are not finite.
     """
     sums: dict[tuple[ContextId, int], np.ndarray] = {}
+    squares: dict[ContextId, np.ndarray] = {}
+    degrees: dict[ContextId, int] = {}
     counts: dict[tuple[ContextId, int], int] = {}
     for number, screen in enumerate(screens.screens):
         wanted = np.ones(screen.num_cells, dtype=bool)
@@ -59,20 +69,32 @@ def screen_means(
         rows, cells = np.flatnonzero(wanted), screen.cells.matrix(slot)
         keys = np.stack([screen.cell_types[rows], screen.perturbations[rows]], axis=1)
         groups, codes = np.unique(keys, axis=0, return_inverse=True)
-        totals = np.zeros((len(groups), cells.shape[1]))
+        totals, second = np.zeros((2, len(groups), cells.shape[1]))
         step = max(1, _BLOCK_VALUES // max(1, cells.shape[1]))
         for start in range(0, len(rows), step):
             block = rows[start : start + step]
             values = cells.rows(block).dense(block, len(block))
-            members = (np.ones(len(block)), (codes[start : start + step], np.arange(len(block))))
-            totals += sparse.csr_array(members, shape=(len(groups), len(block))) @ values
-        for (cell_type, perturbation), total, count in zip(groups.tolist(), totals, np.bincount(codes), strict=True):
-            key = ((screen.dataset, cell_type), perturbation)
+            entries = (np.ones(len(block)), (codes[start : start + step], np.arange(len(block))))
+            members = sparse.csr_array(entries, shape=(len(groups), len(block)))
+            totals += members @ values
+            second += members @ np.square(values, dtype=np.float64)
+        counted = np.bincount(codes, minlength=len(groups))
+        for (cell_type, perturbation), total, square, count in zip(
+            groups.tolist(), totals, second, counted, strict=True
+        ):
+            context = (screen.dataset, cell_type)
+            key = (context, perturbation)
             sums[key] = sums.get(key, 0) + total
             counts[key] = counts.get(key, 0) + int(count)
+            squares[context] = squares.get(context, 0) + square
     means = {key: total / counts[key] for key, total in sums.items()}
     control = screens.control_id
+    for (context, perturbation), total in sums.items():
+        squares[context] = squares[context] - total * means[context, perturbation]
+        degrees[context] = degrees.get(context, 0) + counts[context, perturbation] - 1
     return ScreenMeans(
         controls={context: mean for (context, perturbation), mean in means.items() if perturbation == control},
         perturbed={key: mean for key, mean in means.items() if key[1] != control},
+        variances={context: np.maximum(total, 0) / max(degrees[context], 1) for context, total in squares.items()},
+        cells=counts,
     )
