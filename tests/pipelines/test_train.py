@@ -26,7 +26,8 @@ def test_train_and_predict(screen_path, tmp_path, capsys):
     assert "prediction of the test part" in printed
     scores = pd.read_csv(folder / "scores.csv", index_col="model")
     assert list(scores.index) == ["state_transition", "control_copy", "context_mean", "perturbation_mean",
-                                  "perturbation_profile", "perturbation_ridge", "context_profile", "mixed_effects"]  # fmt: skip
+                                  "perturbation_profile", "perturbation_ridge", "context_profile",
+                                  "mixed_effects"]  # fmt: skip
     assert (scores["mae"] > 0).all()
     assert np.isnan(scores["discrimination"]).all()  # one perturbation only, so there are no others
     PerturbationSplit.load(folder, open_screens(screen_path))
