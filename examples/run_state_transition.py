@@ -41,7 +41,7 @@ from state_hf.data.screens.split_toml import dataset_files, read_split_toml
 from state_hf.inference.model_scale import trained_total
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.checkpoints import last_complete_checkpoint
-from state_hf.training.effect_scale import fit_effect_scale
+from state_hf.training.effect_scale import attach_mixed_effects, fit_effect_scale
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
 from state_hf.training.profile_scores import score_models
 from state_hf.training.screen_means import screen_means
@@ -189,11 +189,16 @@ def main() -> None:
         result = trainer.train(resume)
         trained = trainer.accelerator.unwrap_model(trainer.model)
         trainer.model = trained if rank is None else trained.merge_and_unload()
-        # What the training cells show clearly and the model misses, and how much of its effects validation confirms.
+        # What the training cells show clearly and the model misses; what is expected of them without a network, and how
+        # much of what the network says beyond that validation confirms.
         if trainer.model.config.use_perturbation_offsets:
             fit_perturbation_offsets(trainer.model, parts["train"])
-        if parts["val"] is not None:
-            fit_effect_scale(trainer.model, parts["val"])
+        slot = parts["train"].slots["target"]
+        if trainer.model.config.feature_scale == "log1p":
+            attach_mixed_effects(trainer.model, screen_means(split.screens, split, slot=slot))
+            if parts["val"] is not None:
+                seen = screen_means(split.screens, split, slot=slot, part="val")
+                fit_effect_scale(trainer.model, parts["val"], seen)
         trainer.save_model()
         trainer.save_state()
         if trainer.is_world_process_zero():

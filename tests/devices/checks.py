@@ -21,8 +21,9 @@ from state_hf import (
     open_screens,
     predict,
 )
-from state_hf.training.effect_scale import fit_effect_scale
+from state_hf.training.effect_scale import attach_mixed_effects, fit_effect_scale
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
+from state_hf.training.screen_means import screen_means
 from tests.devices.pretended_device import NAME, PretendedDevice
 from tests.modeling.conftest import GENES, MODELS, TOKENS, state_embedding_config
 from tests.modeling.test_behaviours import scalar_of, tensors
@@ -152,7 +153,7 @@ def predictions_and_scores(folder: Path) -> None:
 
 
 def fits(folder: Path) -> None:
-    """What is fitted to a trained model: offsets and effect scale."""
+    """What is fitted to a trained model: offsets, a mixed model and the effect scale."""
     normalised_screen().write_h5ad(folder / "fitted.h5ad")
     sets = PerturbationDataset(open_screens(folder / "fitted.h5ad"), set_size=8)
     model = state_transition_model(vocabulary_of_sets(sets), use_perturbation_offsets=True).eval()
@@ -160,7 +161,9 @@ def fits(folder: Path) -> None:
     def fitted(device: str) -> np.ndarray:
         copied = copy.deepcopy(model).to(device)
         fit_perturbation_offsets(copied, sets)
-        scale = fit_effect_scale(copied, sets)
-        return np.append(copied.state_transition.perturbation_offsets.cpu().numpy().ravel(), scale)
+        means = screen_means(sets.screens, None, slot="X")
+        attach_mixed_effects(copied, means)
+        slope = fit_effect_scale(copied, sets, means).slope
+        return np.append(copied.state_transition.perturbation_offsets.cpu().numpy().ravel(), slope)
 
     _job_is_the_same(fitted)

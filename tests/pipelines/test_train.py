@@ -25,7 +25,7 @@ def test_train_and_predict(screen_path, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "prediction of the test part" in printed
     scores = pd.read_csv(folder / "scores.csv", index_col="model")
-    assert list(scores.index) == ["state_transition", "control_copy", "context_mean", "perturbation_mean",
+    assert list(scores.index) == ["prediction", "state_transition", "control_copy", "context_mean", "perturbation_mean",
                                   "perturbation_profile", "perturbation_ridge", "context_profile",
                                   "mixed_effects"]  # fmt: skip
     assert (scores["mae"] > 0).all()
@@ -103,12 +103,14 @@ def test_transfer_to_a_new_screen(screen_path, tmp_path, capsys):
     assert "context_profile" not in scores.index  # nothing of type_3 trains
     words = [word for word in words if word not in SIZES] + SIZES[8:]
     words += ["--initial-model", str(tmp_path / "first")]
-    # What the first screen's validation said of effects is not said of the second.
+    # What the first screen said of effects is not said of the second.
     config = AutoConfig.from_pretrained(tmp_path / "first")
     config.effect_scale = 0.1
     config.save_pretrained(tmp_path / "first")
+    capsys.readouterr()
     assert main([*words, "--output", str(tmp_path / "second"), "--lora-rank", "2"]) == 0
-    assert AutoConfig.from_pretrained(tmp_path / "second").effect_scale == 1.0
+    assert AutoConfig.from_pretrained(tmp_path / "second").effect_scale == 0
+    assert "no cells validate the network, so predictions are those of the mixed model" in capsys.readouterr().out
     lose_a_weight(tmp_path / "first", "backbone")
     assert main([*words, "--output", str(tmp_path / "third")]) == 2
     assert "is incomplete: 1 of its model's weights are missing" in capsys.readouterr().err

@@ -65,11 +65,12 @@ def test_profiles_are_constant_cells(fitted):
 def test_mixed_effects_by_the_tables(fitted):
     """Rows of the two cell types and of an unknown one; given, 9 control cells of mean (2, 1)."""
     model = fitted["mixed_effects"]
+    tables = model.mixed_effects
     with torch.no_grad():
         for name, row in (("level", [4, 2]), ("level_variance", [1, 3]), ("treated", [6, 2]), ("covariance", [0.5, 1])):
-            getattr(model, name).copy_(torch.tensor([row, row, [0, 0]]))
-        model.noise.fill_(9)
-        model.shifts.zero_()[model.vocabulary.perturbation_id("P")] = torch.tensor([1.0, -1.0])
+            getattr(tables, name).copy_(torch.tensor([row, row, [0, 0]]))
+        tables.noise.fill_(9)
+        tables.effects.zero_()[model.vocabulary.perturbation_id("P")] = torch.tensor([1.0, -1.0])
     inputs = {"control_mean": torch.tensor([[2.0, 1.0]]), "control_cells": torch.tensor([9])}
     # The surprise is (-2, -1), noise / cells is 1.
     known = {"cell_type_ids": torch.tensor([1]), **inputs}

@@ -1,4 +1,4 @@
-"""Offsets, and the scale of effects, against numbers that can be worked out by hand."""
+"""Offsets against numbers that can be worked out by hand."""
 
 import anndata
 import numpy as np
@@ -13,10 +13,8 @@ from state_hf import (
     PerturbationVocabulary,
     StateTransitionForPerturbation,
     open_screens,
-    predict,
 )
 from state_hf.data.screens.split_definition import SplitDefinition
-from state_hf.training.effect_scale import fit_effect_scale
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
 from state_hf.training.transfer import replace_perturbations
 
@@ -77,23 +75,3 @@ def test_a_model_without_offsets_is_refused(dataset, model):
     model.state_transition.perturbation_offsets = None
     with pytest.raises(ValueError, match="use_perturbation_offsets=True"):
         fit_perturbation_offsets(model, dataset)
-
-
-def test_the_scale_is_the_part_of_the_effects_that_is_observed(dataset, model):
-    # Observed are (3, 1) for P and (1, 1.5) for Q.
-    offsets = model.state_transition.perturbation_offsets
-    p, q = (model.vocabulary.perturbation_id(name) for name in "PQ")
-    offsets[p], offsets[q] = torch.tensor([4.0, 0.0]), torch.tensor([2.0, 2.0])
-    assert (4 * 3 + 2 * 1 + 2 * 1.5) / (16 + 4 + 4) > 0.5
-    assert fit_effect_scale(model, dataset) == 1.0
-    offsets *= 2
-    assert fit_effect_scale(model, dataset) == pytest.approx(17 / 48, abs=1e-6)
-    cells = dataset.screens.screens[0].source
-    options = {"controls": "none", "cells": 4, "emit": "tilted"}
-    profile = predict(cells, model, ["P"], **options).X.toarray().mean(axis=0)
-    np.testing.assert_allclose(profile, [8 * 17 / 48, 0], rtol=1e-5)
-    for values, sign in (([-3.0, -1.0], -1), ([30.0, 10.0], 1)):
-        offsets[p], offsets[q] = torch.tensor(values), torch.zeros(2)
-        assert fit_effect_scale(model, dataset) == pytest.approx(0.0 if sign < 0 else 0.1)
-    offsets.zero_()
-    assert fit_effect_scale(model, dataset) == 0.0

@@ -62,8 +62,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     written.add_argument(
         "--emit",
         choices=("model", "tilted", "counts"),
-        default="model",
-        help="the model's cells, control cells tilted to the model's mean, or counts (default: model)",
+        help="the model's cells, control cells tilted to the mean that is predicted, or counts (default: tilted for a "
+        "model with a mixed model of its screen, as `train` makes them, and model for others)",
     )
     written.add_argument("--depth", type=int, metavar="N", help="counts of a cell (default: its control cell's)")
     written.add_argument("--counts-slot", metavar="SLOT", help="raw counts of the control cells: X or layers/NAME")

@@ -49,8 +49,11 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
             (all genes) or "embedding".
         use_perturbation_offsets: Whether the output has a constant added for each perturbation and feature, which
             `state_hf.training.perturbation_offsets` fits after training; no gradient changes them.
-        effect_scale: What predicted effects on the mean cell are multiplied by, which
-            `state_hf.training.effect_scale` fits to held-out cells; `predict(..., emit="tilted")` applies it.
+        mixed_effects_cell_types: Cell types of the mixed model of the training screen that predicted profiles start
+            from; None without one.
+        effect_scale: How far predicted profiles go from what the mixed model expects (or from the control cells,
+            without one) to what the network says: 0 is not at all. `state_hf.training.effect_scale` fits it to held-out
+            cells; `predict(..., emit="tilted")` applies it.
         nonnegative_output: Whether the output ends in a ReLU. By default, unless the features are an embedding.
         feature_key: Where the features come from in an AnnData: "X", "layers/NAME", or a key of `obsm`.
         feature_scale: Scale of the features: "counts", "log1p" or "embedding". By default, "log1p" where `feature_key`
@@ -131,6 +134,7 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
     predict_residual: bool = True
     output_space: Literal["gene", "all", "embedding"] = "gene"
     use_perturbation_offsets: bool = False
+    mixed_effects_cell_types: int | None = None
     effect_scale: float = 1.0
     nonnegative_output: bool | None = None
     feature_key: str = "X_hvg"
@@ -219,6 +223,10 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
             )
         if self.use_perturbation_offsets and not self.num_perturbations:
             raise ValueError("use_perturbation_offsets needs a vocabulary of perturbations (num_perturbations)")
+        if self.mixed_effects_cell_types is not None and not (self.num_perturbations and self.num_genes):
+            raise ValueError(
+                "mixed_effects_cell_types needs a vocabulary of perturbations (num_perturbations) and predicted genes"
+            )
         if self.output_space == "all" and self.output_dim != self.input_dim:
             raise ValueError(
                 f'output_space="all" adds the control cell to the output, so output_dim ({self.output_dim}) must be '

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from state_hf.inference.cell_predictor import CellPredictor
 from state_hf.inference.control_cells import seeded_stream
@@ -32,10 +33,13 @@ class MeanProfiles:
     """Mean cells of perturbations, without the noise of drawing control cells anew for each.
 
     A model's effect is the mean over sets of control cells of its prediction, minus its prediction of the control
-    perturbation from the same sets: what it gets wrong of the context is in both. Times the model's `effect_scale`, it
-    is added to the mean cell without perturbation, of which there are two estimates: the mean of the control cells,
-    with the variance of a mean of so many cells, V, and the model's own prediction, d away from it in the mean square.
-    They are weighted by d : V, which takes d for the model's squared error. Baselines start from the control cells, and
+    perturbation from the same sets: what it gets wrong of the context is in both. A model with a mixed model of its
+    screen starts from what that expects, and goes `effect_scale` of the way to the effect.
+
+    For others, the effect times `effect_scale` is added to the mean cell without perturbation, of which there are two
+    estimates: the mean of the control cells, with the variance of a mean of so many cells, V, and the model's own
+    prediction, d away from it in the mean square. They are weighted by d : V, which takes d for the model's squared
+    error. Baselines start from the control cells, and
     are taken as they are.
 
     Args:
@@ -52,15 +56,39 @@ class MeanProfiles:
 
     def of(self, group: PredictedGroup) -> np.ndarray:
         """(genes,) mean cell of a group, within the range of the scale."""
+        # Other families have none.
+        scale = getattr(self.predictor.model.config, "effect_scale", 1.0)
+        if self.predictor.model.mixed_effects is not None and self.predictor.model.simulates_controls:
+            profile = self._expected(group, group.ids)
+            if scale > 0 and group.ids != self._control_ids:
+                start = self._expected(group, self._control_ids or (-1,))
+                level = self._level(group.cell_type)
+                effect = self._predicted(group, level.sets) - level.simulated
+                profile = profile + scale * (start + effect - profile)
+            return np.clip(profile, *self.predictor.value_range)
         level = self._level(group.cell_type)
         if level.simulated is None:
             return self._predicted(group, level.sets)
         if group.ids == self._control_ids:
             return level.expected
         effect = self._predicted(group, level.sets) - level.simulated
-        # Other families have none.
-        profile = level.expected + getattr(self.predictor.model.config, "effect_scale", 1.0) * effect
-        return np.clip(profile, *self.predictor.value_range)
+        return np.clip(level.expected + scale * effect, *self.predictor.value_range)
+
+    def _expected(self, group: PredictedGroup, ids: tuple[int, ...]) -> np.ndarray:
+        """(genes,) mean cell that the mixed model expects of perturbations in the group's cell type."""
+        model, controls = self.predictor.model, self.predictor.expression
+        tables = model.mixed_effects
+        return (
+            tables(
+                model.acting_ids(torch.tensor([ids], device=tables.level.device)),
+                torch.tensor([model.cell_type_id(group.cell_type)], device=tables.level.device),
+                torch.from_numpy(controls.mean(group.cell_type)[None]).to(tables.level),
+                torch.tensor([len(controls.of(group.cell_type))], device=tables.level.device),
+            )
+            .double()
+            .cpu()
+            .numpy()[0]
+        )
 
     def _level(self, cell_type: str) -> _Level:
         if cell_type not in self._levels:

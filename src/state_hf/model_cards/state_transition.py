@@ -20,7 +20,12 @@ def facts(config: StateTransitionConfig, folder: Path) -> dict[str, str]:
     found["Output"] = f"{config.output_dim:,} features on the same scale" + (
         f", decoded to {config.gene_dim:,} genes ({config.gene_decoder})" if config.gene_decoder else ""
     )
-    if config.effect_scale < 1:
+    if config.mixed_effects_cell_types is not None:
+        found["Profiles"] = (
+            f"what a mixed model of the training screen expects, and {config.effect_scale:.2g} of the way from there "
+            "to what the network says"
+        )
+    elif config.effect_scale < 1:
         found["Effects"] = (
             f"validation cells show {config.effect_scale:.2g} of them, so tilted predictions multiply them by that"
         )

@@ -7,6 +7,7 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from state_hf.configuration.perturbation_baseline import PerturbationBaselineConfig
+from state_hf.modeling.layers.mixed_effects import MixedEffectsTables
 from state_hf.modeling.losses import make_set_loss
 from state_hf.modeling.losses.pairwise_distances import without_padding
 from state_hf.modeling.state_transition import StateTransitionForPerturbationOutput, StateTransitionPreTrainedModel
@@ -36,7 +37,8 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
         self.shifts: nn.Parameter | None = None
         self.profiles: nn.Parameter | None = None
         self.perturbation_table: nn.Parameter | None = None
-        if method in ("control_copy", "context_mean", "perturbation_mean", "perturbation_profile", "mixed_effects"):
+        self.mixed_effects: MixedEffectsTables | None = None
+        if method in ("control_copy", "context_mean", "perturbation_mean", "perturbation_profile"):
             self.shifts = _constant(config.num_perturbations, config.input_dim)
         if method == "context_profile":
             self.profiles = _constant(config.num_cell_types, config.input_dim)
@@ -45,10 +47,7 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
             # The last row is the intercept.
             self.coefficients = _constant(config.perturbation_dim + 1, config.input_dim)
         if method == "mixed_effects":
-            # A row for every cell type, and a last one for all others.
-            shape = (config.num_cell_types + 1, config.input_dim)
-            self.level, self.level_variance = _constant(*shape), _constant(*shape)
-            self.treated, self.covariance, self.noise = _constant(*shape), _constant(*shape), _constant(*shape)
+            self.mixed_effects = MixedEffectsTables(config.num_perturbations, config.num_cell_types, config.input_dim)
         self.reads_cell_types = method in ("context_profile", "mixed_effects")
         self.reads_control_means = method in ("perturbation_profile", "mixed_effects")
         self.loss = make_set_loss("energy")
@@ -58,23 +57,10 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Leave everything at 0: a baseline is fitted, not trained."""
 
-    def cell_type_id(self, name: str) -> int:
-        """What stands for a cell type in `cell_type_ids`; a mixed model has a row for those that it does not know."""
-        if self.config.method == "mixed_effects" and name not in self.vocabulary.cell_types:
-            return -1
-        return super().cell_type_id(name)
-
-    def _acting(self, perturbation_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(sets, combined). Ids, and which of them are perturbations: neither the control nor filled places."""
-        ids = perturbation_ids.unsqueeze(-1) if perturbation_ids.dim() == 1 else perturbation_ids
-        acting = ids >= 0
-        if self.has_vocabulary and self.vocabulary.control_perturbation is not None:
-            acting = acting & (ids != self.vocabulary.perturbation_id(self.vocabulary.control_perturbation))
-        return ids, acting
-
     def _shift(self, perturbation_ids: torch.Tensor) -> torch.Tensor:
         """(sets, input_dim). Effects of perturbations; those of a combination add up, and the control has none."""
-        ids, acting = self._acting(perturbation_ids)
+        ids = self.acting_ids(perturbation_ids)
+        acting = ids >= 0
         if self.perturbation_table is not None:
             rows = self.perturbation_table[ids.clamp(min=0)] @ self.coefficients[:-1] + self.coefficients[-1]
         else:
@@ -128,8 +114,9 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
                     control_cells = cell_mask.sum(dim=1).clamp(min=1)
             if control_mean is None:
                 control_mean = control.sum(dim=1) / control_cells[:, None]
-            if self.config.method == "mixed_effects":
-                profile = self._expected(perturbation_ids, cell_type_ids, control_mean, control_cells)
+            if self.mixed_effects is not None:
+                ids = self.acting_ids(perturbation_ids)
+                profile = self.mixed_effects(ids, cell_type_ids, control_mean, control_cells)
             else:
                 profile = control_mean + self._shift(perturbation_ids)
             predicted = profile.unsqueeze(1).expand_as(control)
@@ -141,25 +128,6 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
         if target is not None:
             result.loss = result.distribution_loss = self.loss(predicted, target, cell_mask, target_mask).mean()
         return result
-
-    def _expected(
-        self,
-        perturbation_ids: torch.Tensor,
-        cell_type_ids: torch.Tensor | None,
-        control_mean: torch.Tensor,
-        control_cells: torch.Tensor,
-    ) -> torch.Tensor:
-        """(sets, input_dim). Mean cells that the mixed model expects, given the mean of so many control cells."""
-        if cell_type_ids is None:
-            cell_type_ids = torch.full((len(control_mean),), -1, device=control_mean.device)
-        _, acting = self._acting(perturbation_ids)
-        acting = acting.any(dim=1, keepdim=True)
-        variance = self.level_variance[cell_type_ids]
-        shared = torch.where(acting, self.covariance[cell_type_ids], variance)
-        level = torch.where(acting, self.treated[cell_type_ids], self.level[cell_type_ids])
-        surprise = control_mean - self.level[cell_type_ids]
-        gain = shared / (variance + self.noise[cell_type_ids] / control_cells[:, None])
-        return level + gain * surprise + self._shift(perturbation_ids)
 
     def _profile(self, cell_type_ids: torch.Tensor | None) -> torch.Tensor:
         if cell_type_ids is None:

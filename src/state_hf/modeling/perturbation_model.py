@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers.utils.hub import cached_file
 
 from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.configuration.state_transition import StateTransitionConfig
+from state_hf.modeling.layers.mixed_effects import MixedEffectsTables
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -24,11 +26,14 @@ class PerturbationModelMixin:
             `control_cells`, (sets,), their number.
         simulates_controls: Whether its prediction of the control perturbation differs from the control cells, and so
             has an error of its own that a difference takes out.
+        mixed_effects: What a mixed model of its training screen expects, which predicted profiles start from; None
+            without one.
     """
 
     reads_cell_types = False
     reads_control_means = False
     simulates_controls = True
+    mixed_effects: MixedEffectsTables | None
 
     config: StateTransitionConfig
     base_model: Any
@@ -73,13 +78,22 @@ class PerturbationModelMixin:
             self.vocabulary.save(save_directory)
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
 
+    def acting_ids(self, perturbation_ids: torch.Tensor) -> torch.Tensor:
+        """(sets, combined). Ids of perturbations, and -1 for the control; from (sets,), or (sets, combined)."""
+        ids = perturbation_ids.unsqueeze(-1) if perturbation_ids.dim() == 1 else perturbation_ids
+        if not self.has_vocabulary or self.vocabulary.control_perturbation is None:
+            return ids
+        return ids.masked_fill(ids == self.vocabulary.perturbation_id(self.vocabulary.control_perturbation), -1)
+
     def cell_type_id(self, name: str) -> int:
-        """What stands for a cell type in `cell_type_ids`.
+        """What stands for a cell type in `cell_type_ids`: a mixed model has a row, -1, for those that it does not know.
 
         Raises:
             ValueError: If the model cannot predict without having trained with it, and has not.
         """
         names = list(self.vocabulary.cell_types)
+        if name not in names and self.mixed_effects is not None:
+            return -1
         if name not in names:
             raise ValueError(
                 f"The model has a mean profile for {', '.join(map(repr, names))}, and not for the cell type {name!r}."

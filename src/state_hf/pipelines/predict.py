@@ -46,7 +46,7 @@ def predict(
     cell_types: Sequence[str] | None = None,
     on_unknown: Literal["error", "control"] = "error",
     expression_slot: str = "X",
-    emit: Emission = "model",
+    emit: Emission | None = None,
     depth: int | None = None,
     counts_slot: str | None = None,
     controls: Literal["real", "simulated", "none"] = "real",
@@ -89,10 +89,11 @@ def predict(
         on_unknown: "error", or "control" to predict an unknown perturbation as the control, which is logged.
         expression_slot: Slot from which the real control cells are written where the model reads an embedding and
             predicts expression.
-        emit: "model" for the model's own cells. "tilted" for control cells whose values are reweighted, gene by gene,
-            until they have the mean that the model predicts: profiles without the noise of drawing control cells, and
-            cells that tests tell from control cells where the model predicts an effect, and only there; see
-            `MeanProfiles` and `ControlMarginals`. "counts" for whole numbers: one multinomial draw a cell of the
+        emit: By default "tilted" for a model that has a mixed model of its screen, as those that `train` makes, and
+            "model" for others. "model" for the model's own cells. "tilted" for control cells whose values are
+            reweighted, gene by gene, until they have the mean that is predicted: profiles without the noise of drawing
+            control cells, and cells that tests tell from control cells where an effect is predicted, and only there;
+            see `MeanProfiles` and `ControlMarginals`. "counts" for whole numbers: one multinomial draw a cell of the
             model's, see `draw_counts`.
         depth: Total counts of every cell with `emit="counts"`. By default that of the control cell it comes from.
         counts_slot: Slot of the raw counts ("X", "layers/counts"), from which control cells and their depths are taken
@@ -126,6 +127,8 @@ def predict(
             )
         )
     loaded = load_perturbation_model(model, device=device)
+    if emit is None:
+        emit = "tilted" if loaded.mixed_effects is not None else "model"
     if perturbation_features is not None:
         add_perturbations(loaded, read_perturbation_features(perturbation_features))
     control = loaded.vocabulary.control_perturbation if control is None else as_label(control, "control")

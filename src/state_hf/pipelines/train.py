@@ -26,15 +26,15 @@ from state_hf.data.screens.splits import PerturbationSplit, SplitControls
 from state_hf.data.whole_files import written_whole
 from state_hf.inference.cell_predictor import feature_slot
 from state_hf.inference.loading import refuse_missing_weights
-from state_hf.inference.model_scale import trained_total
+from state_hf.inference.model_scale import expression_scale, trained_total
 from state_hf.model_cards.card import write_model_card
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.checkpoints import CHECKPOINTS, clear_training, start_of_training
-from state_hf.training.effect_scale import fit_effect_scale
+from state_hf.training.effect_scale import EffectScale, attach_mixed_effects, emitted_profiles, fit_effect_scale
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
-from state_hf.training.profile_scores import score_models
-from state_hf.training.screen_means import screen_means
+from state_hf.training.profile_scores import score_models, score_profiles
+from state_hf.training.screen_means import ScreenMeans, screen_means
 from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
 from state_hf.training.state_transition_trainer import PredictionMetrics, StateTransitionTrainer
 from state_hf.training.transfer import (
@@ -60,6 +60,7 @@ class TrainedModels:
         scores: One row a model, see `score_models`; None without held-out cells.
         scored_part: The part that was scored, "test" or "val".
         folder: Where everything was saved.
+        effects: What the validation part says of the network's effects; None without one.
     """
 
     model: StateTransitionForPerturbation
@@ -68,12 +69,23 @@ class TrainedModels:
     scores: pd.DataFrame | None
     scored_part: SplitPart | None
     folder: Path
+    effects: EffectScale | None = None
 
     def __str__(self) -> str:
+        told = str(self.split)
         if self.scores is None:
-            return f"{self.split}\n\nno cells are held out, so there are no scores"
-        table = self.scores.to_string(float_format=lambda value: f"{value:.4f}")
-        return f"{self.split}\n\nprediction of the {self.scored_part} part:\n{table}"
+            told += "\n\nno cells are held out, so there are no scores"
+        else:
+            table = self.scores.to_string(float_format=lambda value: f"{value:.4f}")
+            told += f"\n\nprediction of the {self.scored_part} part:\n{table}"
+        if self.effects is not None:
+            told += f"\n\n{self.effects}"
+        elif self.model.mixed_effects is not None:
+            told += (
+                "\n\nno cells validate the network, so predictions are those of the mixed model (mixed_effects); hold "
+                "some out for it (--val-cell-types, --val-share)"
+            )
+        return told
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,10 +260,16 @@ def train(
         model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
     if model.config.use_perturbation_offsets:
         fit_perturbation_offsets(model, train_sets)
-    if (held_out := sets.dataset("val")) is not None:
-        fit_effect_scale(model, held_out)
-    baselines = _baselines(model, sets, vocabulary, features)
-    finished = _finish(model, baselines, sets, folder, is_main=trainer.is_world_process_zero())
+    means = screen_means(screens, applied, slot=sets.scored_slot)
+    effects = None
+    # A decoder's effects on expression are not read off its embedding.
+    if model.gene_decoder is None and expression_scale(model.config) == "log1p":
+        attach_mixed_effects(model, means)
+        if (held_out := sets.dataset("val")) is not None:
+            seen = screen_means(screens, applied, slot=sets.scored_slot, part="val")
+            effects = fit_effect_scale(model, held_out, seen)
+    baselines = _baselines(model, sets, vocabulary, features, means)
+    finished = _finish(model, baselines, sets, folder, effects, is_main=trainer.is_world_process_zero())
     screens.close()
     return finished
 
@@ -325,6 +343,7 @@ def _finish(
     baselines: dict[str, StateTransitionPreTrainedModel],
     sets: ScreenSets,
     folder: Path,
+    effects: EffectScale | None,
     *,
     is_main: bool,
 ) -> TrainedModels:
@@ -341,7 +360,7 @@ def _finish(
                 scores.to_csv(temporary)
         # Once more, as it tells of the scores, too.
         write_model_card(folder)
-    return TrainedModels(model, baselines, sets.split, scores, part, folder)
+    return TrainedModels(model, baselines, sets.split, scores, part, folder, effects)
 
 
 def _baselines(
@@ -349,8 +368,8 @@ def _baselines(
     sets: ScreenSets,
     vocabulary: PerturbationVocabulary,
     features: np.ndarray | None,
+    means: ScreenMeans,
 ) -> dict[str, StateTransitionPreTrainedModel]:
-    means = screen_means(sets.screens, sets.split, slot=sets.scored_slot)
     fitted = fit_baselines(
         means,
         vocabulary,
@@ -384,6 +403,13 @@ def _score(
     if own is None or others is None:
         raise ValueError(f"the {part} part has no perturbed cells")
     tables = [score_models({"state_transition": model}, own, means), score_models(baselines, others, means)]
+    if model.mixed_effects is not None:
+        scale = model.config.effect_scale
+        profiles = {
+            group: np.maximum(expected + scale * (network - expected), 0)
+            for group, (expected, network) in emitted_profiles(model, own, means).items()
+        }
+        tables.insert(0, score_profiles("prediction", profiles, means))
     return pd.concat(tables)
 
 

@@ -10,7 +10,7 @@ from transformers.utils import logging
 from state_hf.configuration.perturbation_baseline import BaselineMethod, PerturbationBaselineConfig
 from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.modeling.perturbation_baseline import PerturbationBaseline
-from state_hf.training.mixed_effects import fit_mixed_effects
+from state_hf.training.mixed_effects import mixed_effects_tables
 from state_hf.training.screen_means import ContextId, ScreenMeans
 
 logger = logging.get_logger(__name__)
@@ -75,7 +75,7 @@ def fit_baselines(
         "perturbation_profile": {"shifts": mean_shifts},
         "perturbation_ridge": _ridge(shifts, perturbation_features, ridge_penalty),
         "context_profile": {"profiles": _context_profiles(means, len(vocabulary.cell_types))},
-        "mixed_effects": _mixed_effects(means, num_perturbations, len(vocabulary.cell_types)),
+        "mixed_effects": {},
     }
     fitted: dict[BaselineMethod, PerturbationBaseline] = {}
     for method in methods or parameters:
@@ -95,6 +95,8 @@ def fit_baselines(
         with torch.no_grad():
             for name, values in parameters[method].items():
                 getattr(model, name).copy_(torch.from_numpy(values))
+        if method == "mixed_effects":
+            model.mixed_effects = mixed_effects_tables(means, vocabulary)
         fitted[method] = model
     return fitted
 
@@ -135,18 +137,6 @@ def _ridge(shifts: _Shifts, features: np.ndarray, penalty: float) -> dict[str, n
         "perturbation_table": features,
         "coefficients": np.concatenate([slopes, (output_mean - input_mean @ slopes)[None]]),
     }
-
-
-def _mixed_effects(means: ScreenMeans, num_perturbations: int, num_cell_types: int) -> dict[str, np.ndarray]:
-    fitted = fit_mixed_effects(means, num_perturbations)
-    # Of a cell type that trains in several datasets, or in none, it is not known which context is meant.
-    rows = np.full(num_cell_types + 1, len(fitted.contexts))
-    cell_types = [cell_type for _, cell_type in fitted.contexts]
-    for row, cell_type in enumerate(cell_types):
-        if cell_types.count(cell_type) == 1:
-            rows[cell_type] = row
-    names = ("level", "level_variance", "treated", "covariance", "noise")
-    return {"shifts": fitted.effects, **{name: getattr(fitted, name)[rows] for name in names}}
 
 
 def _context_profiles(means: ScreenMeans, num_cell_types: int) -> np.ndarray:

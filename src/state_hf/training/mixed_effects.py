@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
+from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
+from state_hf.modeling.layers.mixed_effects import MixedEffectsTables
 from state_hf.training.screen_means import ContextId, ScreenMeans
 
 # The global numbers are learnt from so many features at most; every feature then gets its own two.
@@ -193,6 +196,32 @@ def fit_mixed_effects(means: ScreenMeans, num_perturbations: int) -> MixedEffect
         effects=effects * scale,
         noise=noise,
     )
+
+
+@torch.no_grad()
+def mixed_effects_tables(means: ScreenMeans, vocabulary: PerturbationVocabulary) -> MixedEffectsTables:
+    """Fit the model, and put what it expects into a module, with a row for every cell type of a vocabulary.
+
+    Args:
+        means: Means of the training cells, from `screen_means`.
+        vocabulary: Perturbations and cell types in the order of the screens' ids.
+
+    Raises:
+        ValueError: No perturbed cells are in a context with controls.
+    """
+    num_perturbations, num_cell_types = len(vocabulary.perturbations), len(vocabulary.cell_types)
+    fitted = fit_mixed_effects(means, num_perturbations)
+    # Of a cell type that trains in several datasets, or in none, it is not known which context is meant.
+    rows = np.full(num_cell_types + 1, len(fitted.contexts))
+    cell_types = [cell_type for _, cell_type in fitted.contexts]
+    for row, cell_type in enumerate(cell_types):
+        if cell_types.count(cell_type) == 1:
+            rows[cell_type] = row
+    tables = MixedEffectsTables(num_perturbations, num_cell_types, fitted.effects.shape[1])
+    tables.effects.copy_(torch.from_numpy(fitted.effects))
+    for name in ("level", "level_variance", "treated", "covariance", "noise"):
+        getattr(tables, name).copy_(torch.from_numpy(getattr(fitted, name)[rows]))
+    return tables
 
 
 def _groups(means: ScreenMeans, num_perturbations: int) -> tuple[_Features, np.ndarray, np.ndarray]:
@@ -434,4 +463,4 @@ def _new_context(data: _Features, shared: _Globals, posterior: _Posterior) -> tu
     return level, spread, level + mean[:, contexts], spread + variance[:, contexts, :contexts] @ weights
 
 
-__all__ = ["MixedEffects", "fit_mixed_effects"]
+__all__ = ["MixedEffects", "fit_mixed_effects", "mixed_effects_tables"]

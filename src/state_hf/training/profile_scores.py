@@ -12,7 +12,7 @@ from transformers.utils import logging
 from state_hf.data.screens.perturbation_dataset import PerturbationDataset
 from state_hf.modeling.losses import EnergyDistanceLoss
 from state_hf.modeling.state_transition import StateTransitionPreTrainedModel
-from state_hf.training.screen_means import ScreenMeans
+from state_hf.training.screen_means import ContextId, ScreenMeans
 
 logger = logging.get_logger(__name__)
 
@@ -33,8 +33,8 @@ class _Sums:
         self.total[group] = self.total.get(group, 0) + cells.sum(axis=0, dtype=np.float64)
         self.cells[group] = self.cells.get(group, 0) + len(cells)
 
-    def mean(self, group: _Group) -> np.ndarray:
-        return self.total[group] / self.cells[group]
+    def means(self) -> dict[_Group, np.ndarray]:
+        return {group: total / self.cells[group] for group, total in self.total.items()}
 
 
 @torch.no_grad()
@@ -83,8 +83,28 @@ def score_models(
             for group, cells, mask in zip(groups, predicted, sets["cell_mask"], strict=True):
                 sums[name].add(group, cells[mask].numpy())
     real = {(cell_type, perturbation): mean for ((_, cell_type), perturbation), mean in means.perturbed.items()}
-    rows = {name: _scores(collected, real, control_means) for name, collected in sums.items()}
+    rows = {
+        name: {
+            "energy_distance": float(np.mean(collected.distances)),
+            **_scores(collected.means(), real, control_means),
+        }
+        for name, collected in sums.items()
+    }
     return pd.DataFrame(rows).T.rename_axis("model")
+
+
+def score_profiles(name: str, profiles: Mapping[tuple[ContextId, int], np.ndarray], means: ScreenMeans) -> pd.DataFrame:
+    """Score mean cells as `score_models` scores those of models; there are no cells to give an energy distance.
+
+    Args:
+        name: Name of the row.
+        profiles: Predicted mean cells, (features,), by context and perturbation id.
+        means: Means of the held-out part.
+    """
+    predicted = {(context[1], perturbation): profile for (context, perturbation), profile in profiles.items()}
+    real = {(context[1], perturbation): mean for (context, perturbation), mean in means.perturbed.items()}
+    scores = _scores(predicted, real, {context[1]: mean for context, mean in means.controls.items()})
+    return pd.DataFrame({name: {"energy_distance": float("nan"), **scores}}).T.rename_axis("model")
 
 
 def _predict(
@@ -106,20 +126,21 @@ def _predict(
 
 
 def _scores(
-    sums: _Sums, real: Mapping[_Group, np.ndarray], control_means: Mapping[int, np.ndarray]
+    predictions: Mapping[_Group, np.ndarray],
+    real: Mapping[_Group, np.ndarray],
+    control_means: Mapping[int, np.ndarray],
 ) -> dict[str, float]:
     errors, correlations, ranks = [], [], []
-    for group in sums.total:
+    for group, predicted in predictions.items():
         cell_type, _ = group
-        predicted, truth, control = sums.mean(group), real[group], control_means[cell_type]
+        truth, control = real[group], control_means[cell_type]
         errors.append(np.abs(predicted - truth).mean())
         correlations.append(_correlation(predicted - control, truth - control))
-        others = [real[other] for other in sums.total if other[0] == cell_type and other != group]
+        others = [real[other] for other in predictions if other[0] == cell_type and other != group]
         if others:
             own = np.abs(predicted - truth).sum()
             ranks.append(np.mean([own < np.abs(predicted - other).sum() for other in others]))
     return {
-        "energy_distance": float(np.mean(sums.distances)),
         "mae": float(np.mean(errors)),
         "pearson_delta": float(np.mean(correlations)),
         "discrimination": float(np.mean(ranks)) if ranks else float("nan"),
@@ -132,4 +153,4 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float(one @ other / norm) if norm > 0 else float("nan")
 
 
-__all__ = ["score_models"]
+__all__ = ["score_models", "score_profiles"]

@@ -31,7 +31,8 @@ def replace_perturbations(
 
     Where it learns a row for each perturbation, those that it knows, however they are spelt, keep what it learnt of
     them, and the new control what it learnt of the old. Where it reads features, it gets those of the new
-    perturbations. Its `effect_scale` is 1 again: that of the old screen's validation says nothing of a new one.
+    perturbations. Its `effect_scale` is 1 again, and its mixed model is gone: those of the old screen say nothing of a
+    new one.
 
     Args:
         model: The model, changed in place.
@@ -55,6 +56,7 @@ def replace_perturbations(
             "same order: preprocess the screen with the model's genes (`state-hf preprocess --genes FILE`)."
         )
     config.effect_scale = 1.0
+    model.mixed_effects, config.mixed_effects_cell_types = None, None
     if features is not None:
         set_perturbation_table(model, vocabulary, features)
         return
@@ -150,6 +152,10 @@ def add_perturbations(model: StateTransitionPreTrainedModel, features: Mapping[s
         )
     vocabulary = replace(old, perturbations=(*old.perturbations, *added))
     rows = np.concatenate([table.detach().float().cpu().numpy(), rows])
+    tables = model.mixed_effects
+    if tables is not None:
+        unknown = tables.effects.new_zeros(len(added), tables.effects.shape[1])
+        tables.effects = nn.Parameter(torch.cat([tables.effects, unknown]), requires_grad=False)
     if isinstance(model, PerturbationBaseline):
         model.perturbation_table = nn.Parameter(torch.from_numpy(rows).to(table), requires_grad=False)
         config.num_perturbations = len(rows)

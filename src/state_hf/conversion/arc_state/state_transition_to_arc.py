@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 import yaml
+from transformers.utils import logging
 
 from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.conversion.arc_state.run_folder import BATCHES_FILES, CELL_TYPES_FILES, PERTURBATIONS_FILE, VARIABLES_FILE
 from state_hf.conversion.arc_state.state_embedding_to_arc import LIGHTNING_VERSION
 from state_hf.conversion.errors import CheckpointError
+
+logger = logging.get_logger(__name__)
 
 _TABLE = "perturbation_table.weight"
 _LOSSES = {"energy": "energy", "sinkhorn": "sinkhorn", "mse": "mse", "energy_sinkhorn": "se"}
@@ -36,7 +39,11 @@ def state_transition_checkpoint(
     if config.gene_decoder is not None and not any(name.startswith("gene_decoder.") for name in weights):
         raise CheckpointError(f"{source} has no weights of its gene decoder: it was saved without its heads.")
     arguments = _arguments(config, record.get("hyper_parameters") or {}, _vocabulary(source))
-    weights = {name: value for name, value in weights.items() if name != _TABLE}
+    if config.mixed_effects_cell_types is not None:
+        logger.warning(f"the mixed model of {source}, which its predicted profiles start from, stays behind")
+    weights = {
+        name: value for name, value in weights.items() if name != _TABLE and not name.startswith("mixed_effects.")
+    }
     return {
         "epoch": 0,
         "global_step": record.get("global_step") or 0,

@@ -1,0 +1,61 @@
+"""What a mixed model of a screen expects of a perturbation in a context."""
+
+import torch
+from torch import nn
+
+
+class MixedEffectsTables(nn.Module):
+    """Mean cells by perturbation and cell type, given the mean of control cells.
+
+    The formula is that of `state_hf.training.mixed_effects.MixedEffects`. Nothing trains the tables.
+
+    Args:
+        num_perturbations: Perturbations.
+        num_cell_types: Cell types; a further row is for all others.
+        width: Features of a cell.
+    """
+
+    def __init__(self, num_perturbations: int, num_cell_types: int, width: int) -> None:
+        super().__init__()
+        self.effects = _constant(num_perturbations, width)
+        for_cell_types = (num_cell_types + 1, width)
+        self.level, self.level_variance = _constant(*for_cell_types), _constant(*for_cell_types)
+        self.treated, self.covariance = _constant(*for_cell_types), _constant(*for_cell_types)
+        self.noise = _constant(*for_cell_types)
+
+    def forward(
+        self,
+        perturbation_ids: torch.Tensor,
+        cell_type_ids: torch.Tensor | None,
+        control_mean: torch.Tensor,
+        control_cells: torch.Tensor,
+    ) -> torch.Tensor:
+        """Expect mean cells.
+
+        Args:
+            perturbation_ids: (sets, combined). Own effects add up; -1 has none, and a set of them alone is the control.
+            cell_type_ids: (sets,). -1 for a cell type that has no row; None where all have none.
+            control_mean: (sets, width). Mean of control cells of the set's cell type.
+            control_cells: (sets,). Their number.
+
+        Returns:
+            (sets, width).
+        """
+        if cell_type_ids is None:
+            cell_type_ids = torch.full((len(control_mean),), -1, device=control_mean.device)
+        acting = perturbation_ids >= 0
+        perturbed = acting.any(dim=1, keepdim=True)
+        level, variance = self.level[cell_type_ids], self.level_variance[cell_type_ids]
+        shared = torch.where(perturbed, self.covariance[cell_type_ids], variance)
+        gain = shared / (variance + self.noise[cell_type_ids] / control_cells[:, None])
+        start = torch.where(perturbed, self.treated[cell_type_ids], level)
+        effects = self.effects[perturbation_ids.clamp(min=0)] * acting.unsqueeze(-1)
+        return start + gain * (control_mean - level) + effects.sum(dim=1)
+
+
+def _constant(*shape: int) -> nn.Parameter:
+    """A parameter, so that it is saved and moved with the model, that nothing trains."""
+    return nn.Parameter(torch.zeros(*shape), requires_grad=False)
+
+
+__all__ = ["MixedEffectsTables"]

@@ -1,0 +1,133 @@
+"""How far predictions go from the mixed model to the network, against numbers that can be worked out by hand."""
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tests.tiny_models import state_transition_model
+
+from state_hf import (
+    PerturbationDataset,
+    PerturbationSplit,
+    PerturbationVocabulary,
+    StateTransitionForPerturbation,
+    open_screens,
+    predict,
+)
+from state_hf.data.screens.split_definition import SplitDefinition
+from state_hf.training.effect_scale import attach_mixed_effects, emitted_profiles, fit_effect_scale
+from state_hf.training.screen_means import screen_means
+from state_hf.training.transfer import replace_perturbations
+
+MEANS = {"P": (3, 1), "Q": (1, 1.5), "R": (2, 0)}
+
+
+@pytest.fixture
+def cells():
+    """Two genes. Control cells of (0, 0), and eight cells of every perturbation, +-0.5 around its mean."""
+    around = np.tile([[0.5], [-0.5]], (4, 2))
+    values = [np.zeros((4, 2)), *(around + np.array(mean) for mean in MEANS.values())]
+    labels = ["ctrl"] * 4 + [name for name in MEANS for _ in range(8)]
+    obs = pd.DataFrame({"perturbation": labels, "cell_type": "a"}).astype("category")
+    obs.index = obs.index.astype(str)
+    return anndata.AnnData(np.concatenate(values).astype(np.float32), obs=obs, var=pd.DataFrame(index=["g1", "g2"]))
+
+
+@pytest.fixture
+def dataset(cells):
+    screens = open_screens(cells, control="ctrl")
+    return PerturbationDataset(
+        screens, split=PerturbationSplit(screens, SplitDefinition(training=("screen",))), set_size=8
+    )
+
+
+@pytest.fixture
+def means(dataset):
+    return screen_means(dataset.screens, None, slot="X")
+
+
+@pytest.fixture
+def model(dataset, means):
+    """Its mixed model expects (1, 1) of every perturbation and (0, 0) of controls; its network is told by offsets."""
+    screens = dataset.screens
+    names = PerturbationVocabulary(screens.perturbations, "ctrl", screens.batches, screens.cell_types, ["g1", "g2"])
+    model = state_transition_model(names, use_perturbation_offsets=True).eval()
+    for weights in model.state_transition.output_projection.parameters():
+        torch.nn.init.zeros_(weights)
+    attach_mixed_effects(model, means)
+    with torch.no_grad():
+        for table in model.mixed_effects.parameters():
+            table.zero_()
+        model.mixed_effects.noise.fill_(1)
+        model.mixed_effects.treated.fill_(1)
+    return model
+
+
+def say(model, **effects):
+    """Let the network predict these effects."""
+    for name, effect in effects.items():
+        offsets = model.state_transition.perturbation_offsets
+        offsets.data[model.vocabulary.perturbation_id(name)] = torch.tensor(effect)
+
+
+def test_the_scale_is_the_slope_less_its_error(model, dataset, means):
+    # Beyond (1, 1) the cells show (2, 0), (0, 0.5) and (1, -1), and the network says (3, 0), (0, 1) and (0, -2).
+    say(model, P=(4.0, 1.0), Q=(1.0, 2.0), R=(1.0, -1.0))
+    model.config.nonnegative_output = False
+    products, squares = np.array([6, 0.5, 2]), np.array([9, 1, 4])
+    slope = products.sum() / squares.sum()
+    without = np.array([2.5 / 5, 8 / 13, 6.5 / 10])
+    error = np.sqrt(2 / 3 * np.square(without - without.mean()).sum())
+    found = fit_effect_scale(model, dataset, means)
+    assert (found.slope, found.standard_error, found.groups) == (pytest.approx(slope), pytest.approx(error), 3)
+    assert found.scale == model.config.effect_scale == pytest.approx(slope - error, abs=1e-6)
+    assert f"show {slope:.2f} ± {error:.2f}: predictions go {slope - error:.2f} of the way" in str(found)
+
+
+def test_a_network_that_says_the_opposite_is_left_out(model, dataset, means, cells):
+    say(model, P=(0.0, 1.0), Q=(1.0, 0.0), R=(0.0, 2.0))
+    found = fit_effect_scale(model, dataset, means)
+    assert found.slope < 0
+    assert found.scale == 0
+    assert "it adds nothing that can be seen, and predictions are the mixed model's" in str(found)
+    profile = predict(cells, model, ["P"], controls="none", cells=4).X.toarray().mean(axis=0)
+    np.testing.assert_allclose(profile, [1, 1], rtol=1e-6)
+
+
+def test_a_network_that_shows_too_little_goes_no_further_than_to_itself(model, dataset, means):
+    say(model, P=(1.5, 1.0), Q=(1.0, 1.125), R=(1.25, 0.75))
+    assert fit_effect_scale(model, dataset, means).slope == pytest.approx(4)
+    assert model.config.effect_scale == 1
+
+
+def test_predictions_go_the_whole_way_or_a_part_of_it(model, cells, tmp_path):
+    say(model, P=(4.0, 0.5))
+    for scale, expected in ((0.0, [1, 1]), (0.5, [2.5, 0.75]), (1.0, [4, 0.5])):
+        model.config.effect_scale = scale
+        model.save_pretrained(tmp_path)
+        loaded = StateTransitionForPerturbation.from_pretrained(tmp_path)
+        for predictor in (model, loaded):
+            predicted = predict(cells, predictor, ["P"], controls="simulated", cells=4)
+            assert predicted.uns["prediction"]["emit"] == "tilted"
+            is_control = (predicted.obs["perturbation"] == "ctrl").to_numpy()
+            np.testing.assert_allclose(predicted.X[~is_control].toarray().mean(axis=0), expected, rtol=1e-5)
+            np.testing.assert_allclose(predicted.X[is_control].toarray().mean(axis=0), [0, 0], atol=1e-7)
+
+
+def test_two_groups_say_nothing(model, dataset, means):
+    held_out = SplitDefinition(training=("screen",), fewshot={("screen", "a"): {"test": ["R"]}})
+    split = PerturbationSplit(dataset.screens, held_out)
+    say(model, P=(3.0, 1.0), Q=(1.0, 1.5))
+    found = fit_effect_scale(model, PerturbationDataset(dataset.screens, split=split, set_size=8), means)
+    assert (found.slope, found.groups, found.scale) == (pytest.approx(1), 2, 0)
+    assert np.isnan(found.standard_error)
+
+
+def test_another_screen_has_another_mixed_model(model, dataset, means):
+    names = model.vocabulary
+    replace_perturbations(model, type(names)(["ctrl", "P", "S"], "ctrl", names.batches, names.cell_types, names.genes))
+    assert model.mixed_effects is None
+    assert (model.config.mixed_effects_cell_types, model.config.effect_scale) == (None, 1.0)
+    with pytest.raises(ValueError, match="fit one first"):
+        emitted_profiles(model, dataset, means)
