@@ -7,7 +7,7 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from state_hf.configuration.perturbation_baseline import PerturbationBaselineConfig
-from state_hf.modeling.layers.mixed_effects import MixedEffectsTables
+from state_hf.modeling.layers.mixed_effects_tables import MixedEffectsTables
 from state_hf.modeling.losses import make_set_loss
 from state_hf.modeling.losses.pairwise_distances import without_padding
 from state_hf.modeling.state_transition import StateTransitionForPerturbationOutput, StateTransitionPreTrainedModel
@@ -37,7 +37,6 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
         self.shifts: nn.Parameter | None = None
         self.profiles: nn.Parameter | None = None
         self.perturbation_table: nn.Parameter | None = None
-        self.mixed_effects: MixedEffectsTables | None = None
         if method in ("control_copy", "context_mean", "perturbation_mean", "perturbation_profile"):
             self.shifts = _constant(config.num_perturbations, config.input_dim)
         if method == "context_profile":

@@ -9,7 +9,7 @@ from transformers.utils.hub import cached_file
 
 from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.configuration.state_transition import StateTransitionConfig
-from state_hf.modeling.layers.mixed_effects import MixedEffectsTables
+from state_hf.modeling.layers.mixed_effects_tables import MixedEffectsTables
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -38,6 +38,10 @@ class PerturbationModelMixin:
     config: StateTransitionConfig
     base_model: Any
     _vocabulary: PerturbationVocabulary | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.mixed_effects = None
 
     @property
     def has_vocabulary(self) -> bool:

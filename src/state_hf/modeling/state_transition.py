@@ -23,7 +23,7 @@ from state_hf.modeling.layers.gene_decoders import (
     StateEmbeddingGeneDecoder,
     make_gene_decoder,
 )
-from state_hf.modeling.layers.mixed_effects import MixedEffectsTables
+from state_hf.modeling.layers.mixed_effects_tables import MixedEffectsTables
 from state_hf.modeling.layers.set_backbones import make_set_backbone
 from state_hf.modeling.losses import make_set_loss
 from state_hf.modeling.losses.negative_binomial import NegativeBinomialLoss
@@ -223,7 +223,6 @@ class StateTransitionModel(StateTransitionPreTrainedModel):
         self.confidence_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_confidence_token else None
         self.backbone = make_set_backbone(config)
         self.output_projection = StateTransitionMLP(config, width, output_dim, config.num_decoder_layers)
-        self.mixed_effects = None
         self.perturbation_offsets = None
         if config.use_perturbation_offsets:
             offsets = torch.empty(cast(int, config.num_perturbations), output_dim)
@@ -383,7 +382,6 @@ class StateTransitionForPerturbation(StateTransitionPreTrainedModel):
         super().__init__(config)
         self.state_transition = StateTransitionModel(config)
         self.gene_decoder = make_gene_decoder(config)
-        self.mixed_effects = None
         if config.mixed_effects_cell_types is not None:
             self.mixed_effects = MixedEffectsTables(
                 cast(int, config.num_perturbations), config.mixed_effects_cell_types, cast(int, config.num_genes)

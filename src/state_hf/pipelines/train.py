@@ -82,8 +82,8 @@ class TrainedModels:
             told += f"\n\n{self.effects}"
         elif self.model.mixed_effects is not None:
             told += (
-                "\n\nno cells validate the network, so predictions are those of the mixed model (mixed_effects); hold "
-                "some out for it (--val-cell-types, --val-share)"
+                "\n\nno cells validate the network, so predictions are those of the mixed model (mixed_effects): hold "
+                "cell types or perturbations out for validation to see whether it adds anything"
             )
         return told
 

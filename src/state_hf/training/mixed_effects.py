@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
-from state_hf.modeling.layers.mixed_effects import MixedEffectsTables
+from state_hf.modeling.layers.mixed_effects_tables import MixedEffectsTables
 from state_hf.training.screen_means import ContextId, ScreenMeans
 
 # The global numbers are learnt from so many features at most; every feature then gets its own two.
