@@ -14,8 +14,8 @@ simulated controls; predictor `arc_state_simctrl_sLABEL`). The labels are
 - fullSEED: the same budget with a learning rate that falls from 1e-3 to 0, and perturbation offsets beyond two standard
   errors; tilted cells;
 - allSEED: the same model with all residuals as offsets;
-- scaledSEED: the full model with its effects scaled (`effect_scale`). The scale is that of a model of seed 42 that
-  trains without perturbations of one training context, in which it is fitted.
+- recipeSEED: what `state-hf train` makes and `state-hf predict` writes: the mixed model, and as much of a network as a
+  training context that it did not see shows.
 
 The learning rate and the offsets were chosen on split A's training contexts, from rep_1 to rep_2.
 """
@@ -42,13 +42,12 @@ from state_hf import (
 )
 from state_hf.data.screens.split_definition import SplitDefinition
 from state_hf.training.baseline_fitting import fit_baselines
-from state_hf.training.effect_scale import fit_effect_scale
+from state_hf.training.effect_scale import attach_mixed_effects, fit_effect_scale
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
 from state_hf.training.screen_means import screen_means
 from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
 from state_hf.training.state_transition_trainer import StateTransitionTrainer
 
-VALIDATION_SEED = 42
 FALLING_RATE = {"learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 100}
 
 
@@ -126,10 +125,6 @@ def train(name: str, info: dict, folder: Path, seed: int, steps: int, *, kind: s
     trainer.train()
     if kind != "plain":
         fit_perturbation_offsets(model, sets)
-    if kind == "validated":
-        fit_effect_scale(
-            model, PerturbationDataset(split.screens, split=split, part="val", features="obsm/X_hvg", set_size=64)
-        )
     model.save_pretrained(saved)
     print(f"{name} seed {seed}: {steps} steps of 8 sets of 64 in {time.time() - started:.0f} s", flush=True)
     return saved
@@ -145,13 +140,24 @@ def all_offsets(name: str, info: dict, folder: Path, full: Path, seed: int) -> P
     return saved
 
 
-def scaled_effects(name: str, info: dict, folder: Path, full: Path, seed: int, steps: int) -> Path:
-    """The same model with effects scaled as another one, that did not see a training context, needs in that context."""
-    saved = folder / f"st_{name}_scaled_s{seed}"
-    validated = train(name, info, folder, VALIDATION_SEED, steps, kind="validated")
-    model = StateTransitionForPerturbation.from_pretrained(full)
-    model.config.effect_scale = StateTransitionConfig.from_pretrained(validated).effect_scale
-    print(f"{name}: effects times {model.config.effect_scale:.3f}", flush=True)
+def recipe(name: str, info: dict, folder: Path, seed: int, steps: int) -> Path:
+    """What `state-hf train` makes: a mixed model, and a network as far as it adds to it where it did not train.
+
+    The scale is that of a model that trains without perturbations of one training context, whose cells show what it
+    adds there. Then mixed model and network are those of all training cells.
+    """
+    saved = folder / f"st_{name}_recipe_s{seed}"
+    split = applied_split(name, info, folder, validated=True)
+    model = StateTransitionForPerturbation.from_pretrained(train(name, info, folder, seed, steps, kind="validated"))
+    attach_mixed_effects(model, screen_means(split.screens, split, slot="obsm/X_hvg"))
+    held_out = PerturbationDataset(split.screens, split=split, part="val", features="obsm/X_hvg", set_size=64)
+    found = fit_effect_scale(model, held_out, screen_means(split.screens, split, slot="obsm/X_hvg", part="val"))
+    print(f"{name} seed {seed}: {found}", flush=True)
+    if found.scale > 0:
+        model = StateTransitionForPerturbation.from_pretrained(train(name, info, folder, seed, steps, kind="full"))
+    split = applied_split(name, info, folder)
+    attach_mixed_effects(model, screen_means(split.screens, split, slot="obsm/X_hvg"))
+    model.config.effect_scale = found.scale
     model.save_pretrained(saved)
     return saved
 
@@ -212,7 +218,7 @@ def main() -> None:
                 (plain, "tilted", "tilted"),
                 (full, "tilted", "full"),
                 (all_offsets(name, info, arguments.work, full, seed), "tilted", "all"),
-                (scaled_effects(name, info, arguments.work, full, seed, arguments.steps), "tilted", "scaled"),
+                (recipe(name, info, arguments.work, seed, arguments.steps), "tilted", "recipe"),
                 (mean_baseline(name, info, arguments.work), "tilted", "mean"),
             )
             for model, emit, label in written:

@@ -6,11 +6,13 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from transformers import AutoConfig
 
 from state_hf import open_screens
 from state_hf.cli import main
 from state_hf.data.screens.splits import PerturbationSplit
+from state_hf.inference.cell_predictor import load_perturbation_model
 from tests.screen_models import lose_a_weight
 
 SIZES = ["--hidden-size", "16", "--num-hidden-layers", "1", "--num-attention-heads", "2", "--intermediate-size", "32",
@@ -94,6 +96,28 @@ def test_labels_that_would_leak_are_refused(screen_path, tmp_path, capsys, colum
     assert main(words) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
+
+
+def test_refitting_lets_the_mixed_model_learn_from_the_validation_cells(screen_path, tmp_path, capsys):
+    words = ["train", str(screen_path), "--test-cell-types", "type_3", *SIZES]
+    assert main([*words, "--output", str(tmp_path / "none"), "--refit"]) == 2
+    assert "there are no validation cells to refit with; hold some out for validation" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    words += ["--val-cell-types", "type_2"]
+    assert main([*words, "--output", str(tmp_path / "apart")]) == 0
+    capsys.readouterr()
+    assert main([*words, "--output", str(tmp_path / "refitted"), "--refit"]) == 0
+    assert "held-out groups show" in capsys.readouterr().out
+    screens = open_screens(screen_path)
+    parts = [PerturbationSplit.load(tmp_path / name, screens).audit() for name in ("apart", "refitted")]
+    assert [set(audit.loc[audit["perturbed_cells"] > 0, "part"]) for audit in parts] == [
+        {"train", "val", "test"},
+        {"train", "test"},
+    ]
+    tables = [load_perturbation_model(tmp_path / name).mixed_effects.effects for name in ("apart", "refitted")]
+    assert not torch.equal(*tables)
+    baseline = load_perturbation_model(tmp_path / "refitted" / "baselines" / "mixed_effects")
+    assert torch.equal(tables[1], baseline.mixed_effects.effects)
 
 
 def test_transfer_to_a_new_screen(screen_path, tmp_path, capsys):

@@ -75,6 +75,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     labels.add_argument("--target-sum", type=float, metavar="N", help="counts per cell that they were normalised to")
 
+    split.add_argument(
+        "--refit",
+        action="store_true",
+        help="let the mixed model and the baselines learn from the validation cells too, when these have said what the "
+        "network adds; the split that is saved then has no validation part",
+    )
+
     model = parser.add_argument_group("the model")
     for name, text in (
         ("hidden-size", "width (default: 768)"),
@@ -241,7 +248,7 @@ def run(arguments: argparse.Namespace) -> int:
         "output", "initial_model", "freeze", "lora_rank", "perturbation_key", "control", "cell_type_key", "batch_key",
         "distinct_case",
         "feature_key", "expression_slot", "perturbation_features",
-        "target_sum", "set_size", "control_matching", "split_controls", "resume", "overwrite",
+        "target_sum", "set_size", "control_matching", "split_controls", "refit", "resume", "overwrite",
     )  # fmt: skip
     try:
         trained = train(

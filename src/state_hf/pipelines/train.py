@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 from transformers import set_seed
 from transformers.utils import logging
 
+from state_hf.configuration.advice import Advised
 from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.configuration.state_transition import StateTransitionConfig
@@ -32,6 +33,7 @@ from state_hf.modeling.state_transition import StateTransitionForPerturbation, S
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.checkpoints import CHECKPOINTS, clear_training, start_of_training
 from state_hf.training.effect_scale import EffectScale, attach_mixed_effects, emitted_profiles, fit_effect_scale
+from state_hf.training.mixed_effects import mixed_effects_tables
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
 from state_hf.training.profile_scores import score_models, score_profiles
 from state_hf.training.screen_means import ScreenMeans, screen_means
@@ -159,6 +161,7 @@ def train(
     split_controls: SplitControls = "shared",
     callbacks: Sequence[Any] = (),
     compute_prediction_metrics: PredictionMetrics | None = None,
+    refit: bool = False,
     resume: bool = False,
     overwrite: bool = False,
 ) -> TrainedModels:
@@ -193,6 +196,8 @@ def train(
         split_controls: What becomes of control cells in the split, see `PerturbationSplit`.
         callbacks: Callbacks of the Trainer.
         compute_prediction_metrics: See `StateTransitionTrainer`.
+        refit: Whether the mixed model and the baselines take the validation cells in when these have said what the
+            network adds. The network keeps its weights, and the split that is saved has no validation part.
         resume: Whether to go on from the last complete checkpoint in `output`.
         overwrite: Whether to start anew in a folder that holds a training, which is lost.
 
@@ -220,6 +225,8 @@ def train(
         raise ValueError(f"no perturbed cells train with this split:\n{applied}")
     for part in ("val", "test"):
         sets.dataset(part)  # refuses what could not be scored, before any work
+    if refit and sets.dataset("val") is None:
+        raise ValueError(Advised("there are no validation cells to refit with", "hold some out for validation"))
     set_seed(training.seed)
     vocabulary = _vocabulary(sets, train_sets)
     features = None
@@ -268,6 +275,12 @@ def train(
         if (held_out := sets.dataset("val")) is not None:
             seen = screen_means(screens, applied, slot=sets.scored_slot, part="val")
             effects = fit_effect_scale(model, held_out, seen)
+    if refit:
+        final = PerturbationSplit(screens, definition.without("val"), controls=split_controls, seed=training.seed)
+        sets = replace(sets, split=final)
+        means = screen_means(screens, final, slot=sets.scored_slot)
+        if model.mixed_effects is not None:
+            model.mixed_effects = mixed_effects_tables(means, vocabulary).to(device=model.device)
     baselines = _baselines(model, sets, vocabulary, features, means)
     finished = _finish(model, baselines, sets, folder, effects, is_main=trainer.is_world_process_zero())
     screens.close()
@@ -351,6 +364,7 @@ def _finish(
     part: SplitPart | None = next((part for part in ("test", "val") if sets.dataset(part) is not None), None)
     scores = None
     if is_main:
+        sets.split.save(folder)
         model.save_pretrained(folder)
         for name, baseline in baselines.items():
             baseline.save_pretrained(folder / BASELINES_FOLDER / name)

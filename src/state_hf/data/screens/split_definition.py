@@ -1,7 +1,7 @@
 """What a split declares: the contexts and perturbations that train, validate and test a model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import anndata
@@ -45,6 +45,17 @@ class SplitDefinition:
                 for (dataset, cell_type), value in getattr(self, name).items()
             }
             object.__setattr__(self, name, contexts)
+
+    def without(self, part: SplitPart) -> "SplitDefinition":
+        """The same, but that what goes to a part trains."""
+        return replace(
+            self,
+            zeroshot={context: "train" if goes_to == part else goes_to for context, goes_to in self.zeroshot.items()},
+            fewshot={
+                context: {held_out: names for held_out, names in lists.items() if held_out != part}
+                for context, lists in self.fewshot.items()
+            },
+        )
 
     @property
     def used_datasets(self) -> list[str]:
