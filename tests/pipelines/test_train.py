@@ -127,6 +127,8 @@ def test_transfer_to_a_new_screen(screen_path, tmp_path, capsys):
     assert "context_profile" not in scores.index  # nothing of type_3 trains
     words = [word for word in words if word not in SIZES] + SIZES[8:]
     words += ["--initial-model", str(tmp_path / "first")]
+    assert main([*words, "--output", str(tmp_path / "wide"), "--hidden-size", "64"]) == 2
+    assert "the initial model has its sizes, so hidden_size cannot be chosen" in capsys.readouterr().err
     # What the first screen said of effects is not said of the second.
     config = AutoConfig.from_pretrained(tmp_path / "first")
     config.effect_scale = 0.1

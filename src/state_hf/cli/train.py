@@ -16,6 +16,7 @@ and on a CPU:
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,13 +85,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
     model = parser.add_argument_group("the model")
     for name, text in (
-        ("hidden-size", "width (default: 768)"),
-        ("num-hidden-layers", "layers (default: 8)"),
-        ("num-attention-heads", "attention heads (default: 12)"),
-        ("intermediate-size", "width of a layer's feed-forward block (default: 3072)"),
-        ("num-encoder-layers", "linear layers of the encoders (default: 1)"),
+        ("hidden-size", "width"),
+        ("num-hidden-layers", "layers"),
+        ("num-attention-heads", "attention heads"),
+        ("intermediate-size", "width of a layer's feed-forward block"),
+        ("num-encoder-layers", "linear layers of the encoders"),
     ):
-        model.add_argument(f"--{name}", type=int, metavar="N", help=text)
+        model.add_argument(f"--{name}", type=int, metavar="N", help=f"{text} (default: by the size of the screen)")
     model.add_argument(
         "--config",
         nargs="+",
@@ -107,19 +108,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--lora-rank", type=int, metavar="R", help="train low-rank changes of its backbone instead")
 
     training = parser.add_argument_group("how it is trained")
-    training.add_argument("--steps", type=int, default=40_000, metavar="N", help="training steps (default: 40,000)")
+    training.add_argument("--steps", type=int, metavar="N", help="training steps (default: by the size of the screen)")
     training.add_argument("--batch-size", type=int, default=8, metavar="N", help="sets a step and process (default: 8)")
     training.add_argument(
         "--gradient-accumulation", type=int, default=1, metavar="N", help="batches added up to a step (default: 1)"
     )
-    training.add_argument("--learning-rate", type=float, default=3e-4, metavar="R", help="of AdamW (default: 3e-4)")
+    training.add_argument(
+        "--learning-rate", type=float, metavar="R", help="of AdamW (default: by the size of the screen)"
+    )
     training.add_argument(
         "--schedule",
         choices=("constant", "cosine"),
-        default="constant",
-        help="how the learning rate changes: not at all, or up in the first thirtieth of the steps and then down to 0",
+        help="how the learning rate changes: not at all, or up in the first thirtieth of the steps and then down to 0 "
+        "(default: by the size of the screen)",
     )
-    training.add_argument("--evaluate-every", type=int, default=2000, metavar="N", help="steps (default: 2,000)")
+    training.add_argument("--evaluate-every", type=int, metavar="N", help="steps (default: a tenth of all)")
     training.add_argument(
         "--evaluation-profile", metavar="NAME", help="report these challenge metrics too, as vcc2025 (on a sample)"
     )
@@ -169,7 +172,35 @@ def _definition(arguments: argparse.Namespace) -> Any:
     )
 
 
-def _training(arguments: argparse.Namespace, *, validates: bool) -> Any:
+def _recipe(arguments: argparse.Namespace, definition: Any) -> Any:
+    """What suits the screen, with what was chosen in place of it."""
+    from state_hf.data.screens.perturbation_screens import open_screens
+    from state_hf.data.screens.split_toml import dataset_files
+    from state_hf.training.recipe import Recipe, recipe_for
+
+    with open_screens(
+        arguments.input or dataset_files(definition),
+        perturbation_key=arguments.perturbation_key,
+        control=arguments.control,
+        cell_type_key=arguments.cell_type_key,
+        distinct_case=arguments.distinct_case,
+    ) as screens:
+        cells = sum(int((~screen.is_control).sum()) for screen in screens.screens)
+    suits = recipe_for(cells)
+    given = {name: value for name in suits.sizes if (value := getattr(arguments, name)) is not None}
+    chosen = Recipe(
+        # A model to start from has its sizes; those that were chosen beside it are refused later.
+        given if arguments.initial_model is not None else {**suits.sizes, **given},
+        suits.steps if arguments.steps is None else arguments.steps,
+        suits.learning_rate if arguments.learning_rate is None else arguments.learning_rate,
+        suits.schedule if arguments.schedule is None else arguments.schedule,
+    )
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"{cells:,} perturbed cells: {chosen}")
+    return chosen
+
+
+def _training(arguments: argparse.Namespace, recipe: Any, *, validates: bool) -> Any:
     from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
 
     best = "loss"
@@ -179,15 +210,15 @@ def _training(arguments: argparse.Namespace, *, validates: bool) -> Any:
         best = f"{arguments.evaluation_profile}_overall_score"
     return StateTransitionTrainingArguments(
         output_dir=str(arguments.output / "checkpoints"),
-        max_steps=arguments.steps,
+        max_steps=recipe.steps,
         per_device_train_batch_size=arguments.batch_size,
         gradient_accumulation_steps=arguments.gradient_accumulation,
-        learning_rate=arguments.learning_rate,
-        lr_scheduler_type=arguments.schedule,
-        warmup_steps=arguments.steps // 30 if arguments.schedule == "cosine" else 0,
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.schedule,
+        warmup_steps=recipe.steps // 30 if recipe.schedule == "cosine" else 0,
         eval_strategy="steps" if validates else "no",
-        eval_steps=arguments.evaluate_every,
-        save_steps=arguments.evaluate_every,
+        eval_steps=arguments.evaluate_every or max(1, recipe.steps // 10),
+        save_steps=arguments.evaluate_every or max(1, recipe.steps // 10),
         save_total_limit=2,
         load_best_model_at_end=validates,
         metric_for_best_model=best if validates else None,
@@ -197,7 +228,7 @@ def _training(arguments: argparse.Namespace, *, validates: bool) -> Any:
         activation_checkpointing=arguments.gradient_checkpointing,
         use_cpu=arguments.device == "cpu",
         report_to=arguments.report_to,
-        logging_steps=max(1, min(100, arguments.steps // 20)),
+        logging_steps=max(1, min(100, recipe.steps // 20)),
         seed=arguments.seed,
     )
 
@@ -239,11 +270,8 @@ def run(arguments: argparse.Namespace) -> int:
     validates = "val" in definition.zeroshot.values() or any(lists.get("val") for lists in definition.fewshot.values())
     if arguments.patience is not None and not validates:
         raise ValueError("--patience needs a validation part: hold some out (--val-cell-types, --val-share)")
-    sizes = (
-        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "num_encoder_layers",
-    )  # fmt: skip
-    chosen = {name: value for name in sizes if (value := getattr(arguments, name)) is not None}
-    chosen.update(_config_fields(arguments.config))
+    recipe = _recipe(arguments, definition)
+    chosen = {**recipe.sizes, **_config_fields(arguments.config)}
     same = (
         "output", "initial_model", "freeze", "lora_rank", "perturbation_key", "control", "cell_type_key", "batch_key",
         "distinct_case",
@@ -254,7 +282,7 @@ def run(arguments: argparse.Namespace) -> int:
         trained = train(
             arguments.input or None,
             split=definition,
-            training=_training(arguments, validates=validates),
+            training=_training(arguments, recipe, validates=validates),
             config=chosen,
             callbacks=[EarlyStoppingCallback(arguments.patience)] if arguments.patience is not None else (),
             **{name: getattr(arguments, name) for name in same},
