@@ -120,6 +120,30 @@ def test_refitting_lets_the_mixed_model_learn_from_the_validation_cells(screen_p
     assert torch.equal(tables[1], baseline.mixed_effects.effects)
 
 
+def test_a_share_to_validate_on_beside_cell_types_to_test_on(screen_path, tmp_path):
+    words = ["train", str(screen_path), "--test-cell-types", "type_3", "--val-share", "0.25", *SIZES]
+    assert main([*words, "--output", str(tmp_path / "model")]) == 0
+    audit = pd.read_csv(tmp_path / "model" / "split.csv", index_col=["cell_type", "part"])
+    held = audit.loc[audit["perturbed_cells"] > 0, "perturbations"].to_dict()
+    assert held == {("type_1", "train"): 3, ("type_1", "val"): 1, ("type_2", "train"): 3, ("type_2", "val"): 1,
+                    ("type_3", "test"): 4}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--test-share 0.25 --val-cell-types type_2", "validate on perturbations, too (--val-share)"),
+        ("--test-cell-types type_3 --few-shot-cell-types type_2", "say how large it is (--val-share)"),
+        ("--split split.toml --val-share 0.25", "split.toml says what validates, so --val-share cannot"),
+        ("--split split.toml --val-cell-types type_2", "split.toml says what validates, so --val-cell-types cannot"),
+    ],
+)
+def test_what_cannot_be_held_out_together(screen_path, tmp_path, capsys, words, message):
+    assert main(["train", str(screen_path), *words.split(), "--output", str(tmp_path / "model"), *SIZES]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
 def test_transfer_to_a_new_screen(screen_path, tmp_path, capsys):
     words = ["train", str(screen_path), "--test-cell-types", "type_3", *SIZES]
     assert main([*words, "--output", str(tmp_path / "first")]) == 0
@@ -147,8 +171,7 @@ def test_features_of_perturbations_also_predict_one_that_never_trained(screen_pa
     features = pd.DataFrame(np.random.default_rng(0).normal(size=(len(names) + 1, 6)), index=[*names, "NEW"])
     features.iloc[:-1].to_parquet(tmp_path / "features.parquet")
     features.to_csv(tmp_path / "more.csv")
-    words = ["train", str(screen_path), "--test-share", "0.25", "--val-cell-types", "type_2",
-             "--output", str(tmp_path / "model"), *SIZES]  # fmt: skip
+    words = ["train", str(screen_path), "--test-share", "0.25", "--output", str(tmp_path / "model"), *SIZES]
     assert main([*words, "--perturbation-features", str(tmp_path / "features.parquet")]) == 0
     config = AutoConfig.from_pretrained(tmp_path / "model")
     assert (config.perturbation_features, config.perturbation_dim, config.num_perturbations) == ("vectors", 6, 5)

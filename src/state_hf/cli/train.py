@@ -39,7 +39,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     split.add_argument("--test-share", type=float, metavar="F", help="share of the perturbations to test on")
     split.add_argument("--val-cell-types", nargs="+", default=(), metavar="NAME", help="cell types to validate on")
     split.add_argument(
-        "--val-share", type=float, default=0.0, metavar="F", help="share of the perturbations to validate on"
+        "--val-share",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="share of the perturbations to validate on (beside --test-cell-types: of those of the other cell types)",
     )
     split.add_argument(
         "--few-shot-cell-types",
@@ -150,6 +154,7 @@ def _definition(arguments: argparse.Namespace) -> Any:
     chosen = [arguments.split, arguments.test_cell_types, arguments.test_share]
     if sum(choice is not None for choice in chosen) != 1:
         raise ValueError("say what is held out: one of --split, --test-cell-types and --test-share")
+    _check_held_out(arguments)
     if arguments.split is not None:
         return arguments.split
     if not arguments.input:
@@ -162,7 +167,14 @@ def _definition(arguments: argparse.Namespace) -> Any:
         distinct_case=arguments.distinct_case,
     )
     if arguments.test_cell_types is not None:
-        return zeroshot_split(screens, test=arguments.test_cell_types, val=arguments.val_cell_types)
+        return zeroshot_split(
+            screens,
+            test=arguments.test_cell_types,
+            val=arguments.val_cell_types,
+            val_share=arguments.val_share,
+            cell_types=arguments.few_shot_cell_types,
+            seed=arguments.seed,
+        )
     return random_split(
         screens,
         val=arguments.val_share,
@@ -170,6 +182,31 @@ def _definition(arguments: argparse.Namespace) -> Any:
         cell_types=arguments.few_shot_cell_types,
         seed=arguments.seed,
     )
+
+
+def _check_held_out(arguments: argparse.Namespace) -> None:
+    """Refuse options that what is held out leaves no meaning."""
+    if arguments.split is not None:
+        given = {
+            "--val-cell-types": arguments.val_cell_types,
+            "--val-share": arguments.val_share,
+            "--few-shot-cell-types": arguments.few_shot_cell_types,
+        }
+        if unused := [option for option, value in given.items() if value]:
+            raise ValueError(
+                f"{arguments.split} says what validates, so {unused[0]} cannot; write that into the file, or leave it "
+                "out"
+            )
+    elif arguments.test_share is not None and arguments.val_cell_types:
+        raise ValueError(
+            "--val-cell-types holds out whole cell types, and --test-share tests on perturbations of all of them; "
+            "validate on perturbations, too (--val-share), or test on cell types (--test-cell-types)"
+        )
+    elif arguments.few_shot_cell_types and arguments.test_share is None and not arguments.val_share:
+        raise ValueError(
+            "--few-shot-cell-types says where shares of the perturbations are held out, and beside --test-cell-types "
+            "that is the share to validate on; say how large it is (--val-share), or leave it out"
+        )
 
 
 def _recipe(arguments: argparse.Namespace, definition: Any) -> Any:

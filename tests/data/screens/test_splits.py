@@ -188,6 +188,30 @@ def test_zeroshot_split(screen):
         zeroshot_split(screens, test=["type_1"], val=["type_1"])
 
 
+def test_zeroshot_split_with_a_share_to_validate_on(screen):
+    screens = open_screens(screen)
+    definition = zeroshot_split(screens, test=["type_2"], val_share=0.4, seed=3)
+    assert definition.zeroshot == {("screen", "type_2"): "test"}
+    # The same two of five perturbations in each cell type that trains, and no others.
+    lists = definition.fewshot
+    assert sorted(lists) == [("screen", "type_1"), ("screen", "type_3")]
+    assert lists["screen", "type_1"] == lists["screen", "type_3"]
+    assert [len(names) for names in lists["screen", "type_1"].values()] == [2]
+    split = PerturbationSplit(screens, definition)
+    perturbed = ~screens.screens[0].is_control
+    cell_types = {part: sorted(set(screen.obs["cell_type"][split.target_masks(part)[0] & perturbed])) for part in PARTS}
+    assert cell_types == {"train": ["type_1", "type_3"], "val": ["type_1", "type_3"], "test": ["type_2"]}
+    # In one of them; in the other they train.
+    definition = zeroshot_split(screens, test=["type_2"], val_share=0.4, cell_types=["type_3"], seed=3)
+    assert list(definition.fewshot) == [("screen", "type_3")]
+    with pytest.raises(ValueError, match=r"'type_2' is held out whole \(test\), so no share"):
+        zeroshot_split(screens, test=["type_2"], val_share=0.4, cell_types=["type_2"])
+    with pytest.raises(ValueError, match=r"a val share of 0\.01 is none of the 5 perturbations .*; 0\.2 holds one out"):
+        zeroshot_split(screens, test=["type_2"], val_share=0.01)
+    with pytest.raises(ValueError, match=r"sum between 0 and 1, not -0\.1 and 0"):
+        zeroshot_split(screens, test=["type_2"], val_share=-0.1)
+
+
 def test_random_split_holds_perturbations_out_everywhere(screen):
     screens = open_screens(screen)
     definition = random_split(screens, val=0.2, test=0.4, seed=1)

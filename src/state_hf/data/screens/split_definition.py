@@ -9,6 +9,7 @@ import numpy as np
 
 from state_hf.configuration.labels import as_label
 from state_hf.configuration.near_names import nearest
+from state_hf.configuration.wording import listed
 from state_hf.data.screens.perturbation_screens import PerturbationScreens
 
 SplitPart = Literal["train", "val", "test"]
@@ -100,16 +101,29 @@ def dataset_places(screens: PerturbationScreens) -> dict[str, str]:
     return places
 
 
-def zeroshot_split(screens: PerturbationScreens, *, test: Sequence[str], val: Sequence[str] = ()) -> SplitDefinition:
-    """Hold out whole cell types, in every dataset that has them.
+def zeroshot_split(
+    screens: PerturbationScreens,
+    *,
+    test: Sequence[str],
+    val: Sequence[str] = (),
+    val_share: float = 0.0,
+    cell_types: Sequence[str] | None = None,
+    seed: int = 0,
+) -> SplitDefinition:
+    """Hold out whole cell types, in every dataset that has them, and perturbations of the others to validate on.
 
     Args:
         screens: The labels.
         test: Cell types to test on.
         val: Cell types to validate on.
+        val_share: Share of the perturbations of the other cell types to validate on, drawn as `random_split` draws
+            them: the same ones in each of `cell_types`, so that by default nothing that trains has seen them.
+        cell_types: Cell types in which they are held out; `None` for all that are not held out themselves.
+        seed: Seed of the draw.
 
     Raises:
-        ValueError: A cell type is unknown, or in both lists.
+        ValueError: A cell type is unknown, in both lists, or held out while the share is to be drawn in it; or the
+            share is impossible, or of too few perturbations.
     """
     val, test = _known_cell_types(screens, val), _known_cell_types(screens, test)
     both = sorted(set(test) & set(val))
@@ -117,7 +131,19 @@ def zeroshot_split(screens: PerturbationScreens, *, test: Sequence[str], val: Se
         raise ValueError(f"the cell type {both[0]!r} is in both val and test")
     parts: dict[str, SplitPart] = {**dict.fromkeys(val, "val"), **dict.fromkeys(test, "test")}
     zeroshot = {context: parts[context[1]] for context in contexts_of(screens) if context[1] in parts}
-    return SplitDefinition(dataset_places(screens), tuple(screens.datasets), zeroshot=zeroshot)
+    fewshot: dict[Context, dict[str, list[str]]] = {}
+    if val_share:
+        _check_fractions(val_share, 0.0)
+        chosen = None if cell_types is None else _known_cell_types(screens, cell_types)
+        held = [name for name in chosen or () if name in parts]
+        if held:
+            raise ValueError(
+                f"the cell type {held[0]!r} is held out whole ({parts[held[0]]}), so no share of its perturbations "
+                "can be"
+            )
+        drawn_in = [name for name in chosen or screens.cell_types if name not in parts]
+        fewshot = _drawn_perturbations(screens, {"val": val_share}, drawn_in, seed)
+    return SplitDefinition(dataset_places(screens), tuple(screens.datasets), zeroshot=zeroshot, fewshot=fewshot)
 
 
 def random_split(
@@ -140,24 +166,38 @@ def random_split(
         seed: Seed of the draw.
 
     Raises:
-        ValueError: The shares are impossible, or a cell type is unknown.
+        ValueError: The shares are impossible, or of too few perturbations, or a cell type is unknown.
     """
     _check_fractions(val, test)
     chosen_types = screens.cell_types if cell_types is None else _known_cell_types(screens, cell_types)
-    contexts = {context: labels for context, labels in contexts_of(screens).items() if context[1] in chosen_types}
+    fewshot = _drawn_perturbations(screens, {"test": test, "val": val}, chosen_types, seed)
+    return SplitDefinition(dataset_places(screens), tuple(screens.datasets), fewshot=fewshot)
+
+
+def _drawn_perturbations(
+    screens: PerturbationScreens, shares: Mapping[SplitPart, float], cell_types: Sequence[str], seed: int
+) -> dict[Context, dict[str, list[str]]]:
+    """For every context of the cell types, the perturbations of it that each part draws: the same ones in all."""
+    contexts = {context: labels for context, labels in contexts_of(screens).items() if context[1] in cell_types}
     names = sorted(set().union(*contexts.values()))
     order = np.random.default_rng([seed]).permutation(len(names))
-    num_test, num_val = round(test * len(names)), round(val * len(names))
-    chosen: dict[str, set[str]] = {
-        "val": {names[place] for place in order[num_test : num_test + num_val]},
-        "test": {names[place] for place in order[:num_test]},
-    }
-    fewshot = {
-        context: {part: sorted(held & labels) for part, held in chosen.items() if held & labels}
+    drawn: dict[SplitPart, set[str]] = {}
+    start = 0
+    for part, share in shares.items():
+        number = round(share * len(names))
+        if share and not number:
+            way = f"; {1 / len(names):.2g} holds one out" if names else ""
+            raise ValueError(
+                f"a {part} share of {share:g} is none of the {len(names)} perturbations of "
+                f"{listed(list(cell_types), limit=5)}{way}"
+            )
+        drawn[part] = {names[place] for place in order[start : start + number]}
+        start += number
+    lists = {
+        context: {part: sorted(drawn[part] & labels) for part in ("val", "test") if drawn.get(part, set()) & labels}
         for context, labels in contexts.items()
     }
-    fewshot = {context: lists for context, lists in fewshot.items() if lists}
-    return SplitDefinition(dataset_places(screens), tuple(screens.datasets), fewshot=fewshot)
+    return {context: held for context, held in lists.items() if held}
 
 
 def contexts_of(screens: PerturbationScreens) -> dict[Context, set[str]]:
