@@ -144,6 +144,18 @@ def test_what_cannot_be_held_out_together(screen_path, tmp_path, capsys, words, 
     assert not (tmp_path / "model").exists()
 
 
+def test_a_validation_context_that_leaves_only_controls_to_train_on(screen_path, tmp_path, capsys):
+    two = anndata.read_h5ad(screen_path)
+    two[two.obs["cell_type"] != "type_1"].copy().write_h5ad(tmp_path / "two.h5ad")
+    words = ["train", str(tmp_path / "two.h5ad"), "--test-cell-types", "type_3", "--output", str(tmp_path / "model")]
+    assert main([*words, "--val-cell-types", "type_2", *SIZES]) == 2
+    said = capsys.readouterr().err
+    assert "validate on some perturbations of 'type_2' only, so that the others train (--val-share 0.2, or" in said
+    assert not (tmp_path / "model").exists()
+    # The way out, word for word.
+    assert main([*words, "--val-share", "0.2", *SIZES]) == 0
+
+
 def test_transfer_to_a_new_screen(screen_path, tmp_path, capsys):
     words = ["train", str(screen_path), "--test-cell-types", "type_3", *SIZES]
     assert main([*words, "--output", str(tmp_path / "first")]) == 0

@@ -222,7 +222,7 @@ def train(
     sets = ScreenSets(applied, feature_key, expression_slot, set_size, control_matching, training.seed)
     train_sets = sets.dataset("train")
     if train_sets is None:
-        raise ValueError(f"no perturbed cells train with this split:\n{applied}")
+        raise ValueError(applied.why_nothing_trains())
     for part in ("val", "test"):
         sets.dataset(part)  # refuses what could not be scored, before any work
     if refit and sets.dataset("val") is None:

@@ -178,6 +178,47 @@ def test_a_split_of_other_cells_is_refused(screens, tmp_path):
         PerturbationSplit.load(tmp_path, fewer)
 
 
+@pytest.mark.parametrize(
+    ("labels", "definition", "message"),
+    [
+        (
+            LABELS,
+            SplitDefinition(training=("d",), zeroshot={("d", "t"): "val", ("d", "u"): "test"}),
+            "no perturbed cells are left to train on: those of 't' (2) are to validate on, and those of 'u' (3) are to "
+            "test on; validate on some perturbations of 't' only, so that the others train (val_share=0.2, or "
+            "[fewshot] in the split's TOML)",
+        ),
+        (
+            # The context that trains has control cells alone.
+            [("ctrl", "t"), ("A", "u"), ("ctrl", "u")],
+            SplitDefinition(training=("d",), zeroshot={("d", "u"): "test"}),
+            "no perturbed cells are left to train on: those of 'u' (1) are to test on; test on some perturbations of "
+            "'u' only, so that the others train (test_share=0.2, or [fewshot] in the split's TOML)",
+        ),
+        (
+            LABELS[:4],
+            SplitDefinition(training=("d",), fewshot={("d", "t"): {"val": ["A"], "test": ["B"]}}),
+            "no perturbed cells are left to train on: those of 't' (1) are to validate on, and those of 't' (1) are to "
+            "test on; hold out fewer perturbations",
+        ),
+        (
+            LABELS[:4],
+            SplitDefinition(),
+            "no perturbed cells are left to train on: those of 't' (2) are in no part; name their datasets in "
+            "[training] of the split's TOML",
+        ),
+        (
+            [("ctrl", "t")],
+            SplitDefinition(training=("d",)),
+            "no perturbed cells are left to train on: the screens have control cells alone",
+        ),
+    ],
+)
+def test_why_nothing_trains(labels, definition, message):
+    screens = open_screens({"d": adata_of(labels)}, control="ctrl")
+    assert PerturbationSplit(screens, definition).why_nothing_trains() == message
+
+
 def test_zeroshot_split(screen):
     screens = open_screens(screen)
     definition = zeroshot_split(screens, test=["type_2"], val=["type_3"])

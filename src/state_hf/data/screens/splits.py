@@ -11,6 +11,7 @@ import pandas as pd
 
 from state_hf.configuration.advice import Advised
 from state_hf.configuration.near_names import nearest
+from state_hf.configuration.wording import listed
 from state_hf.data.screens.perturbation_screens import PerturbationScreens, ScreenLabels
 from state_hf.data.screens.split_definition import (
     PARTS,
@@ -250,6 +251,38 @@ class PerturbationSplit:
         if zeroshot and self.controls != "held-out":
             notes.append(f"control cells of {len(zeroshot)} zero-shot contexts train (controls='{self.controls}')")
         return notes
+
+    def why_nothing_trains(self) -> Advised:
+        """Where the perturbed cells are, for a split that leaves none to train on, and how to train on some.
+
+        Control cells alone would train a model of no perturbation at all.
+        """
+        table = self._audit[self._audit["perturbed_cells"] > 0]
+        words = {"val": "to validate on", "test": "to test on", "unused": "in no part"}
+        found, whole = [], {}
+        for part, rows in table.groupby("part", sort=False):
+            contexts = list(zip(rows["dataset"], rows["cell_type"], strict=True))
+            names = list(dict.fromkeys(cell_type for _, cell_type in contexts))
+            number = rows["perturbed_cells"].sum()
+            found.append(f"those of {listed(names, limit=5)} ({number:,}) are {words[str(part)]}")
+            if all(context in self.definition.zeroshot for context in contexts):
+                whole[part] = listed(names, limit=5)
+        if not found:
+            return Advised("no perturbed cells are left to train on: the screens have control cells alone")
+        way = "hold out fewer perturbations"
+        if "val" in whole:
+            way = (
+                f"validate on some perturbations of {whole['val']} only, so that the others train (val_share=0.2, or "
+                "[fewshot] in the split's TOML)"
+            )
+        elif "test" in whole:
+            way = (
+                f"test on some perturbations of {whole['test']} only, so that the others train (test_share=0.2, or "
+                "[fewshot] in the split's TOML)"
+            )
+        elif set(table["part"]) == {"unused"}:
+            way = "name their datasets in [training] of the split's TOML"
+        return Advised(f"no perturbed cells are left to train on: {', and '.join(found)}", way)
 
     def __str__(self) -> str:
         table = self.audit().to_string(index=False, formatters=dict.fromkeys(_COUNTS, "{:,}".format))
