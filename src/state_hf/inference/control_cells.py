@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from state_hf.configuration.advice import Advised
+from state_hf.data.screens.named_genes import check_named_genes
 from state_hf.data.screens.perturbation_screens import PerturbationScreens
 
 _BLOCK_VALUES = 2**24
@@ -48,7 +49,7 @@ class ControlCells:
         num_features: Features that the model reads.
 
     Raises:
-        ValueError: The slot is missing or does not fit the model.
+        ValueError: The slot is missing, does not fit the model, or does not name the genes that the model names.
     """
 
     def __init__(self, screens: PerturbationScreens, slot: str, genes: Sequence[str], *, num_features: int) -> None:
@@ -57,6 +58,10 @@ class ControlCells:
         for rows, screen in zip(self._rows, screens.screens, strict=True):
             if rows.shape[0] != screen.num_cells:
                 raise ValueError(f"{rows.place} has {rows.shape[0]:,} rows for {screen.num_cells:,} cells")
+        if genes:
+            way = "read the genes by name from a slot that has them (feature_key='X')"
+            for rows in self._rows:
+                check_named_genes(rows, way)
         self._columns = [columns_of(rows.feature_names, genes, rows.place) for rows in self._rows]
         for rows, columns in zip(self._rows, self._columns, strict=True):
             width = rows.shape[1] if columns is None else len(columns)

@@ -5,6 +5,7 @@ from typing import Any
 from transformers.utils import logging
 
 from state_hf.configuration.advice import Advised
+from state_hf.data.screens.named_genes import check_named_genes
 from state_hf.data.screens.normalisation import same_total
 from state_hf.data.screens.perturbation_screens import PerturbationScreens
 from state_hf.data.screens.slot_scale import Scale, check_slot
@@ -44,7 +45,8 @@ def trained_total(
         Counts per cell that the expression was normalised to; None where that is not known, or not done.
 
     Raises:
-        ValueError: See `check_slot`; or what the cells were normalised to differs from `given` or `initial`.
+        ValueError: See `check_slot` and `check_named_genes`; or what the cells were normalised to differs from `given`
+            or `initial`.
     """
     reads: Scale = config.feature_scale or "log1p"
     others = " or ".join(scale for scale in ("log1p", "counts", "embedding") if scale != reads)
@@ -54,6 +56,10 @@ def trained_total(
         wanted = expression_scale(config)
         way = f"name the slot that has {wanted} values (expression_slot=...)"
         features, total = expression, check_slot(screens, expression, wanted, way)
+    elif reads != "embedding":
+        way = "take all genes, which have names (feature_key='X')"
+        for screen in screens.screens:
+            check_named_genes(screen.cells.matrix(features), way)
     place = _place(features, screens)
     for claimed, whose, instead in (
         (initial, "the initial model was trained on cells normalised to", ""),

@@ -17,6 +17,7 @@ from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.configuration.wording import listed
+from state_hf.data.screens.named_genes import check_named_genes
 from state_hf.data.screens.perturbation_dataset import PerturbationDataset
 from state_hf.data.screens.perturbation_features import feature_table, read_perturbation_features
 from state_hf.data.screens.perturbation_screens import PerturbationScreens, open_screens
@@ -299,6 +300,10 @@ def _named(definition: SplitDefinition, data: Any) -> dict[str, Any]:
 
 def _vocabulary(sets: ScreenSets, dataset: PerturbationDataset) -> PerturbationVocabulary:
     screens = sets.screens
+    if sets.expression_slot is not None:
+        way = "take all genes, which have names (expression_slot='X')"
+        for screen in screens.screens:
+            check_named_genes(screen.cells.matrix(sets.expression_slot), way)
     genes = dataset.expression_names if sets.expression_slot else dataset.target_names
     repeated = [gene for gene, times in Counter(genes or ()).items() if times > 1]
     if repeated:

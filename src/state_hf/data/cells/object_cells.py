@@ -1,6 +1,6 @@
 """Cells in memory: of an AnnData object, or of a file that a library reads as a whole."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,10 @@ class ObjectCells(Cells):
 
     def element(self, slot: str, name: str) -> Any:
         return getattr(self.adata, slot)[name]
+
+    def embedding_names(self, name: str) -> Sequence[str] | None:
+        recorded, matrix = super().embedding_names(name), self.adata.obsm.get(name)
+        return matrix.columns.tolist() if recorded is None and isinstance(matrix, pd.DataFrame) else recorded
 
     def close(self) -> None:
         if self._file is not None:
