@@ -63,6 +63,28 @@ def test_prints_the_table_and_writes_what_was_asked_for(files, capsys):
     assert list(pd.read_csv(files / "scores" / "per_perturbation.csv")["perturbation"]) == PERTURBATIONS
 
 
+def test_an_audit_is_printed_and_written(files, capsys):
+    options = ["--baseline", "mean", "--audit", "--output", "scores", "--report", "report.html"]
+    assert main(["evaluate", "predicted.h5ad", "measured.h5ad", *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("audit") + 2
+    assert lines[start].split() == ["prediction", "control_copy", "inflated_variance", "depth_shifted"]
+    table = {line.split()[0]: list(map(float, line.split()[1:])) for line in lines[start + 1 : start + 5]}
+    assert list(table) == ["mae", "pds", "des", "overall_score"]
+    assert table["des"] == [0.957, 0.0, 0.906, 0.957]
+    # The profile normalises counts to the median of the screen, which is the deeper cells'.
+    assert table["mae"] == [0.0495, 0.3, 0.0545, 0.396]
+    assert lines[start + 6] == (
+        "another depth (expression x 1.5) makes worse, by more than the prediction differs from a copy of the control: "
+        "mae 0.0495 -> 0.396 (control copy 0.3)"
+    )
+    saved = pd.read_csv(files / "scores" / "audit.csv", index_col="metric")
+    assert list(saved.columns) == ["prediction", "control_copy", "inflated_variance", "depth_shifted",
+                                   "inflated_variance_moves_more", "depth_shifted_moves_more"]  # fmt: skip
+    assert saved["depth_shifted_moves_more"].to_dict() == {"mae": True, "pds": False, "des": False,
+                                                           "overall_score": False}  # fmt: skip
+
+
 def test_contexts_are_listed(files, capsys):
     assert main(["evaluate", "predicted.h5ad", "measured.h5ad", "--cell-type-key", "line", "--report", "r.html"]) == 0
     lines = capsys.readouterr().out.splitlines()

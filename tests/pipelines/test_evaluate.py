@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import scipy.sparse as sp
 from state_hf import evaluate_predictions
 from state_hf.metrics.catalogue import METRICS
 from state_hf.metrics.evaluation import MetricError
+from state_hf.reporting.evaluation_text import audit_findings
 from tests.pipelines.screen_cells import CONTROL, as_cells, counts, log_normalised
 
 
@@ -215,3 +217,61 @@ def test_log_normalised_input(pair):
     np.testing.assert_allclose(values(found), values(expected), rtol=1e-5)
     with pytest.raises(ValueError, match="raw counts"):
         evaluate_predictions(*logs, "vcc2026")
+
+
+@pytest.mark.parametrize("form", ["counts", "log1p"])
+def test_an_audit_is_the_scoring_of_versions(pair, form):
+    if form == "log1p":
+        pair = [as_cells(sp.csr_matrix(log_normalised(cells.X.toarray())), cells.obs["perturbation"]) for cells in pair]
+    audit = evaluate_predictions(*pair, "vcc2025", baseline="mean", audit=True).audit
+    scored = evaluate_predictions(*pair, "vcc2025", baseline="mean").to_dict()
+    assert list(audit.index) == ["mae", "pds", "des", "overall_score"]
+    assert audit["prediction"].to_dict() == {name: scored[name] for name in audit.index}
+    copy = evaluate_predictions(*pair, "vcc2025", baseline="control").scores["baseline"]
+    assert audit["control_copy"].drop("overall_score").to_dict() == copy.drop("overall").to_dict()
+    if form == "log1p":
+        # By hand: what is scored as another depth is this prediction.
+        deeper = pair[0].copy()
+        perturbed = (deeper.obs["perturbation"] != CONTROL).to_numpy()
+        values = deeper.X.toarray()
+        values[perturbed] = np.log1p(1.5 * np.expm1(values[perturbed]))
+        deeper.X = sp.csr_matrix(values)
+        by_hand = evaluate_predictions(deeper, pair[1], "vcc2025", baseline="mean").to_dict()
+        np.testing.assert_allclose(audit["depth_shifted"], [by_hand[name] for name in audit.index], rtol=1e-5)
+
+
+def test_the_audit_of_contexts_is_their_mean(pair):
+    names = np.array(["T cell", "B cell"])
+    split = [as_cells(cells.X, cells.obs["perturbation"], line=names[np.arange(cells.n_obs) % 2]) for cells in pair]
+    found = evaluate_predictions(*split, "vcc2025", cell_type_key="line", audit=True)
+    columns = ["prediction", "control_copy", "inflated_variance", "depth_shifted"]
+    parts = [result.audit[columns] for result in found.contexts.values()]
+    pd.testing.assert_frame_equal(found.audit[columns], (parts[0] + parts[1]) / 2)
+    assert found.audit["prediction"].to_dict() == {name: found.to_dict()[name] for name in ("mae", "pds", "des")}
+
+
+def test_what_an_audit_says(pair):
+    result = evaluate_predictions(*pair, "vcc2025")
+    assert audit_findings(result) == []
+    table = pd.DataFrame(
+        {
+            "prediction": [0.1, 0.5],
+            "control_copy": [0.11, 0.49],
+            "inflated_variance": [0.1, 0.7],
+            "depth_shifted": [0.3, 0.6],
+            "inflated_variance_moves_more": [False, True],
+            "depth_shifted_moves_more": [True, True],
+        },
+        index=["mae", "des"],
+    )
+    means = "by more than the prediction differs from a copy of the control"
+    assert audit_findings(replace(result, audit=table)) == [
+        f"inflated variance (deviations from the mean x 1.5) makes better, {means}: des 0.5 -> 0.7 (control copy 0.49)",
+        f"another depth (expression x 1.5) makes better, {means}: des 0.5 -> 0.6 (control copy 0.49)",
+        f"another depth (expression x 1.5) makes worse, {means}: mae 0.1 -> 0.3 (control copy 0.11)",
+    ]
+    table[["inflated_variance_moves_more", "depth_shifted_moves_more"]] = False
+    assert audit_findings(replace(result, audit=table)) == [
+        "no score moves more by inflated variance (deviations from the mean x 1.5) or another depth (expression x 1.5) "
+        "than by the prediction"
+    ]

@@ -26,6 +26,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--replicate", action="store_true", help="also score halves of the real cells: what is reachable"
     )
+    parser.add_argument(
+        "--audit",
+        action="store_true",
+        help="also score control cells in place of predicted ones, and the prediction with inflated variance and at "
+        "another depth: what a score gains by nothing",
+    )
     what = parser.add_argument_group(
         "what is scored", "What is not given is read from the prediction, where state-hf predict wrote it down."
     )
@@ -94,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
             genes=arguments.genes,
             baseline=arguments.baseline,
             replicate=arguments.replicate,
+            audit=arguments.audit,
             on_error=arguments.on_error,
             cache_dir=arguments.cache_dir,
             seed=arguments.seed,

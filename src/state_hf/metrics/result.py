@@ -40,6 +40,7 @@ class EvaluationResult:
         effects_reference: Perturbations x genes, real change against control.
         diagnostics: One row a perturbation: what a score alone hides.
         summary: Diagnostics of the whole panel.
+        audit: Versions of the prediction that know nothing more, see `audit_table`. None where they were not asked for.
         problems: Metric -> perturbation -> why there is no value.
         contexts: One result a context, where a context column was given.
     """
@@ -55,6 +56,7 @@ class EvaluationResult:
     effects_reference: pd.DataFrame | None
     diagnostics: pd.DataFrame
     summary: Mapping[str, float]
+    audit: pd.DataFrame | None = None
     problems: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     contexts: Mapping[str, "EvaluationResult"] = field(default_factory=dict)
 
@@ -123,6 +125,7 @@ class EvaluationResult:
             "aggregate": self.aggregate,
             "diagnostics": self.diagnostics,
             "scores": self.scores,
+            "audit": self.audit,
         }
         return {name: table for name, table in tables.items() if table is not None}
 

@@ -24,6 +24,7 @@ from state_hf.metrics.input_check import CheckedInputs, check_inputs
 from state_hf.metrics.labelled_cells import LabelledCells
 from state_hf.metrics.profiles import Profile, load_profile
 from state_hf.metrics.result import EvaluationResult
+from state_hf.metrics.score_audit import merged_audit
 from state_hf.metrics.screen import Screen
 from state_hf.metrics.target_genes import target_genes_of
 
@@ -45,6 +46,7 @@ def evaluate_predictions(
     genes: ScoredGenes | None = None,
     baseline: Literal["mean", "control"] | AnnData | str | Path | None = None,
     replicate: bool = False,
+    audit: bool = False,
     target_genes: Mapping[str, str | None] | None = None,
     on_error: Literal["raise", "nan"] = "raise",
     cache_dir: str | Path | None = None,
@@ -80,6 +82,10 @@ def evaluate_predictions(
         baseline: What a score of 0 stands for: `mean` (the mean perturbed profile, in the profile's form), `control`
             (control cells drawn again), or predicted cells. None gives no scores.
         replicate: Whether to compute what real cells score against real cells: the replicate of 2026, or the ceiling.
+        audit: Whether to score, beside the prediction, control cells in its place, the prediction with larger
+            deviations from its means, and the prediction at another depth, see `audit_table`: what moves a score
+            without knowing anything more. It takes three further scorings, and memory for the predicted cells once
+            more.
         target_genes: Perturbation -> target gene, where labels are not gene names; None for one without a target.
         on_error: `raise` stops at a metric that fails; `nan` gives it no value and notes why in `problems`.
         cache_dir: Folder for what was computed of the real side, by content; the next evaluation reuses it.
@@ -112,7 +118,7 @@ def evaluate_predictions(
     for note in scope.notes:
         logger.warning(note)
     targets = target_genes_of(sorted({*scope.names.values()}), whole.var_names, target_genes, control=scope.control)
-    options = EvaluationOptions(rule, scope.control, replicate, targets, on_error, seed, device)
+    options = EvaluationOptions(rule, scope.control, replicate, audit, targets, on_error, seed, device)
     columns = _Columns(scope.perturbation_key, scope.control, scope.cell_type_key, scope.names)
     real, given, predicted = scope.apply(whole), predicted, scope.apply(predicted)
     checked = columns.check(predicted, real, rule)
@@ -241,6 +247,7 @@ def _merge(results: Mapping[str, EvaluationResult], profile: Profile) -> Evaluat
         return sum(tables[1:], start=tables[0]) / len(tables)
 
     tables = [result.scores for result in results.values() if result.scores is not None]
+    audits = [result.audit for result in results.values() if result.audit is not None]
     settings = {**first.settings, "context": None, "contexts": list(results)}
     counted = [name for name in settings if name.startswith("n_") and name not in ("n_genes", "n_genes_tested")]
     settings.update({name: sum(result.settings[name] for result in results.values()) for name in counted})
@@ -254,6 +261,7 @@ def _merge(results: Mapping[str, EvaluationResult], profile: Profile) -> Evaluat
         discrimination=None,
         effects_prediction=None,
         effects_reference=None,
+        audit=merged_audit(audits, profile) if audits else None,
         diagnostics=pd.concat({name: result.diagnostics for name, result in results.items()}, names=names),
         summary={name: float(np.mean([result.summary[name] for result in results.values()])) for name in first.summary},
         problems={

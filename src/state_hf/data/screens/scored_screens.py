@@ -13,6 +13,7 @@ from state_hf.metrics.evaluation import evaluate_summaries
 from state_hf.metrics.profiles import Profile
 from state_hf.metrics.replicate import ceiling, replicate_values
 from state_hf.metrics.result import EvaluationResult
+from state_hf.metrics.score_audit import OVERALL, audit_table, deeper_screen, inflated_screen
 from state_hf.metrics.scoring import score_table
 from state_hf.metrics.screen import CellBlock, Screen
 from state_hf.metrics.summary import ScreenSummary, check_counts, summarise
@@ -25,6 +26,7 @@ class EvaluationOptions:
     profile: Profile
     control: str
     replicate: bool = False
+    audit: bool = False
     target_genes: Mapping[str, str | None] | None = None
     on_error: Literal["raise", "nan"] = "raise"
     seed: int = 0
@@ -109,10 +111,25 @@ def evaluate_screen(
         anchors["baseline"] = _baseline_values(baseline, real, summary, control, options)
     if options.replicate:
         anchors |= _replicate(real, summary, options)
+    versions = {}
+    if options.audit:
+        versions["control_copy"] = real.values(
+            f"control-copy-{options.seed}",
+            lambda: _version_values(_control_copy(real, options), summary, control, options),
+        )
     real.release()
     predicted = read_prediction()
     options.check_scale(predicted)
     result = _compare(predicted, summary, control, options)
+    if options.audit:
+        versions["prediction"] = _means(result)
+        # One after the other: each is as large as the prediction.
+        for name, make in (("inflated_variance", inflated_screen), ("depth_shifted", deeper_screen)):
+            made = make(predicted, options.profile, seed=options.seed)
+            versions[name] = _version_values(made, summary, control, options)
+            del made
+        scored = {name: _with_overall(values, anchors, options) for name, values in versions.items()}
+        result = replace(result, audit=audit_table(scored, options.profile))
     return replace(
         result,
         scores=_scores(result, anchors, options),
@@ -137,6 +154,26 @@ def _compare(
         target_genes=options.target_genes,
         on_error=options.on_error,
     )
+
+
+def _version_values(
+    version: Screen, reference: ScreenSummary, control: tuple[CellBlock, ...], options: EvaluationOptions
+) -> dict[str, float]:
+    """Metric values of what nobody predicted; one that it makes undefined is NaN."""
+    return _means(_compare(version, reference, control, replace(options, on_error="nan")))
+
+
+def _with_overall(
+    values: Mapping[str, float], anchors: Mapping[str, Mapping[str, float]], options: EvaluationOptions
+) -> Mapping[str, float]:
+    if "baseline" not in anchors:
+        return values
+    scores = score_table(values, options.profile, **anchors)
+    return {**values, OVERALL: float(scores["score"].to_dict()["overall"])}
+
+
+def _control_copy(real: RealSide, options: EvaluationOptions) -> Screen:
+    return resampled_screen(real.screen, seed=options.seed, target_genes=options.target_genes, shift=False)
 
 
 def _baseline_values(
