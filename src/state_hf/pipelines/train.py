@@ -17,6 +17,7 @@ from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.configuration.wording import listed
+from state_hf.data.screens.context_depths import depth_notes
 from state_hf.data.screens.named_genes import check_named_genes
 from state_hf.data.screens.perturbation_dataset import PerturbationDataset
 from state_hf.data.screens.perturbation_features import feature_table, read_perturbation_features
@@ -244,6 +245,9 @@ def train(
         given=target_sum if target_sum is not None else (config or {}).get("target_sum"),
         initial=None if initial_model is None else model.config.target_sum,
     )
+    if expression_scale(model.config) != "embedding":
+        for note in depth_notes(applied, sets.scored_slot):
+            logger.warning(note)
     if freeze:
         freeze_backbone(model)
     trained: Any = model if lora_rank is None else add_lora(model, rank=lora_rank, alpha=2 * lora_rank)
