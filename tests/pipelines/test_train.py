@@ -156,6 +156,18 @@ def test_a_validation_context_that_leaves_only_controls_to_train_on(screen_path,
     assert main([*words, "--val-share", "0.2", *SIZES]) == 0
 
 
+def test_nothing_is_held_out_in_the_end_where_nobody_says_what(screen_path, tmp_path, capsys):
+    assert main(["train", str(screen_path), "--output", str(tmp_path / "all"), *SIZES]) == 0
+    printed = capsys.readouterr().out
+    assert "no cells are held out to test on: the cell type 'type_" in printed
+    assert "held-out groups show" in printed
+    assert set(PerturbationSplit.load(tmp_path / "all", open_screens(screen_path)).audit()["part"]) == {"train"}
+    cells = anndata.read_h5ad(screen_path)
+    cells[cells.obs["cell_type"] == "type_1"].write_h5ad(tmp_path / "one.h5ad")
+    assert main(["train", str(tmp_path / "one.h5ad"), "--output", str(tmp_path / "one"), *SIZES]) == 0
+    assert "no cells are held out to test on: a fifth of the perturbations shows" in capsys.readouterr().out
+
+
 def test_transfer_to_a_new_screen(screen_path, tmp_path, capsys):
     words = ["train", str(screen_path), "--test-cell-types", "type_3", *SIZES]
     assert main([*words, "--output", str(tmp_path / "first")]) == 0
@@ -244,7 +256,7 @@ def test_genes_of_one_name_are_refused(screen_path, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "say what is held out"),
+        (["--test-share", "0.2", "--test-cell-types", "type_3"], "cells to test on are named in one way"),
         (["--test-cell-types", "type_3", "--control", "vehicle"], "name the label of its control cells (--control)"),
         (["--test-cell-types", "type_9"], "there is no cell type 'type_9'"),
         (["--test-cell-types", "type_3", "--control", "contrl"], "no cell labelled 'contrl'"),

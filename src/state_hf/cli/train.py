@@ -33,7 +33,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a training in the folder, and start anew")
     parser.add_argument("--resume", action="store_true", help="go on from the last complete checkpoint in the folder")
 
-    split = parser.add_argument_group("what is held out (one of the first three)")
+    split = parser.add_argument_group(
+        "what is held out (at most one of the first three; without any, a part validates, and trains in the end)"
+    )
     split.add_argument("--split", type=Path, metavar="TOML", help="split in the field's TOML")
     split.add_argument("--test-cell-types", nargs="+", metavar="NAME", help="cell types to test on")
     split.add_argument("--test-share", type=float, metavar="F", help="share of the perturbations to test on")
@@ -152,8 +154,8 @@ def _definition(arguments: argparse.Namespace) -> Any:
     from state_hf.data.screens.split_definition import random_split, zeroshot_split
 
     chosen = [arguments.split, arguments.test_cell_types, arguments.test_share]
-    if sum(choice is not None for choice in chosen) != 1:
-        raise ValueError("say what is held out: one of --split, --test-cell-types and --test-share")
+    if sum(choice is not None for choice in chosen) > 1:
+        raise ValueError("cells to test on are named in one way: by --split, by --test-cell-types or by --test-share")
     _check_held_out(arguments)
     if arguments.split is not None:
         return arguments.split
@@ -166,10 +168,16 @@ def _definition(arguments: argparse.Namespace) -> Any:
         cell_type_key=arguments.cell_type_key,
         distinct_case=arguments.distinct_case,
     )
-    if arguments.test_cell_types is not None:
+    if (
+        arguments.test_share is None
+        and arguments.test_cell_types is None
+        and not (arguments.val_cell_types or arguments.val_share)
+    ):
+        return _validating(arguments, screens)
+    if arguments.test_share is None:
         return zeroshot_split(
             screens,
-            test=arguments.test_cell_types,
+            test=arguments.test_cell_types or (),
             val=arguments.val_cell_types,
             val_share=arguments.val_share,
             cell_types=arguments.few_shot_cell_types,
@@ -182,6 +190,26 @@ def _definition(arguments: argparse.Namespace) -> Any:
         cell_types=arguments.few_shot_cell_types,
         seed=arguments.seed,
     )
+
+
+def _validating(arguments: argparse.Namespace, screens: Any) -> Any:
+    """Nothing to test on: the cell type with the fewest perturbed cells, or a fifth of the perturbations, validates."""
+    from state_hf.data.screens.split_definition import random_split, zeroshot_split
+
+    cells: dict[str, int] = {}
+    for screen in screens.screens:
+        for cell_type in screen.cell_types[~screen.is_control].tolist():
+            name = screens.cell_types[cell_type]
+            cells[name] = cells.get(name, 0) + 1
+    arguments.refit = True
+    if len(cells) > 1:
+        name = min(sorted(cells), key=cells.__getitem__)
+        told, definition = f"the cell type {name!r}", zeroshot_split(screens, test=(), val=[name])
+    else:
+        told, definition = "a fifth of the perturbations", random_split(screens, val=0.2, test=0.0, seed=arguments.seed)
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(f"no cells are held out to test on: {told} shows what the network adds, and trains the mixed model then")
+    return definition
 
 
 def _check_held_out(arguments: argparse.Namespace) -> None:
