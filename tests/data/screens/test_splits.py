@@ -303,3 +303,16 @@ def test_no_held_out_cell_trains(labels, val, test, controls):
         assert (np.sum(drawn, axis=0) <= 1).all()
     if controls == "train-only":
         assert not ((validation | tested) & ~perturbed).any()
+
+
+def test_a_part_that_trains_after_all():
+    definition = SplitDefinition(
+        training=("one",),
+        zeroshot={("one", "a"): "val", ("one", "b"): "test", ("two", "a"): "val"},
+        fewshot={("one", "c"): {"val": ["P"], "test": ["Q"]}},
+    )
+    assert definition.without("val") == SplitDefinition(
+        training=("one",),
+        zeroshot={("one", "b"): "test", ("two", "a"): "train"},
+        fewshot={("one", "c"): {"test": ["Q"]}},
+    )

@@ -51,7 +51,12 @@ class SplitDefinition:
         """The same, but that what goes to a part trains."""
         return replace(
             self,
-            zeroshot={context: "train" if goes_to == part else goes_to for context, goes_to in self.zeroshot.items()},
+            zeroshot={
+                context: "train" if goes_to == part else goes_to
+                for context, goes_to in self.zeroshot.items()
+                # What is of a dataset that trains, trains without being named.
+                if goes_to != part or context[0] not in self.training
+            },
             fewshot={
                 context: {held_out: names for held_out, names in lists.items() if held_out != part}
                 for context, lists in self.fewshot.items()
