@@ -275,3 +275,20 @@ def test_what_an_audit_says(pair):
         "no score moves more by inflated variance (deviations from the mean x 1.5) or another depth (expression x 1.5) "
         "than by the prediction"
     ]
+
+
+def test_depths_of_both_sides_are_among_the_diagnostics(pair, tmp_path):
+    shallow = pair[0].copy()
+    shallow.X = sp.csr_matrix(np.where(np.arange(shallow.n_vars) < 10, shallow.X.toarray(), 0.0))
+    found = evaluate_predictions(shallow, pair[1], "vcc2025", cache_dir=tmp_path)
+    labels = pair[1].obs["perturbation"].to_numpy()
+    for side, cells in (("prediction", shallow), ("reference", pair[1])):
+        detected = pd.Series((cells.X.toarray() > 0).sum(axis=1)).groupby(cells.obs["perturbation"].to_numpy()).median()
+        assert found.diagnostics[f"genes_detected_{side}"].to_dict() == detected.drop(CONTROL).to_dict()
+        assert found.settings[f"control_genes_detected_{side}"] == detected[CONTROL]
+    ratios = found.diagnostics["genes_detected_prediction"] / found.diagnostics["genes_detected_reference"]
+    assert found.summary["median_depth_ratio"] == ratios.median() < 1
+    assert set(found.diagnostics.index) == set(labels) - {CONTROL}
+    # The measured side's come from the cache.
+    again = evaluate_predictions(shallow, pair[1], "vcc2025", cache_dir=tmp_path)
+    pd.testing.assert_frame_equal(again.diagnostics, found.diagnostics)

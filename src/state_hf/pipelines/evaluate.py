@@ -249,6 +249,8 @@ def _merge(results: Mapping[str, EvaluationResult], profile: Profile) -> Evaluat
     tables = [result.scores for result in results.values() if result.scores is not None]
     audits = [result.audit for result in results.values() if result.audit is not None]
     settings = {**first.settings, "context": None, "contexts": list(results)}
+    # Of each context there is another.
+    settings.update({name: None for name in settings if name.startswith("control_genes_detected_")})
     counted = [name for name in settings if name.startswith("n_") and name not in ("n_genes", "n_genes_tested")]
     settings.update({name: sum(result.settings[name] for result in results.values()) for name in counted})
     return EvaluationResult(

@@ -36,6 +36,7 @@ QUANTITIES = {
     "share_nearly_identical_predictions": "share of predictions that are nearly identical (0 is right)",
     "median_effect_size_ratio": "predicted over real effect size, median (1 is right)",
     "median_variance_ratio": "predicted over real variance of cells, median (1 is right)",
+    "median_depth_ratio": "predicted over measured genes detected in a cell, median (1 is right)",
     "control_total_ratio": "predicted over measured total of a control cell, median (1 is right)",
     "de_genes_prediction": "DE genes called in the prediction",
     "de_genes_reference": "DE genes called in the measured cells",

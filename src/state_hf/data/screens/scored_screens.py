@@ -1,14 +1,16 @@
 """Evaluate one screen against another, with baseline, replicate and a cache of what the real side alone decides."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from state_hf.data.screens.evaluation_cache import load_summary, load_values, store_summary, store_values
 from state_hf.metrics.baseline_screens import constant_screen, mean_profile, resampled_screen
+from state_hf.metrics.cell_depths import genes_detected
 from state_hf.metrics.evaluation import evaluate_summaries
 from state_hf.metrics.profiles import Profile
 from state_hf.metrics.replicate import ceiling, replicate_values
@@ -111,6 +113,10 @@ def evaluate_screen(
         anchors["baseline"] = _baseline_values(baseline, real, summary, control, options)
     if options.replicate:
         anchors |= _replicate(real, summary, options)
+    labels = [*map(str, summary.perturbations), options.control]
+    real_depths = real.values(
+        "genes-detected", lambda: dict(zip(labels, genes_detected(real.screen).tolist(), strict=True))
+    )
     versions = {}
     if options.audit:
         versions["control_copy"] = real.values(
@@ -120,7 +126,11 @@ def evaluate_screen(
     real.release()
     predicted = read_prediction()
     options.check_scale(predicted)
-    result = _compare(predicted, summary, control, options)
+    result = _with_depths(
+        _compare(predicted, summary, control, options),
+        genes_detected(predicted),
+        [real_depths[name] for name in labels],
+    )
     if options.audit:
         versions["prediction"] = _means(result)
         # One after the other: each is as large as the prediction.
@@ -153,6 +163,24 @@ def _compare(
         control=options.control,
         target_genes=options.target_genes,
         on_error=options.on_error,
+    )
+
+
+def _with_depths(result: EvaluationResult, predicted: np.ndarray, measured: Sequence[float]) -> EvaluationResult:
+    """The result with the genes detected of both sides, of each perturbation and of the control, which is last."""
+    real = np.array(measured)
+    ratios = np.divide(predicted[:-1], real[:-1], out=np.full(len(real) - 1, np.nan), where=real[:-1] > 0)
+    return replace(
+        result,
+        diagnostics=result.diagnostics.assign(
+            genes_detected_prediction=predicted[:-1], genes_detected_reference=real[:-1]
+        ),
+        summary={**result.summary, "median_depth_ratio": float(pd.Series(ratios).median())},
+        settings={
+            **result.settings,
+            "control_genes_detected_prediction": None if np.isnan(predicted[-1]) else float(predicted[-1]),
+            "control_genes_detected_reference": None if np.isnan(real[-1]) else float(real[-1]),
+        },
     )
 
 
