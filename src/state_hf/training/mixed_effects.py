@@ -118,7 +118,6 @@ class _Posterior:
         own: (features, perturbations) a perturbation's effect beyond the factors.
         slope: (features, perturbations, terms) how `own` falls with the terms.
         given: (features, perturbations) variance of `own` where the terms are known.
-        interaction: Sum of the expected squares of the interactions, in units of `scale`, and their `number`.
     """
 
     mean: np.ndarray
@@ -126,8 +125,6 @@ class _Posterior:
     own: np.ndarray
     slope: np.ndarray
     given: np.ndarray
-    interaction: float
-    number: int
 
 
 def fit_mixed_effects(means: ScreenMeans, num_perturbations: int) -> MixedEffects:
@@ -182,7 +179,8 @@ def fit_mixed_effects(means: ScreenMeans, num_perturbations: int) -> MixedEffect
     for start in range(0, width, together):
         block = groups.part(slice(start, start + together))
         for _ in range(_OWN_STEPS):
-            _improve_own(block, shared, _posterior(block, shared))
+            posterior = _posterior(block, shared)
+            _improve_own(block, shared, posterior, _squares(posterior), _level_squares(block, shared, posterior))
         parts.append(_tables(block, shared))
     level, level_variance, treated, covariance, effects = (
         np.concatenate(table, axis=1) for table in zip(*parts, strict=True)
@@ -277,7 +275,9 @@ def _gram(weights: np.ndarray, factors: np.ndarray) -> np.ndarray:
     gram[:, :contexts, first:] = gram[:, contexts + 1 : first, first:] = loaded
     gram[:, common, first:] = loaded.sum(axis=1)
     gram[:, first:, :first] = gram[:, :first, first:].swapaxes(1, 2)
-    gram[:, first:, first:] = np.einsum("fp,pi,pj->fij", weights.sum(axis=1), factors, factors)
+    rank = factors.shape[1]
+    outer = (factors[:, :, None] * factors[:, None, :]).reshape(len(factors), rank**2)
+    gram[:, first:, first:] = (weights.sum(axis=1) @ outer).reshape(features, rank, rank)
     return gram
 
 
@@ -320,26 +320,35 @@ def _posterior(data: _Features, shared: _Globals) -> _Posterior:
     variance = np.linalg.inv(information)
     mean = np.einsum("fkl,fl->fk", variance, seen)
     own = given * by_perturbation - np.einsum("fpk,fk->fp", slope, mean)
+    return _Posterior(mean, variance, own, slope, given)
+
+
+def _interaction(data: _Features, shared: _Globals, posterior: _Posterior) -> float:
+    """Mean expected square of the interactions, in units of `scale`."""
+    contexts, mean = len(data.controls), posterior.mean
+    first = 2 * contexts + 1
+    spread = shared.interaction * data.scale
+    weights = (data.precision / (1 + data.precision * spread)).transpose(2, 0, 1)
     fitted = (mean[:, :contexts] + mean[:, [contexts]] + mean[:, contexts + 1 : first])[:, :, None] + (
-        own + mean[:, first:] @ shared.factors.T
+        posterior.own + mean[:, first:] @ shared.factors.T
     )[:, None, :]
     there = weights > 0
     wide = spread[:, None, None]
-    squares = np.square(wide * weights * (means - fitted)) + wide - wide**2 * weights
+    squares = np.square(wide * weights * (data.means.transpose(2, 0, 1) - fitted)) + wide - wide**2 * weights
     # Of the fitted values: sum of weights^2 (u' V u + given), with u = x - slope.
     doubled = np.square(weights)
     rows, squared = _rows(doubled, shared.factors), doubled.sum(axis=1)
-    mixed = rows.swapaxes(1, 2) @ slope
+    mixed = rows.swapaxes(1, 2) @ posterior.slope
     inner = _gram(doubled, shared.factors) - mixed - mixed.swapaxes(1, 2)
-    inner += slope.swapaxes(1, 2) @ (squared[:, :, None] * slope)
-    uncertain = np.einsum("fkl,flk->f", variance, inner) + (squared * given).sum(axis=1)
-    interaction = ((np.where(there, squares, 0).sum(axis=(1, 2)) + spread**2 * uncertain) / data.scale).sum()
-    return _Posterior(mean, variance, own, slope, given, float(interaction), int(there.sum()))
+    inner += posterior.slope.swapaxes(1, 2) @ (squared[:, :, None] * posterior.slope)
+    uncertain = np.einsum("fkl,flk->f", posterior.variance, inner) + (squared * posterior.given).sum(axis=1)
+    total = ((np.where(there, squares, 0).sum(axis=(1, 2)) + spread**2 * uncertain) / data.scale).sum()
+    return float(total / there.sum())
 
 
 def _squares(posterior: _Posterior) -> np.ndarray:
     """(features, perturbations) expected squares of own effects."""
-    of_terms = np.einsum("fpk,fpk->fp", posterior.slope @ posterior.variance, posterior.slope)
+    of_terms = ((posterior.slope @ posterior.variance) * posterior.slope).sum(axis=2)
     return np.square(posterior.own) + posterior.given + of_terms
 
 
@@ -350,7 +359,7 @@ def _level_squares(data: _Features, shared: _Globals, posterior: _Posterior) -> 
     precision = loaded @ shared.depth
     centred = np.eye(contexts) - np.outer(shared.depth, loaded) / precision
     around = posterior.mean[:, :contexts] @ centred.T
-    variance = np.einsum("ci,fij,cj->fc", centred, posterior.variance[:, :contexts, :contexts], centred)
+    variance = ((centred @ posterior.variance[:, :contexts, :contexts]) * centred).sum(axis=2)
     return np.square(around) + variance + data.level_scale[:, None] * np.square(shared.depth) / precision
 
 
@@ -362,15 +371,16 @@ def _improve(data: _Features, shared: _Globals, posterior: _Posterior) -> None:
     seen = data.trained()
     diagonal = np.square(mean) + np.diagonal(variance, axis1=1, axis2=2)
     level_squares = _level_squares(data, shared, posterior)
+    interaction = _interaction(data, shared, posterior)
     previous = (data.scale, data.level_scale, data.tails)
-    _improve_own(data, shared, posterior)
+    _improve_own(data, shared, posterior, own_squares, level_squares)
     shared.common = max(float(diagonal[:, contexts].mean()), _FLOOR)
     active = seen.any(axis=1)
     # Of one context with perturbed cells nobody can say what is its own; nor of perturbations that one context has.
     several = active.sum() > 1
     shared.context = max(float(diagonal[:, contexts + 1 : first][:, active].mean()), _FLOOR) if several else _FLOOR
     repeated = (seen.sum(axis=0) > 1).any()
-    shared.interaction = max(posterior.interaction / posterior.number, _FLOOR) if repeated else _FLOOR
+    shared.interaction = max(interaction, _FLOOR) if repeated else _FLOOR
     if contexts > 1:
         levels = np.maximum((level_squares / previous[1][:, None]).mean(axis=0), _FLOOR)
         # Two contexts are as far from each other as each from the other.
@@ -390,11 +400,13 @@ def _improve(data: _Features, shared: _Globals, posterior: _Posterior) -> None:
         shared.factors = (shared.factors + change) @ np.linalg.cholesky(outer)
 
 
-def _improve_own(data: _Features, shared: _Globals, posterior: _Posterior) -> None:
+def _improve_own(
+    data: _Features, shared: _Globals, posterior: _Posterior, own_squares: np.ndarray, level_squares: np.ndarray
+) -> None:
     """A step of EM for the features' own factors of the variances."""
     contexts = len(shared.level)
     trained: np.ndarray = np.asarray(data.trained().any(axis=0))
-    squares = _squares(posterior) / shared.own
+    squares = own_squares / shared.own
     total = (squares / data.tails)[:, trained].sum(axis=1)
     factors, spread = (
         posterior.mean[:, 2 * contexts + 1 :],
@@ -402,7 +414,7 @@ def _improve_own(data: _Features, shared: _Globals, posterior: _Posterior) -> No
     )
     total = total + np.square(factors).sum(axis=1) + np.einsum("fii->f", spread)
     number = trained.sum() + factors.shape[1]
-    levels = (_level_squares(data, shared, posterior) / shared.level).sum(axis=1) - 1
+    levels = (level_squares / shared.level).sum(axis=1) - 1
     data.tails = (_DEGREES + squares / data.scale[:, None]) / (_DEGREES + 1)
     data.scale = (total + _EFFECT_PRIOR) / (number + _EFFECT_PRIOR)
     if contexts > 1:
