@@ -16,7 +16,8 @@ from state_hf import (
     predict,
 )
 from state_hf.data.screens.split_definition import SplitDefinition
-from state_hf.training.effect_scale import attach_mixed_effects, emitted_profiles, fit_effect_scale
+from state_hf.inference.control_cells import ControlCells
+from state_hf.training.effect_scale import attach_mixed_effects, fit_effect_scale, predicted_profiles
 from state_hf.training.screen_means import screen_means
 from state_hf.training.transfer import replace_perturbations
 
@@ -115,6 +116,14 @@ def test_predictions_go_the_whole_way_or_a_part_of_it(model, cells, tmp_path):
             np.testing.assert_allclose(predicted.X[is_control].toarray().mean(axis=0), [0, 0], atol=1e-7)
 
 
+def test_control_cells_are_averaged_once(model, cells, monkeypatch):
+    averaged, blocks = [], ControlCells.blocks
+    monkeypatch.setattr(ControlCells, "blocks", lambda *arguments: averaged.append(1) or blocks(*arguments))
+    model.config.effect_scale = 0.5
+    predict(cells, model, list(MEANS), controls="none", cells=4)
+    assert len(averaged) == 1
+
+
 def test_two_groups_say_nothing(model, dataset, means):
     held_out = SplitDefinition(training=("screen",), fewshot={("screen", "a"): {"test": ["R"]}})
     split = PerturbationSplit(dataset.screens, held_out)
@@ -130,4 +139,31 @@ def test_another_screen_has_another_mixed_model(model, dataset, means):
     assert model.mixed_effects is None
     assert (model.config.mixed_effects_cell_types, model.config.effect_scale) == (None, 1.0)
     with pytest.raises(ValueError, match="fit one first"):
-        emitted_profiles(model, dataset, means)
+        predicted_profiles(model, dataset, means)
+
+
+def test_a_context_of_two_files_is_one(model, dataset, means, cells, tmp_path):
+    """The network's effect is the mean over the cells of both, of which the second has twice as many."""
+    for weights in model.state_transition.output_projection.parameters():
+        torch.nn.init.normal_(weights)
+    model.config.effect_scale, model.config.nonnegative_output = 1.0, False
+    model.mixed_effects.level.data.fill_(100)  # nothing falls below 0
+    is_first = np.arange(cells.n_obs) % 3 == 0
+    cells.X = np.random.default_rng(0).normal(size=cells.shape).astype(np.float32)
+    files = [tmp_path / "first.h5ad", tmp_path / "second.h5ad"]
+    for part, path in zip((is_first, ~is_first), files, strict=True):
+        cells[part].write_h5ad(path)
+
+    def profiles(places):
+        screens = open_screens({"screen": places}, control="ctrl")
+        assert screens.perturbations == dataset.screens.perturbations
+        split = PerturbationSplit(screens, SplitDefinition(training=("screen",)))
+        return predicted_profiles(model, PerturbationDataset(screens, split=split, set_size=8), means)
+
+    first, second, both = profiles(files[:1]), profiles(files[1:]), profiles(files)
+    labels = cells.obs["perturbation"].to_numpy()
+    for (context, perturbation), profile in both.items():
+        counts = [(labels[part] == dataset.screens.perturbations[perturbation]).sum() for part in (is_first, ~is_first)]
+        key = (context, perturbation)
+        assert not np.allclose(first[key], second[key])
+        np.testing.assert_allclose(profile, np.average([first[key], second[key]], axis=0, weights=counts), rtol=1e-5)

@@ -19,7 +19,6 @@ def means_of(levels, effects, *, noise, rng, cells=CELLS, left_out=()):
         name = ("screen", context)
         spread = np.sqrt(noise / cells)
         controls[name] = levels[context] + spread * rng.normal(size=levels.shape[1])
-        counts[name, 0] = cells
         for perturbation in range(perturbations):
             if (context, perturbation) in left_out:
                 continue
@@ -27,7 +26,7 @@ def means_of(levels, effects, *, noise, rng, cells=CELLS, left_out=()):
             perturbed[name, perturbation + 1] = truth + spread * rng.normal(size=levels.shape[1])
             counts[name, perturbation + 1] = cells
     variances = {("screen", context): np.asarray(noise) for context in range(contexts)}
-    return ScreenMeans(controls, perturbed, variances, counts)
+    return ScreenMeans(controls, perturbed, variances, dict.fromkeys(controls, cells), counts)
 
 
 def expected(fitted, means, context, perturbation):
@@ -35,7 +34,7 @@ def expected(fitted, means, context, perturbation):
     name = ("screen", context)
     row = fitted.contexts.index(name)
     surprise = means.controls[name] - fitted.level[row]
-    total = fitted.level_variance[row] + fitted.noise[row] / means.controls_of(name)
+    total = fitted.level_variance[row] + fitted.noise[row] / means.control_cells[name]
     level = fitted.level[row] + fitted.level_variance[row] / total * surprise
     treated = fitted.treated[row] + fitted.covariance[row] / total * surprise
     return treated + fitted.effects[perturbation + 1], level
@@ -55,7 +54,7 @@ def dense_prediction(means, context, perturbation, *, apart, common, own):
 
     noise = next(iter(means.variances.values()))[0]
     inner = np.array([[covariance(one, other) for other in groups] for one in groups])
-    inner += np.diag([noise / means.cells[group] for group in groups])
+    inner += np.diag([noise / CELLS] * len(groups))
     outer = np.array([covariance(target, other) for other in groups])
     return outer @ np.linalg.solve(inner, observed)
 
@@ -122,6 +121,7 @@ def test_predictions_follow_the_units(contexts):
         {name: 10 * mean for name, mean in means.controls.items()},
         {name: 10 * mean for name, mean in means.perturbed.items()},
         {name: 100 * variance for name, variance in means.variances.items()},
+        means.control_cells,
         means.cells,
     )
     one, ten = fit_mixed_effects(means, 7), fit_mixed_effects(scaled, 7)
@@ -162,6 +162,6 @@ def test_always_finite(contexts, perturbations, features, seed, noise):
 
 
 def test_without_perturbed_cells():
-    means = ScreenMeans({("screen", 0): np.ones(3)}, {}, {("screen", 0): np.ones(3)}, {(("screen", 0), 0): 5})
+    means = ScreenMeans({("screen", 0): np.ones(3)}, {}, {("screen", 0): np.ones(3)}, {("screen", 0): 5}, {})
     with pytest.raises(ValueError, match="no perturbation with control cells"):
         fit_mixed_effects(means, 2)

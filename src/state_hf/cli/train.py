@@ -17,6 +17,7 @@ and on a CPU:
 import argparse
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="where control cells of held-out contexts go (default: shared)",
     )
 
+    split.add_argument(
+        "--refit",
+        action="store_true",
+        help="let the mixed model and the baselines learn from the validation cells too, when these have said what the "
+        "network adds; the split that is saved then has no validation part",
+    )
+
     labels = parser.add_argument_group("what the files hold")
     labels.add_argument("--perturbation-key", default="perturbation", metavar="NAME", help="column of obs")
     labels.add_argument("--control", default="non-targeting", metavar="LABEL", help="label of control cells")
@@ -81,13 +89,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="vectors by name (.safetensors, .parquet, .csv, .tsv, .h5ad) that the model reads instead of names",
     )
     labels.add_argument("--target-sum", type=float, metavar="N", help="counts per cell that they were normalised to")
-
-    split.add_argument(
-        "--refit",
-        action="store_true",
-        help="let the mixed model and the baselines learn from the validation cells too, when these have said what the "
-        "network adds; the split that is saved then has no validation part",
-    )
 
     model = parser.add_argument_group("the model")
     for name, text in (
@@ -149,31 +150,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--seed", type=int, default=0, help="seed of everything (default: 0)")
 
 
-def _definition(arguments: argparse.Namespace) -> Any:
-    from state_hf.data.screens.perturbation_screens import open_screens
+def _is_main() -> bool:
+    """Whether this process is the one that prints, before any has joined the others."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _definition(arguments: argparse.Namespace, screens: Any) -> Any:
     from state_hf.data.screens.split_definition import random_split, zeroshot_split
 
-    chosen = [arguments.split, arguments.test_cell_types, arguments.test_share]
-    if sum(choice is not None for choice in chosen) > 1:
-        raise ValueError("cells to test on are named in one way: by --split, by --test-cell-types or by --test-share")
-    _check_held_out(arguments)
-    if arguments.split is not None:
-        return arguments.split
-    if not arguments.input:
-        raise ValueError("name the screen's files")
-    screens = open_screens(
-        arguments.input,
-        perturbation_key=arguments.perturbation_key,
-        control=arguments.control,
-        cell_type_key=arguments.cell_type_key,
-        distinct_case=arguments.distinct_case,
-    )
-    if (
-        arguments.test_share is None
-        and arguments.test_cell_types is None
-        and not (arguments.val_cell_types or arguments.val_share)
-    ):
-        return _validating(arguments, screens)
+    if _says_nothing(arguments):
+        return _validating(screens, arguments.seed)
     if arguments.test_share is None:
         return zeroshot_split(
             screens,
@@ -192,28 +178,34 @@ def _definition(arguments: argparse.Namespace) -> Any:
     )
 
 
-def _validating(arguments: argparse.Namespace, screens: Any) -> Any:
+def _says_nothing(arguments: argparse.Namespace) -> bool:
+    """Whether no option says what is held out."""
+    said = (arguments.split, arguments.test_cell_types, arguments.test_share, arguments.val_cell_types)
+    return all(choice in (None, ()) for choice in said) and not arguments.val_share
+
+
+def _validating(screens: Any, seed: int) -> Any:
     """Nothing to test on: the cell type with the fewest perturbed cells, or a fifth of the perturbations, validates."""
     from state_hf.data.screens.split_definition import random_split, zeroshot_split
 
-    cells: dict[str, int] = {}
+    cells: Counter[str] = Counter()
     for screen in screens.screens:
-        for cell_type in screen.cell_types[~screen.is_control].tolist():
-            name = screens.cell_types[cell_type]
-            cells[name] = cells.get(name, 0) + 1
-    arguments.refit = True
+        cells.update(screens.cell_types[cell_type] for cell_type in screen.cell_types[~screen.is_control].tolist())
     if len(cells) > 1:
         name = min(sorted(cells), key=cells.__getitem__)
         told, definition = f"the cell type {name!r}", zeroshot_split(screens, test=(), val=[name])
     else:
-        told, definition = "a fifth of the perturbations", random_split(screens, val=0.2, test=0.0, seed=arguments.seed)
-    if int(os.environ.get("RANK", "0")) == 0:
+        told, definition = "a fifth of the perturbations", random_split(screens, val=0.2, test=0.0, seed=seed)
+    if _is_main():
         print(f"no cells are held out to test on: {told} shows what the network adds, and trains the mixed model then")
     return definition
 
 
 def _check_held_out(arguments: argparse.Namespace) -> None:
     """Refuse options that what is held out leaves no meaning."""
+    chosen = [arguments.split, arguments.test_cell_types, arguments.test_share]
+    if sum(choice is not None for choice in chosen) > 1:
+        raise ValueError("cells to test on are named in one way: by --split, by --test-cell-types or by --test-share")
     if arguments.split is not None:
         given = {
             "--val-cell-types": arguments.val_cell_types,
@@ -237,20 +229,11 @@ def _check_held_out(arguments: argparse.Namespace) -> None:
         )
 
 
-def _recipe(arguments: argparse.Namespace, definition: Any) -> Any:
+def _recipe(arguments: argparse.Namespace, screens: Any) -> Any:
     """What suits the screen, with what was chosen in place of it."""
-    from state_hf.data.screens.perturbation_screens import open_screens
-    from state_hf.data.screens.split_toml import dataset_files
     from state_hf.training.recipe import Recipe, recipe_for
 
-    with open_screens(
-        arguments.input or dataset_files(definition),
-        perturbation_key=arguments.perturbation_key,
-        control=arguments.control,
-        cell_type_key=arguments.cell_type_key,
-        distinct_case=arguments.distinct_case,
-    ) as screens:
-        cells = sum(int((~screen.is_control).sum()) for screen in screens.screens)
+    cells = sum(int((~screen.is_control).sum()) for screen in screens.screens)
     suits = recipe_for(cells)
     given = {name: value for name in suits.sizes if (value := getattr(arguments, name)) is not None}
     chosen = Recipe(
@@ -260,7 +243,7 @@ def _recipe(arguments: argparse.Namespace, definition: Any) -> Any:
         suits.learning_rate if arguments.learning_rate is None else arguments.learning_rate,
         suits.schedule if arguments.schedule is None else arguments.schedule,
     )
-    if int(os.environ.get("RANK", "0")) == 0:
+    if _is_main():
         print(f"{cells:,} perturbed cells: {chosen}")
     return chosen
 
@@ -325,23 +308,33 @@ def run(arguments: argparse.Namespace) -> int:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import EarlyStoppingCallback
 
-    from state_hf.data.screens.split_definition import SplitDefinition
-    from state_hf.data.screens.split_toml import read_split_toml
+    from state_hf.data.screens.perturbation_screens import open_screens
+    from state_hf.data.screens.split_toml import dataset_files, read_split_toml
     from state_hf.pipelines.train import train
 
-    definition = _definition(arguments)
-    if not isinstance(definition, SplitDefinition):
-        definition = read_split_toml(definition)
+    _check_held_out(arguments)
+    definition = None if arguments.split is None else read_split_toml(arguments.split)
+    files = arguments.input or (definition and dataset_files(definition))
+    if not files:
+        raise ValueError("name the screen's files")
+    with open_screens(
+        files,
+        perturbation_key=arguments.perturbation_key,
+        control=arguments.control,
+        cell_type_key=arguments.cell_type_key,
+        distinct_case=arguments.distinct_case,
+    ) as screens:
+        definition = definition or _definition(arguments, screens)
+        recipe = _recipe(arguments, screens)
     validates = "val" in definition.zeroshot.values() or any(lists.get("val") for lists in definition.fewshot.values())
     if arguments.patience is not None and not validates:
         raise ValueError("--patience needs a validation part: hold some out (--val-cell-types, --val-share)")
-    recipe = _recipe(arguments, definition)
     chosen = {**recipe.sizes, **_config_fields(arguments.config)}
     same = (
         "output", "initial_model", "freeze", "lora_rank", "perturbation_key", "control", "cell_type_key", "batch_key",
         "distinct_case",
         "feature_key", "expression_slot", "perturbation_features",
-        "target_sum", "set_size", "control_matching", "split_controls", "refit", "resume", "overwrite",
+        "target_sum", "set_size", "control_matching", "split_controls", "resume", "overwrite",
     )  # fmt: skip
     try:
         trained = train(
@@ -349,12 +342,13 @@ def run(arguments: argparse.Namespace) -> int:
             split=definition,
             training=_training(arguments, recipe, validates=validates),
             config=chosen,
+            refit=arguments.refit or _says_nothing(arguments),
             callbacks=[EarlyStoppingCallback(arguments.patience)] if arguments.patience is not None else (),
             **{name: getattr(arguments, name) for name in same},
         )
     except StrictDataclassError as error:
         raise ValueError(f"the model's configuration: {error}") from error
-    if trained.scores is not None or trained.scored_part is None:
+    if _is_main():
         print(trained)
         scores = "" if trained.scores is None else ", the scores"
         print(f"\nWrote {trained.folder}: the model, {len(trained.baselines)} baselines, the split{scores}")

@@ -126,7 +126,6 @@ class CellPredictor:
             self.counts = ControlCells(screens, slots.counts, genes, num_features=config.num_genes)
         self.num_columns = int(config.num_genes or getattr(config, "output_dim", config.input_dim))
         self.genes = list(genes) or [f"feature_{number}" for number in range(self.num_columns)]
-        self._means: dict[str, np.ndarray] = {}
 
     @property
     def scale(self) -> str:
@@ -200,9 +199,7 @@ class CellPredictor:
         if self.model.reads_cell_types:
             found["cell_type_ids"] = torch.tensor([self.model.cell_type_id(name) for name in names])
         if self.model.reads_control_means:
-            for name in set(names) - self._means.keys():
-                self._means[name] = self.features.mean(name)
-            found["control_mean"] = torch.from_numpy(np.stack([self._means[name] for name in names]))
+            found["control_mean"] = torch.from_numpy(np.stack([self.features.mean(name) for name in names]))
             found["control_cells"] = torch.tensor([len(self.features.of(name)) for name in names])
         if config.use_batch_encoder:
             ids = np.zeros(mask.shape, dtype=np.int64)

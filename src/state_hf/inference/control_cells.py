@@ -54,6 +54,7 @@ class ControlCells:
 
     def __init__(self, screens: PerturbationScreens, slot: str, genes: Sequence[str], *, num_features: int) -> None:
         self.screens = screens
+        self._moments: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._rows = [screen.cells.matrix(slot) for screen in screens.screens]
         for rows, screen in zip(self._rows, screens.screens, strict=True):
             if rows.shape[0] != screen.num_cells:
@@ -128,7 +129,12 @@ class ControlCells:
         return self.mean_and_variance(cell_type)[0].astype(np.float32)
 
     def mean_and_variance(self, cell_type: str) -> tuple[np.ndarray, np.ndarray]:
-        """(features,) float64 mean and variance of all control cells of a cell type, in one pass."""
+        """(features,) float64 mean and variance of all control cells of a cell type, read once."""
+        if cell_type not in self._moments:
+            self._moments[cell_type] = self._read_moments(cell_type)
+        return self._moments[cell_type]
+
+    def _read_moments(self, cell_type: str) -> tuple[np.ndarray, np.ndarray]:
         cells = self.of(cell_type)
         total, squares = np.zeros(()), np.zeros(())
         for block in self.blocks(cells):

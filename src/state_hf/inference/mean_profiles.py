@@ -76,19 +76,14 @@ class MeanProfiles:
 
     def _expected(self, group: PredictedGroup, ids: tuple[int, ...]) -> np.ndarray:
         """(genes,) mean cell that the mixed model expects of perturbations in the group's cell type."""
-        model, controls = self.predictor.model, self.predictor.expression
-        tables = model.mixed_effects
-        return (
-            tables(
-                model.acting_ids(torch.tensor([ids], device=tables.level.device)),
-                torch.tensor([model.cell_type_id(group.cell_type)], device=tables.level.device),
-                torch.from_numpy(controls.mean(group.cell_type)[None]).to(tables.level),
-                torch.tensor([len(controls.of(group.cell_type))], device=tables.level.device),
-            )
-            .double()
-            .cpu()
-            .numpy()[0]
+        model, controls, cell_type = self.predictor.model, self.predictor.expression, group.cell_type
+        expected: np.ndarray = model.mixed_effects.profiles(
+            model.acting_ids(torch.tensor([ids])),
+            model.cell_type_id(cell_type),
+            controls.mean(cell_type),
+            len(controls.of(cell_type)),
         )
+        return expected[0]
 
     def _level(self, cell_type: str) -> _Level:
         if cell_type not in self._levels:

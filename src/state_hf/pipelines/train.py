@@ -34,7 +34,7 @@ from state_hf.model_cards.card import write_model_card
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.checkpoints import CHECKPOINTS, clear_training, start_of_training
-from state_hf.training.effect_scale import EffectScale, attach_mixed_effects, emitted_profiles, fit_effect_scale
+from state_hf.training.effect_scale import EffectScale, attach_mixed_effects, fit_effect_scale, predicted_profiles
 from state_hf.training.mixed_effects import mixed_effects_tables
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
 from state_hf.training.profile_scores import score_models, score_profiles
@@ -427,12 +427,7 @@ def _score(
         raise ValueError(f"the {part} part has no perturbed cells")
     tables = [score_models({"state_transition": model}, own, means), score_models(baselines, others, means)]
     if model.mixed_effects is not None:
-        scale = model.config.effect_scale
-        profiles = {
-            group: np.maximum(expected + scale * (network - expected), 0)
-            for group, (expected, network) in emitted_profiles(model, own, means).items()
-        }
-        tables.insert(0, score_profiles("prediction", profiles, means))
+        tables.insert(0, score_profiles("prediction", predicted_profiles(model, own, means), means))
     return pd.concat(tables)
 
 

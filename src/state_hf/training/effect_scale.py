@@ -1,6 +1,7 @@
 """How far predictions go from what a mixed model expects to what a network says."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from state_hf.training.screen_means import ContextId, ScreenMeans
 from state_hf.training.set_effects import sum_effects
 
 logger = logging.get_logger(__name__)
+
+_Group: TypeAlias = tuple[ContextId, int]
+"""Context and perturbation id."""
 
 # Fewer do not tell how much one of them matters.
 _LEAST_GROUPS = 3
@@ -42,45 +46,68 @@ class EffectScale:
         return found + f"predictions go {self.scale:.2f} of the way from the mixed model to the network"
 
 
-@torch.no_grad()
-def emitted_profiles(
-    model: StateTransitionForPerturbation, dataset: PerturbationDataset, means: ScreenMeans, *, batch_size: int = 8
-) -> dict[tuple[ContextId, int], tuple[np.ndarray, np.ndarray]]:
-    """What the mixed model expects of the perturbations of a dataset, and what the network says of them.
+def expected_profiles(
+    model: StateTransitionForPerturbation, means: ScreenMeans
+) -> dict[_Group, tuple[np.ndarray, np.ndarray]]:
+    """What the mixed model of a model expects of the perturbations and contexts of a part of a screen.
 
     Args:
         model: A trained model with a mixed model.
-        dataset: Sets of the perturbations.
-        means: Means of their part, whose control cells are the ones that are predicted from.
-        batch_size: Sets that go through the model together.
+        means: Means of the part, whose control cells are the ones that are predicted from.
 
     Returns:
-        By context and perturbation id two mean cells, (genes,): the expected one, and the expected level of the
-        controls plus the network's effect.
+        By context and perturbation id, (genes,) each: the level of the control cells, and the mean perturbed cell.
 
     Raises:
         ValueError: The model has no mixed model.
     """
-    tables = model.mixed_effects
-    if tables is None:
+    if model.mixed_effects is None:
         raise ValueError("The model has no mixed model: fit one first (attach_mixed_effects).")
     found = {}
-    for ((screen, cell_type), perturbation), group in sum_effects(model, dataset, batch_size).items():
-        context = (dataset.screens.screens[screen].dataset, cell_type)
-        ids = model.acting_ids(torch.tensor([perturbation, dataset.screens.control_id], device=model.device))
-        level, expected = (
-            tables(
-                ids,
-                torch.full((2,), cell_type, device=model.device),
-                torch.from_numpy(means.controls[context]).to(tables.level).expand(2, -1),
-                torch.full((2,), means.controls_of(context), device=model.device),
-            )
-            .double()
-            .cpu()
-            .numpy()[::-1]
+    for context, perturbation in means.perturbed:
+        expected = model.mixed_effects.profiles(
+            torch.tensor([[-1], [perturbation]]), context[1], means.controls[context], means.control_cells[context]
         )
-        found[context, perturbation] = (expected, level + group.effect / group.cells)
+        found[context, perturbation] = (expected[0], expected[1])
     return found
+
+
+def predicted_profiles(
+    model: StateTransitionForPerturbation, dataset: PerturbationDataset, means: ScreenMeans, *, batch_size: int = 8
+) -> dict[_Group, np.ndarray]:
+    """Mean cells, (genes,), that `predict` gives a model's tilted cells, but for the draw of control cells.
+
+    Args:
+        model: A trained model with a mixed model.
+        dataset: Sets of a part.
+        means: Means of that part.
+        batch_size: Sets that go through the model together, where its network counts.
+
+    Raises:
+        ValueError: The model has no mixed model.
+    """
+    scale, expected = model.config.effect_scale, expected_profiles(model, means)
+    if scale == 0:
+        return {group: np.maximum(profile, 0) for group, (_, profile) in expected.items()}
+    said = _network_effects(model, dataset, batch_size)
+    return {
+        group: np.maximum(profile + scale * (level + said[group] - profile), 0)
+        for group, (level, profile) in expected.items()
+    }
+
+
+def _network_effects(
+    model: StateTransitionForPerturbation, dataset: PerturbationDataset, batch_size: int
+) -> dict[_Group, np.ndarray]:
+    """(genes,) change of the mean cell that the network predicts, by context and perturbation id."""
+    total: dict[_Group, np.ndarray] = {}
+    cells: dict[_Group, int] = {}
+    # A dataset may be of several files.
+    for ((screen, cell_type), perturbation), sums in sum_effects(model, dataset, batch_size).items():
+        group = ((dataset.screens.screens[screen].dataset, cell_type), perturbation)
+        total[group] = total.get(group, 0) + sums.effect
+        cells[group] = cells.get(group, 0) + sums.cells
+    return {group: effect / cells[group] for group, effect in total.items()}
 
 
 def attach_mixed_effects(model: StateTransitionForPerturbation, means: ScreenMeans) -> None:
@@ -115,14 +142,16 @@ def fit_effect_scale(
     Raises:
         ValueError: The dataset has no perturbed cells, or the model no mixed model.
     """
-    profiles = emitted_profiles(model, dataset, means, batch_size=batch_size)
-    if not profiles:
+    expected, said = expected_profiles(model, means), _network_effects(model, dataset, batch_size)
+    if not said:
         raise ValueError("There are no perturbed cells to observe effects in.")
-    products = np.array(
-        [(network - expected) @ (means.perturbed[group] - expected) for group, (expected, network) in profiles.items()]
-    )
-    squares = np.array([np.square(network - expected).sum() for expected, network in profiles.values()])
-    groups = len(profiles)
+    products, squares = np.zeros(len(said)), np.zeros(len(said))
+    for number, (group, effect) in enumerate(said.items()):
+        level, profile = expected[group]
+        beyond = level + effect - profile
+        products[number] = beyond @ (means.perturbed[group] - profile)
+        squares[number] = beyond @ beyond
+    groups = len(said)
     slope = products.sum() / squares.sum() if squares.sum() > 0 else 0.0
     error, scale = float("nan"), 0.0
     if groups >= _LEAST_GROUPS and (squares.sum() - squares > 0).all():
@@ -135,4 +164,4 @@ def fit_effect_scale(
     return found
 
 
-__all__ = ["EffectScale", "attach_mixed_effects", "emitted_profiles", "fit_effect_scale"]
+__all__ = ["EffectScale", "attach_mixed_effects", "expected_profiles", "fit_effect_scale", "predicted_profiles"]

@@ -239,7 +239,7 @@ def _groups(means: ScreenMeans, num_perturbations: int) -> tuple[_Features, np.n
             row = contexts.index(context)
             precision[row, perturbation] = means.cells[context, perturbation] / cell[row]
             observed[row, perturbation] = mean / scale
-    controls = np.stack([means.controls_of(context) / cell[row] for row, context in enumerate(contexts)])
+    controls = np.stack([means.control_cells[context] / cell[row] for row, context in enumerate(contexts)])
     control_means = np.stack([means.controls[context] / scale for context in contexts])
     noise = np.concatenate([cell * variance, variance[None]])
     return _Features(controls, control_means, precision, observed), scale, noise

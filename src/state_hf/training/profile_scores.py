@@ -66,7 +66,7 @@ def score_models(
     sums = {name: _Sums() for name in models}
     decoded = dataset.expression_names is not None
     control_means = {cell_type: mean for (_, cell_type), mean in means.controls.items()}
-    control_cells = {context[1]: means.controls_of(context) for context in means.controls}
+    control_cells = {cell_type: number for (_, cell_type), number in means.control_cells.items()}
     distance = EnergyDistanceLoss()
     loader = DataLoader(dataset, batch_size=batch_size)
     for sets in logging.tqdm(loader, desc="score"):

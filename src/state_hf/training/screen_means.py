@@ -23,17 +23,15 @@ class ScreenMeans:
         controls: Mean control cell (features,) of every context.
         perturbed: Mean cell (features,) of every (context, perturbation id).
         variances: Variance (features,) of the cells of a context around the means of their perturbations.
-        cells: Number of cells of every (context, perturbation id), the control's among them.
+        control_cells: Number of control cells of every context.
+        cells: Number of cells of every (context, perturbation id).
     """
 
     controls: dict[ContextId, np.ndarray]
     perturbed: dict[tuple[ContextId, int], np.ndarray]
     variances: dict[ContextId, np.ndarray]
+    control_cells: dict[ContextId, int]
     cells: dict[tuple[ContextId, int], int]
-
-    def controls_of(self, context: ContextId) -> int:
-        """Number of a context's control cells."""
-        return sum(number for key, number in self.cells.items() if key[0] == context and (key not in self.perturbed))
 
     def shifts(self) -> dict[tuple[ContextId, int], np.ndarray]:
         """Perturbed mean minus control mean, (features,), of every (context, perturbation id) that has controls."""
@@ -96,5 +94,8 @@ def screen_means(
         controls={context: mean for (context, perturbation), mean in means.items() if perturbation == control},
         perturbed={key: mean for key, mean in means.items() if key[1] != control},
         variances={context: np.maximum(total, 0) / max(degrees[context], 1) for context, total in squares.items()},
-        cells=counts,
+        control_cells={
+            context: number for (context, perturbation), number in counts.items() if perturbation == control
+        },
+        cells={key: number for key, number in counts.items() if key[1] != control},
     )

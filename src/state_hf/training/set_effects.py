@@ -21,23 +21,17 @@ class EffectSums:
         total: Of the perturbed cells.
         squares: Of their squares.
         effect: Of the effects that the model predicts of them.
-        control: Of the control cells that it saw.
         cells: Number of perturbed cells.
-        controls: Number of control cells.
     """
 
     total: np.ndarray
     squares: np.ndarray
     effect: np.ndarray
-    control: np.ndarray
     cells: int = 0
-    controls: int = 0
 
-    def add(self, targets: np.ndarray, controls: np.ndarray, effect: np.ndarray) -> None:
-        """Add a set: its perturbed cells, its control cells, and the predicted change of its mean."""
+    def add(self, targets: np.ndarray, effect: np.ndarray) -> None:
+        """Add a set: its perturbed cells, and the predicted change of its mean."""
         self.total += targets.sum(axis=0, dtype=np.float64)
-        self.control += controls.sum(axis=0, dtype=np.float64)
-        self.controls += len(controls)
         self.squares += np.square(targets, dtype=np.float64).sum(axis=0)
         self.effect += len(targets) * effect
         self.cells += len(targets)
@@ -84,11 +78,9 @@ def sum_effects(
         for (_, cells), item, effect in zip(batch, items, effects, strict=True):
             targets = item["target"][item["target_mask"]].numpy()
             key = ((cells.screen, cells.cell_type), cells.perturbation)
-            controls = item["control"][item["cell_mask"]].numpy()
             if key not in groups:
-                total, squares, predicted = np.zeros((3, targets.shape[1]))
-                groups[key] = EffectSums(total, squares, predicted, np.zeros(controls.shape[1]))
-            groups[key].add(targets, controls, effect)
+                groups[key] = EffectSums(*np.zeros((3, targets.shape[1])))
+            groups[key].add(targets, effect)
     model.train(training)
     return groups
 

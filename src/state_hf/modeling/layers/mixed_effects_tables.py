@@ -1,5 +1,6 @@
 """What a mixed model of a screen expects of a perturbation in a context."""
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -51,6 +52,27 @@ class MixedEffectsTables(nn.Module):
         start = torch.where(perturbed, self.treated[cell_type_ids], level)
         effects = self.effects[perturbation_ids.clamp(min=0)] * acting.unsqueeze(-1)
         return start + gain * (control_mean - level) + effects.sum(dim=1)
+
+    @torch.no_grad()
+    def profiles(
+        self, perturbation_ids: torch.Tensor, cell_type_id: int, control_mean: np.ndarray, control_cells: int
+    ) -> np.ndarray:
+        """(sets, width) float64. `forward` for sets of one cell type.
+
+        Args:
+            perturbation_ids: (sets, combined), as in `forward`.
+            cell_type_id: The cell type; -1 for one that has no row.
+            control_mean: (width,). Mean of its control cells.
+            control_cells: Their number.
+        """
+        sets, device = len(perturbation_ids), self.level.device
+        expected = self(
+            perturbation_ids.to(device),
+            torch.full((sets,), cell_type_id, device=device),
+            torch.from_numpy(control_mean).to(self.level).expand(sets, -1),
+            torch.full((sets,), control_cells, device=device),
+        )
+        return np.asarray(expected.double().cpu())
 
 
 def _constant(*shape: int) -> nn.Parameter:
