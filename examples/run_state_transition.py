@@ -43,7 +43,7 @@ from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.effect_scale import attach_mixed_effects, fit_effect_scale
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
-from state_hf.training.profile_scores import score_models
+from state_hf.training.profile_scores import score_models, scores_text
 from state_hf.training.screen_means import screen_means
 from state_hf.training.transfer import add_lora, freeze_backbone, replace_perturbations
 
@@ -231,7 +231,7 @@ def main() -> None:
         models = {"state_transition": trainer.accelerator.unwrap_model(trainer.model), **baselines}
         scores = score_models(models, parts["test"], screen_means(split.screens, split, slot=slot, part="test"))
         scores.to_csv(folder / "scores.csv")
-        logger.info("\n%s", scores.to_string(float_format=lambda value: f"{value:.4f}"))
+        logger.info("\n%s", scores_text(scores))
         for name, baseline in baselines.items():
             baseline.save_pretrained(folder / "baselines" / name)
 

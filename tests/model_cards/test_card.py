@@ -25,7 +25,9 @@ def run(transition_model, tmp_path):
     transition_model.save_pretrained(folder)
     (folder / "split.json").write_text('{"seed": 7, "controls": "shared"}')
     (folder / "split.csv").write_text("part,dataset,cell_type,perturbations\ntrain,screen,A|B,4\n")
-    (folder / "scores.csv").write_text("model,mae,pearson_delta\nstate_transition,0.25,0.5\ncontrol_copy,0.5,\n")
+    (folder / "scores.csv").write_text(
+        "model,mae,mae_se,pearson_delta\nstate_transition,0.25,0.125,0.5\ncontrol_copy,0.5,,\n"
+    )
     return folder
 
 
@@ -50,6 +52,7 @@ def test_a_state_transition_card(run, transition_model):
     assert card.data.co2_eq_emissions["emissions"] == 750.0
     results = {(result.dataset_type, result.metric_type): result for result in card.data.eval_results}
     assert results["held-out", "mae"].metric_value == 0.25
+    assert ("held-out", "mae_se") not in results
     challenge = results["evaluation", "overall_score"]
     assert challenge.metric_value == 0.75
     assert challenge.metric_args == {"profile": "vcc2025", "profile_sha256": DIGEST}
@@ -61,7 +64,7 @@ def test_a_state_transition_card(run, transition_model):
         gene_list_digest(transition_model.vocabulary.genes),
         "(seed 7)",
         r"| train | screen | A\|B | 4 |",
-        "| state_transition | 0.25 | 0.5 |",
+        "| state_transition | 0.25 ± 0.125 | 0.5 |",
         f"profile vcc2025 (SHA-256 `{DIGEST}`)",
         "Training took 1.50 hours.",
         "about 750 g of CO2 (H100, Xeon)",

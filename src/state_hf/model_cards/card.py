@@ -31,6 +31,8 @@ _CONVERTED_NOTE = (
     "from."
 )
 _TASK = "perturbation-prediction"
+# Of a column of scores.csv with standard errors of the one before it.
+_ERROR = "_se"
 
 
 def write_model_card(folder: str | Path, *, name: str | None = None, tags: Iterable[str] = ()) -> Path | None:
@@ -136,7 +138,7 @@ def _results(folder: Path) -> Iterable[EvalResult]:
     for row in read_csv(folder / "scores.csv"):
         if row["model"] == "state_transition":
             for metric, value in row.items():
-                if metric != "model" and value:
+                if metric != "model" and not metric.endswith(_ERROR) and value:
                     yield EvalResult(
                         task_type=_TASK,
                         dataset_type="held-out",
@@ -188,9 +190,10 @@ def _evaluation(folder: Path) -> str:
     lines = ["## Evaluation"]
     scores = read_csv(folder / "scores.csv")
     if scores:
-        values = [list(row.values()) for row in scores]
-        rows = [[name, *(f"{float(value):.4g}" if value else "" for value in row)] for name, *row in values]
-        lines += ["", "Held-out cells of the split, with the baselines:", "", _table(list(scores[0]), rows)]
+        metrics = [name for name in scores[0] if name != "model" and not name.endswith(_ERROR)]
+        rows = [[row["model"], *(_with_error(row, metric) for metric in metrics)] for row in scores]
+        told = "Held-out cells of the split, with the baselines (± standard error over perturbations):"
+        lines += ["", told, "", _table(["model", *metrics], rows)]
     for evaluation in evaluations(folder):
         settings = evaluation["settings"]
         values = [[metric, f"{value:.4g}"] for metric, value in evaluation["values"].items() if value is not None]
@@ -199,6 +202,12 @@ def _evaluation(folder: Path) -> str:
     if len(lines) == 1:
         lines += ["", "None recorded in this folder. `state-hf evaluate ... --output MODEL/evaluation` records one."]
     return "\n".join(lines)
+
+
+def _with_error(row: dict[str, str], metric: str) -> str:
+    """A score, and its standard error where the table has one."""
+    shown = [f"{float(row[name]):.4g}" for name in (metric, f"{metric}{_ERROR}") if row.get(name)]
+    return " ± ".join(shown)
 
 
 def _origin(config: Any, folder: Path) -> dict[str, Any]:

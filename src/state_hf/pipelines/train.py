@@ -37,7 +37,7 @@ from state_hf.training.checkpoints import CHECKPOINTS, clear_training, start_of_
 from state_hf.training.effect_scale import EffectScale, attach_mixed_effects, fit_effect_scale, predicted_profiles
 from state_hf.training.mixed_effects import mixed_effects_tables
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
-from state_hf.training.profile_scores import score_models, score_profiles
+from state_hf.training.profile_scores import score_models, score_profiles, scores_text
 from state_hf.training.screen_means import ScreenMeans, screen_means
 from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
 from state_hf.training.state_transition_trainer import PredictionMetrics, StateTransitionTrainer
@@ -80,8 +80,8 @@ class TrainedModels:
         if self.scores is None:
             told += "\n\nno cells are held out, so there are no scores"
         else:
-            table = self.scores.to_string(float_format=lambda value: f"{value:.4f}")
-            told += f"\n\nprediction of the {self.scored_part} part:\n{table}"
+            told += f"\n\nprediction of the {self.scored_part} part (± standard error over perturbations):\n"
+            told += scores_text(self.scores)
         if self.effects is not None:
             told += f"\n\n{self.effects}"
         elif self.model.mixed_effects is not None:

@@ -1,6 +1,6 @@
 """How well models predict held-out sets of cells: a few numbers for each, from the same sets for all."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ logger = logging.get_logger(__name__)
 # (cell type id, perturbation id)
 _Group = tuple[int, int]
 _FORWARD = ("control", "perturbation_ids", "batch_ids", "cell_mask")
+# Of a column's standard error, which stands beside it.
+_ERROR = "_se"
 
 
 class _Sums:
@@ -27,7 +29,7 @@ class _Sums:
     def __init__(self) -> None:
         self.total: dict[_Group, np.ndarray] = {}
         self.cells: dict[_Group, int] = {}
-        self.distances: list[float] = []
+        self.distances: list[tuple[int, float]] = []
 
     def add(self, group: _Group, cells: np.ndarray) -> None:
         self.total[group] = self.total.get(group, 0) + cells.sum(axis=0, dtype=np.float64)
@@ -54,7 +56,8 @@ def score_models(
         batch_size: Sets that go through a model together.
 
     Returns:
-        One row a model; means over (cell type, perturbation) groups, but the first over sets. Columns:
+        One row a model; means over (cell type, perturbation) groups, but the first over sets. Columns, each with its
+        standard error beside it (`mae_se`), perturbations being drawn at random, with all their groups and sets:
 
         - `energy_distance`: between the predicted and the real cells of a set.
         - `mae`: mean absolute difference of the mean predicted and the mean real cell.
@@ -79,18 +82,31 @@ def score_models(
         for name, model in models.items():
             predicted = _predict(model, sets, control_means, control_cells).cpu()
             energies = distance(predicted, target, sets["cell_mask"], sets["target_mask"])
-            sums[name].distances += energies.tolist()
+            sums[name].distances += zip((perturbation for _, perturbation in groups), energies.tolist(), strict=True)
             for group, cells, mask in zip(groups, predicted, sets["cell_mask"], strict=True):
                 sums[name].add(group, cells[mask].numpy())
     real = {(cell_type, perturbation): mean for ((_, cell_type), perturbation), mean in means.perturbed.items()}
     rows = {
         name: {
-            "energy_distance": float(np.mean(collected.distances)),
+            **_summary("energy_distance", collected.distances),
             **_scores(collected.means(), real, control_means),
         }
         for name, collected in sums.items()
     }
     return pd.DataFrame(rows).T.rename_axis("model")
+
+
+def scores_text(scores: pd.DataFrame) -> str:
+    """A table of scores to read, every number with its standard error."""
+    shown = {}
+    for name in scores:
+        if not str(name).endswith(_ERROR):
+            errors = scores.get(f"{name}{_ERROR}", pd.Series(np.nan, scores.index))
+            shown[name] = [
+                f"{value:.4f}" + ("" if np.isnan(error) else f" ± {error:.4f}")
+                for value, error in zip(scores[name], errors, strict=True)
+            ]
+    return pd.DataFrame(shown, index=scores.index).to_string()
 
 
 def score_profiles(name: str, profiles: Mapping[tuple[ContextId, int], np.ndarray], means: ScreenMeans) -> pd.DataFrame:
@@ -104,7 +120,7 @@ def score_profiles(name: str, profiles: Mapping[tuple[ContextId, int], np.ndarra
     predicted = {(context[1], perturbation): profile for (context, perturbation), profile in profiles.items()}
     real = {(context[1], perturbation): mean for (context, perturbation), mean in means.perturbed.items()}
     scores = _scores(predicted, real, {context[1]: mean for context, mean in means.controls.items()})
-    return pd.DataFrame({name: {"energy_distance": float("nan"), **scores}}).T.rename_axis("model")
+    return pd.DataFrame({name: {**_summary("energy_distance", []), **scores}}).T.rename_axis("model")
 
 
 def _predict(
@@ -132,19 +148,36 @@ def _scores(
 ) -> dict[str, float]:
     errors, correlations, ranks = [], [], []
     for group, predicted in predictions.items():
-        cell_type, _ = group
+        cell_type, perturbation = group
         truth, control = real[group], control_means[cell_type]
-        errors.append(np.abs(predicted - truth).mean())
-        correlations.append(_correlation(predicted - control, truth - control))
+        errors.append((perturbation, np.abs(predicted - truth).mean()))
+        correlations.append((perturbation, _correlation(predicted - control, truth - control)))
         others = [real[other] for other in predictions if other[0] == cell_type and other != group]
         if others:
             own = np.abs(predicted - truth).sum()
-            ranks.append(np.mean([own < np.abs(predicted - other).sum() for other in others]))
+            ranks.append((perturbation, np.mean([own < np.abs(predicted - other).sum() for other in others])))
     return {
-        "mae": float(np.mean(errors)),
-        "pearson_delta": float(np.mean(correlations)),
-        "discrimination": float(np.mean(ranks)) if ranks else float("nan"),
+        **_summary("mae", errors),
+        **_summary("pearson_delta", correlations),
+        **_summary("discrimination", ranks),
     }
+
+
+def _summary(name: str, values: Sequence[tuple[int, float]]) -> dict[str, float]:
+    """Mean of values by perturbation id, and its standard error where there are several perturbations.
+
+    Values of one perturbation are no independent draws: it is the error of a ratio of two means over perturbations, of
+    the sum of values and of their number (W. G. Cochran, Sampling Techniques, 1977, section 6.3).
+    """
+    mean = float(np.mean([value for _, value in values])) if values else float("nan")
+    apart: dict[int, float] = {}
+    for perturbation, value in values:
+        apart[perturbation] = apart.get(perturbation, 0.0) + value - mean
+    number = len(apart)
+    error = float("nan")
+    if number > 1:
+        error = float(np.sqrt(number / (number - 1) * np.square(list(apart.values())).sum()) / len(values))
+    return {name: mean, f"{name}{_ERROR}": error}
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
@@ -153,4 +186,4 @@ def _correlation(one: np.ndarray, other: np.ndarray) -> float:
     return float(one @ other / norm) if norm > 0 else float("nan")
 
 
-__all__ = ["score_models", "score_profiles"]
+__all__ = ["score_models", "score_profiles", "scores_text"]
