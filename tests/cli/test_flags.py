@@ -20,6 +20,7 @@ VERBS = {
     ),
     "evaluate": ("evaluate:evaluate_predictions", {"output", "report", "overwrite"}, {"device", "target_genes"}),
     "tokenize": ("tokenize:tokenize", {"manifest", "model"}, {"files", "tokenizer"}),
+    "medians": ("medians:fit_medians", set(), set()),
     "embed_genes": ("embed_genes:embed_genes", set(), set()),
     "train": ("train:train", None, {"data", "training", "callbacks", "compute_prediction_metrics"}),
     "pretrain": ("pretrain:pretrain", None, {"corpus", "config", "training", "callbacks"}),

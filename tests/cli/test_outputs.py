@@ -24,6 +24,7 @@ COMMANDS = {
     "pretrain": (["corpus.csv", "--steps", "1", "--batch-size", "4", "--device", "cpu", "--held-out", "0", *SMALL,
                   "--output-dim", "8", "--gene-embedding-dim", "8", "--sentence-length", "16"], ["--output", "out"]),
     "tokenize": (["corpus.csv", "--model", "se"], ["--output", "out"]),
+    "medians": (["corpus.csv", "--family", "geneformer"], ["--output", "out"]),
     "annotate": (["cells.h5ad", "--model", "se", "--reference", "cells.h5ad", "--neighbours", "3"],
                  ["--output", "out.csv"]),
     "convert": ([str(STATE_EMBEDDING / "small")], ["out"]),

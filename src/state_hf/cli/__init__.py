@@ -18,6 +18,7 @@ _COMMANDS = {
     "corpus": "check the files that a State Embedding model is to be pretrained on",
     "pretrain": "pretrain a State Embedding model, or go on with one",
     "tokenize": "write a tokenised Parquet copy of a corpus",
+    "medians": "take the medians that genes are ranked by over a corpus, and write the tokenizer",
     "annotate": "label cells by a labelled reference, or by a trained classifier",
     "finetune": "fine-tune a model on labelled cells, beside simple baselines",
     "convert": "turn a checkpoint of arc-state into a model folder, or back",
