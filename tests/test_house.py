@@ -44,12 +44,10 @@ NEIGHBOURS = {
 }
 # Files of these rooms ask what a model can do, never which family it is of.
 BLIND_ROOMS = ("pipelines", "inference", "analysis", "cli")
-# What builds and trains the two families that are trained from screens and from corpora.
+# What builds and trains the family that is trained from screens, and the vocabulary of a corpus without a model.
 VERBS_OF_THE_FIRST_FAMILIES = (
     "pipelines/train.py",
-    "pipelines/pretrain.py",
     "cli/train.py",
-    "cli/pretrain.py",
     "cli/corpus.py",
 )
 

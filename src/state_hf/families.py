@@ -1,9 +1,9 @@
 """The table of model families, and the only place that lists them: what a family is made of, and where.
 
 A row names the family's classes as `module:Class` below this package: what the Auto classes of transformers are to find
-(under the Auto class' own name), under `more` what else it makes public, and under `converter` what reads the
-original's checkpoints. A family's files share one stem: its configuration, tokenizer, models, converter, card and page
-of the documentation.
+(under the Auto class' own name), under `more` what else it makes public, under `converter` what reads the original's
+checkpoints, and under `pretraining` how a model learns from a corpus. A family's files share one stem: its
+configuration, tokenizer, models, converter, card and page of the documentation.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ FAMILIES: dict[str, Row] = {
             "modeling.state_embedding_classification:StateEmbeddingForSequenceClassification"
         ),
         "converter": "conversion.arc_state.converter:ARC_STATE",
+        "pretraining": "training.state_embedding_objective:STATE_EMBEDDING",
         "more": (
             "training.state_embedding_trainer:StateEmbeddingTrainer",
             "training.state_embedding_arguments:StateEmbeddingTrainingArguments",
@@ -58,6 +59,7 @@ FAMILIES: dict[str, Row] = {
         "AutoConfig": "configuration.geneformer:GeneformerConfig",
         "AutoTokenizer": "tokenization.geneformer:GeneformerTokenizer",
         "converter": "conversion.geneformer:GENEFORMER",
+        "pretraining": "training.geneformer_objective:GENEFORMER_PRETRAINING",
     },
     "state_transition": {
         "AutoConfig": "configuration.state_transition:StateTransitionConfig",
@@ -75,6 +77,8 @@ FAMILIES: dict[str, Row] = {
     },
 }
 
+# What is no class, and not public.
+_NO_CLASSES = ("converter", "pretraining")
 # Names that files of earlier versions may hold.
 FORMER_NAMES = {"CellSentenceTokenizer": "StateEmbeddingTokenizer"}
 
@@ -89,7 +93,7 @@ def public_classes(model_type: str) -> dict[str, str]:
     """All public classes of a family: class -> module."""
     classes: dict[str, str] = {}
     for role, places in FAMILIES[model_type].items():
-        if role == "converter":
+        if role in _NO_CLASSES:
             continue
         for place in (places,) if isinstance(places, str) else places:
             module, name = _place(place)
@@ -101,6 +105,11 @@ def converter_places() -> list[tuple[str, str]]:
     """(module, name) of every converter, each once, in the order of the table."""
     places = {row["converter"]: None for row in FAMILIES.values() if "converter" in row}
     return [_place(str(place)) for place in places]
+
+
+def pretraining_places() -> dict[str, tuple[str, str]]:
+    """(module, name) of the objective of every family that is pretrained on a corpus."""
+    return {family: _place(str(row["pretraining"])) for family, row in FAMILIES.items() if "pretraining" in row}
 
 
 def family_of(config: dict[str, Any], tokenizer: dict[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForPreTraining, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoModelForPreTraining, AutoTokenizer, BertTokenizer
 
 import state_hf
 from state_hf import StateEmbeddingModel
@@ -17,6 +17,7 @@ from state_hf.cli import main
 from state_hf.data.cells.cell_copies import copy_store
 from state_hf.data.corpus.corpus_manifest import CorpusFile
 from tests.corpus_files import GENES, SIZES, cells, write_corpus
+from tests.geneformer_models import FOLDER, IDS
 from tests.screen_models import lose_a_weight
 
 SMALL = [
@@ -168,3 +169,91 @@ def test_the_example_runs(manifest, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run_state_embedding.py", *map(str, words)])
     run_state_embedding.main()
     assert (tmp_path / "model" / "config.json").exists()
+
+
+# A family on a stock model
+
+
+@pytest.fixture(scope="module")
+def ranks(manifest, tmp_path_factory):
+    """A tokenizer with the medians of the files."""
+    folder = tmp_path_factory.mktemp("ranks") / "tokenizer"
+    assert (
+        main(["medians", str(manifest), "--family", "geneformer", "--max-length", "20", "--output", str(folder)]) == 0
+    )
+    return folder
+
+
+TINY = SMALL[:8]
+
+
+def test_a_masked_gene_model_of_ones_own_cells(manifest, ranks, tmp_path, capsys):
+    words = [
+        "--tokenizer",
+        str(ranks),
+        "--held-out",
+        "0.3",
+        "--group-by-length",
+        "--mask-share",
+        "0.2",
+        *TINY,
+        *TRAINING,
+    ]
+    assert main(["pretrain", str(manifest), "--output", str(tmp_path / "model"), *words]) == 0
+    printed = capsys.readouterr().out
+    assert "eval_loss" in printed
+    assert f"Wrote {tmp_path / 'model'}: the model, " in printed
+    model = AutoModelForMaskedLM.from_pretrained(tmp_path / "model")
+    assert (type(model).__name__, model.config.hidden_act, model.config.max_position_embeddings) == (
+        "BertForMaskedLM", "relu", 20,
+    )  # fmt: skip
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "model")) == model.config.vocab_size == len(GENES) + 1 + 4
+    state_hf.embed(manifest.parent / "one.h5ad", tmp_path / "model", output=tmp_path / "one.npy")
+    assert np.load(tmp_path / "one.npy").shape == (SIZES["one"], 16)
+    # And on with it, on other files.
+    more = ["--initial-model", str(tmp_path / "model"), "--held-out", "0", *TRAINING]
+    assert main(["pretrain", str(manifest), "--output", str(tmp_path / "more"), *more]) == 0
+    after = AutoModelForMaskedLM.from_pretrained(tmp_path / "more")
+    assert not torch.equal(after.bert.embeddings.word_embeddings.weight, model.bert.embeddings.word_embeddings.weight)
+
+
+def test_a_converted_model_goes_on(tmp_path):
+    counts = np.random.default_rng(0).poisson(2.0, (64, len(IDS))).astype(np.float32)
+    data = ad.AnnData(sp.csr_matrix(counts))
+    data.var_names = IDS
+    data.write_h5ad(tmp_path / "cells.h5ad")
+    (tmp_path / "corpus.csv").write_text("path\ncells.h5ad\n")
+    state_hf.convert(FOLDER / "v2" / "model", tmp_path / "model")
+    words = ["--initial-model", str(tmp_path / "model"), "--held-out", "0", *TRAINING]
+    assert main(["pretrain", str(tmp_path / "corpus.csv"), "--output", str(tmp_path / "more"), *words]) == 0
+    config = AutoModelForMaskedLM.from_pretrained(tmp_path / "more").config
+    assert config.converted_from["original"] == {"file": "model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--expressed", "4"], "--expressed is of another family's objective: leave it out"),
+        (["--views", "2", "--hidden-share", "0", "0"], "--hidden-share, --views is of another family's objective"),
+        (["--output-dim", "4"], "A BERT has no output_dim: leave it out"),
+        (["--loss", "mse"], "A BERT has no expression_loss"),
+        (["--genes", "genes.txt"], "The tokenizer has its genes"),
+        (["--mask-share", "1.5"], "mask_share is 1.5"),
+    ],
+)
+def test_options_of_another_objective_are_refused(manifest, ranks, tmp_path, capsys, words, message):
+    command = ["pretrain", str(manifest), "--output", str(tmp_path / "model"), "--tokenizer", str(ranks), *words]
+    assert main([*command, *TRAINING]) == 2
+    assert message in capsys.readouterr().err
+    assert main(["pretrain", str(manifest), "--output", str(tmp_path / "model"), "--mask-share", "0.1"]) == 2
+    assert "--mask-share is of another family's objective" in capsys.readouterr().err
+
+
+def test_a_tokenizer_of_text_has_no_objective(manifest, tmp_path, capsys):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path / "text")
+    assert (
+        main(["pretrain", str(manifest), "--output", str(tmp_path / "model"), "--tokenizer", str(tmp_path / "text")])
+        == 2
+    )
+    assert "families that are pretrained here are state_embedding, geneformer" in capsys.readouterr().err

@@ -21,8 +21,8 @@ from state_hf import (
     StateEmbeddingTrainingArguments,
 )
 from state_hf.training.checkpoints import last_complete_checkpoint
+from state_hf.training.corpus_trainer import PositionSampler
 from state_hf.training.dataset_classes import extend_datasets
-from state_hf.training.state_embedding_trainer import PositionSampler
 from state_hf.training.throughput import training_flops
 from state_hf.training.weight_average import WeightAverage
 

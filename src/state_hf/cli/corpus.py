@@ -28,10 +28,10 @@ def run(arguments: argparse.Namespace) -> int:
     from transformers import AutoTokenizer
 
     from state_hf.configuration.model_folders import loading_from
+    from state_hf.data.corpus.corpus_files import corpus_genes
     from state_hf.data.corpus.corpus_manifest import read_manifest
     from state_hf.data.corpus.corpus_report import check_corpus
     from state_hf.data.whole_files import written_whole
-    from state_hf.pipelines.pretrain import corpus_genes
     from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer
 
     if arguments.table is not None:

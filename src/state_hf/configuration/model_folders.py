@@ -1,7 +1,7 @@
 """Names the model folder that cannot be loaded, and why, whatever the libraries raise over what lies in it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -146,4 +146,20 @@ def _check_folder(folder: str | os.PathLike[str], file: str, error: Exception) -
         raise ValueError(f"{folder} holds no model: there is no {file} in it{why}") from error
 
 
-__all__ = ["loading_from", "require_found"]
+def refuse_missing_weights(name: str | Path, missing: Iterable[str]) -> None:
+    """Refuse a model whose weights are not all there: transformers would fill the gaps with random numbers.
+
+    Args:
+        name: The model's folder or hub id.
+        missing: Names of the weights that were not found.
+
+    Raises:
+        ValueError: A weight is missing.
+    """
+    gaps = sorted(missing)
+    if gaps:
+        named = ", ".join(gaps[:3]) + (", ..." if len(gaps) > 3 else "")
+        raise ValueError(f"{name} is incomplete: {len(gaps)} of its model's weights are missing ({named})")
+
+
+__all__ = ["loading_from", "refuse_missing_weights", "require_found"]

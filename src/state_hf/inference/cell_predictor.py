@@ -11,10 +11,9 @@ import torch
 from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_PRETRAINING_MAPPING, MODEL_MAPPING
 
-from state_hf.configuration.model_folders import loading_from
+from state_hf.configuration.model_folders import loading_from, refuse_missing_weights
 from state_hf.data.screens.perturbation_screens import PerturbationScreens
 from state_hf.inference.control_cells import ControlCells, draw_windows, seeded_stream
-from state_hf.inference.loading import refuse_missing_weights
 from state_hf.inference.model_scale import expression_scale, predicted_total
 from state_hf.inference.prediction_plan import PredictedGroup
 from state_hf.modeling.perturbation_model import PerturbationModelMixin

@@ -11,9 +11,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging
 
-from state_hf.configuration.model_folders import loading_from
+from state_hf.configuration.model_folders import loading_from, refuse_missing_weights
 from state_hf.data.whole_files import folder_written_whole
-from state_hf.inference.loading import load_tokenizer, refuse_missing_weights
+from state_hf.inference.loading import load_tokenizer
 from state_hf.model_cards.card import write_model_card
 from state_hf.tokenization.cell_tokenizer import CellTokenizer
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from logging import Filter, LogRecord
 from pathlib import Path
@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from state_hf.configuration.advice import Advised
-from state_hf.configuration.model_folders import loading_from
+from state_hf.configuration.model_folders import loading_from, refuse_missing_weights
 from state_hf.families import FAMILIES
 from state_hf.tokenization.cell_tokenizer import CellTokenizer
 
@@ -99,22 +99,6 @@ def _refuse_other_models(name: str, model_type: str) -> None:
     """Refuse a family of this package that has no tokenizer of cells."""
     if model_type in FAMILIES and "AutoTokenizer" not in FAMILIES[model_type]:
         raise ValueError(f"{name} is a {model_type.replace('_', ' ')} model, which does not embed cells")
-
-
-def refuse_missing_weights(name: str | Path, missing: Iterable[str]) -> None:
-    """Refuse a model whose weights are not all there: transformers would fill the gaps with random numbers.
-
-    Args:
-        name: The model's folder or hub id.
-        missing: Names of the weights that were not found.
-
-    Raises:
-        ValueError: A weight is missing.
-    """
-    gaps = sorted(missing)
-    if gaps:
-        named = ", ".join(gaps[:3]) + (", ..." if len(gaps) > 3 else "")
-        raise ValueError(f"{name} is incomplete: {len(gaps)} of its model's weights are missing ({named})")
 
 
 def load_tokenizer(tokenizer: str | Path | CellTokenizer | None, model: PreTrainedModel) -> CellTokenizer:

@@ -14,12 +14,12 @@ from transformers.utils import logging
 from state_hf.configuration.advice import Advised
 from state_hf.configuration.model_folders import loading_from
 from state_hf.data.corpus.cell_corpus import CellCorpus
+from state_hf.data.corpus.corpus_files import corpus_genes
 from state_hf.data.corpus.corpus_manifest import CorpusFile, read_manifest
 from state_hf.data.corpus.nonzero_medians import MAX_PASSES, NonzeroMedians
 from state_hf.data.whole_files import folder_written_whole
 from state_hf.families import FAMILIES, auto_classes
 from state_hf.inference.resumable_output import ResumableOutput
-from state_hf.pipelines.pretrain import corpus_genes
 from state_hf.tokenization.cell_matrix import as_csr, inspected, with_columns_summed
 from state_hf.tokenization.rank_values import RankValueTokenizer
 

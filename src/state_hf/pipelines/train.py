@@ -13,7 +13,7 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from state_hf.configuration.advice import Advised
-from state_hf.configuration.model_folders import loading_from
+from state_hf.configuration.model_folders import loading_from, refuse_missing_weights
 from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.configuration.wording import listed
@@ -28,7 +28,6 @@ from state_hf.data.screens.split_toml import dataset_files, read_split_toml
 from state_hf.data.screens.splits import PerturbationSplit, SplitControls
 from state_hf.data.whole_files import written_whole
 from state_hf.inference.cell_predictor import feature_slot
-from state_hf.inference.loading import refuse_missing_weights
 from state_hf.inference.model_scale import expression_scale, trained_total
 from state_hf.model_cards.card import write_model_card
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel

@@ -3,12 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-from transformers import TrainingArguments
+from state_hf.training.corpus_arguments import CorpusTrainingArguments
 
 
 @dataclass
-class StateEmbeddingTrainingArguments(TrainingArguments):
+class StateEmbeddingTrainingArguments(CorpusTrainingArguments):
     """`TrainingArguments` with the defaults that State Embedding models are pretrained with, and the objective.
 
     The objective's fields are those of `ExpressionTargets`; the loss itself is part of the model's configuration.
@@ -23,15 +22,6 @@ class StateEmbeddingTrainingArguments(TrainingArguments):
     lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "How the learning rate changes."})
     lr_scheduler_kwargs: dict[str, Any] | str | None = field(
         default_factory=lambda: {"min_lr_rate": 0.3}, metadata={"help": "The floor is this share of the peak."}
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "A corpus has no columns."})
-    dataloader_pin_memory: bool = field(
-        default_factory=torch.accelerator.is_available,
-        metadata={"help": "Pin memory; by default where there is a GPU."},
-    )
-    average_decay: float | None = field(
-        default=None,
-        metadata={"help": "Decay a step of the average of the weights, used at evaluation (original: off, or 0.999)."},
     )
     expressed_targets: int = field(default=512, metadata={"help": "Expressed target genes a cell."})
     unexpressed_targets: int = field(default=512, metadata={"help": "Unexpressed target genes a cell."})

@@ -11,10 +11,10 @@ from state_hf.compiled import kernel
 def count_values(data, indices, indptr, columns, is_counts, low, shift, seen, number):
     """Add the non-zero values of cells, per 10,000 of their totals, to the intervals of every gene.
 
-    A value's key is the whole number that its float32 is written as, which grows with it. Of interval i of a gene's search
-    s, the keys begin with `low[s, gene] + (i << shift)`; `seen` (searches, genes, intervals) takes the counts, and
-    `number` (genes,) that of all values. Returns the number of values that lie outside of all intervals of search 0
-    where it is the only one: then the intervals are to hold every value.
+    A value's key is the whole number that its float32 is written as, which grows with it. The keys of interval i of a
+    gene's search s begin with `low[s, gene] + (i << shift)`; `seen` (searches, genes, intervals) takes the counts, and
+    `number` (genes,) that of all values. Returns how many values lie outside of all intervals of a search that is the
+    only one: then the intervals are to hold every value.
     """
     value = np.zeros(1, np.float32)
     key = value.view(np.int32)

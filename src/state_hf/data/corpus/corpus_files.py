@@ -43,6 +43,17 @@ def open_corpus_file(file: CorpusFile) -> CellMatrix:
     return open_cells(file.path).expression(file.layer)
 
 
+def corpus_genes(files: Sequence[CorpusFile]) -> list[str]:
+    """Every gene name of some files, sorted: the vocabulary of a model whose gene embeddings are learnt."""
+    names: set[str] = set()
+    for file in files:
+        with open_corpus_file(file) as cells:
+            column = file.gene_column
+            values = cells.var.index if column in (None, "index") else cells.var[column]
+            names.update(name for name in values.astype(str) if name and len(name.split()) == 1)
+    return sorted(names)
+
+
 def check_corpus_scale(block: Any, file: CorpusFile) -> None:
     """Hold cells of a file against the scale that the manifest gives.
 
@@ -124,4 +135,4 @@ def _from_cache(file: CorpusFile, kept: Path, vocabulary_size: int) -> IndexedFi
         return IndexedFile(file, int(arrays["cells"]), genes)
 
 
-__all__ = ["IndexedFile", "check_corpus_scale", "index_files", "open_corpus_file"]
+__all__ = ["IndexedFile", "check_corpus_scale", "corpus_genes", "index_files", "open_corpus_file"]
