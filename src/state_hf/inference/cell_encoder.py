@@ -55,8 +55,9 @@ class BatchLimit:
             if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
                 raise ValueError(f"batch_size must be 'auto' or a whole number from 1 on, but is {batch_size!r}")
             return cls(batch_size, float("inf"))
-        config = model.config
-        width = max(config.hidden_size, config.intermediate_size)
+        config = model.config.get_text_config()
+        # Some stock configurations leave the width of the feed-forward block to the model, which takes four times.
+        width = max(config.hidden_size, getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
         token_bytes = _LIVE_ACTIVATIONS * width * model.dtype.itemsize
         available, most = _ACCELERATOR_ACTIVATION_BYTES, _ACCELERATOR_TOKENS
         if model.device.type == "cuda":
@@ -181,12 +182,14 @@ class CellEncoder:
     @property
     def length(self) -> int:
         """Most tokens of a cell."""
-        return getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        config = self.model.config.get_text_config()
+        return getattr(config, "max_position_embeddings", None) or self.tokenizer.model_max_length
 
     @property
     def embedding_dim(self) -> int:
         """Width of an embedding: of the cell, and of its context."""
-        return getattr(self.model.config, "embedding_dim", None) or self.model.config.hidden_size
+        config = self.model.config.get_text_config()
+        return getattr(config, "embedding_dim", None) or config.hidden_size
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Hold the model in evaluation mode."""
@@ -218,7 +221,12 @@ class CellEncoder:
             mask = encoding.get("attention_mask")
             last = torch.full((len(hidden),), hidden.shape[1] - 1) if mask is None else mask.sum(dim=1).cpu() - 1
             return hidden[torch.arange(len(hidden)), last.to(hidden.device)]
-        genes = (gene_rows >= 0).to(hidden.device)
+        if self.tokenizer.cell_pooling == "mean_all":
+            mask = encoding.get("attention_mask")
+            kept = torch.ones_like(gene_rows) if mask is None else mask
+        else:
+            kept = gene_rows >= 0
+        genes = kept.to(hidden.device)
         weights = genes / genes.sum(dim=1, keepdim=True).clamp(min=1)
         return (hidden * weights.to(hidden.dtype)[..., None]).sum(dim=1)
 
@@ -336,7 +344,7 @@ def _check_hidden_layer(hidden_layer: Any, model: PreTrainedModel) -> None:
         raise ValueError(
             f"hidden_layer is {hidden_layer!r}, but a {type(model).__name__} says itself what a cell is: leave it out."
         )
-    number = model.config.num_hidden_layers + 1
+    number = model.config.get_text_config().num_hidden_layers + 1
     if not isinstance(hidden_layer, int) or not -number <= hidden_layer < 0:
         raise ValueError(f"hidden_layer is {hidden_layer!r}; the model has the layers -1 (last) to {-number} (input).")
 

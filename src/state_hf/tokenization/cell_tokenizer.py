@@ -6,6 +6,7 @@ input, which tokens are genes, and where the model's outputs hold the cell.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -23,15 +24,34 @@ class UnknownOptionError(TypeError, ValueError):
     """An option that a family's tokenizer does not have: a wrong argument in Python, a wrong value of a command."""
 
 
+@dataclass(frozen=True)
+class CheckedCells:
+    """Cells that can be tokenized.
+
+    Attributes:
+        cells: (cells, dataset genes), float32, finite and >= 0, every entry once, and of several columns of one gene no
+            more than one above 0.
+        expressed: (cells,) how many known genes each expresses.
+        report: The vocabulary's row of every column.
+        is_counts: Whether the values are counts; else they are log1p of normalised ones.
+    """
+
+    cells: sp.csr_array
+    expressed: np.ndarray
+    report: GeneReport
+    is_counts: bool
+
+
 class CellTokenizer(ABC):
     """Base of all families' tokenizers and processors of cells.
 
-    A family gives the class attributes, `gene_index`, `_rows_of_tokens` and `_encode_block`.
+    A family gives the class attributes, `gene_index` and `_encode_block`; and `_rows_of_tokens`, or where a gene is not
+    one token, `gene_rows`, `decode_cells` and `check_model`.
 
     Attributes:
         embedding_key: Slot of `obsm` that `embed` writes by default.
         cell_pooling: How the hidden states of a model without `get_cell_features` become a cell: `"first"` token, mean
-            over the gene tokens (`"mean"`), or `"last"` token.
+            over the gene tokens (`"mean"`), over all tokens (`"mean_all"`), or `"last"` token.
         encoding_choices: The family's own options of `encode_cells`, each with the values that it takes. Their defaults
             are the tokenizer's attributes of the same name.
         sum_columns: Whether several columns of one gene are added up, counts to counts; else the first counts.
@@ -40,7 +60,7 @@ class CellTokenizer(ABC):
     """
 
     embedding_key: ClassVar[str]
-    cell_pooling: Literal["first", "mean", "last"] | None = None
+    cell_pooling: Literal["first", "mean", "mean_all", "last"] | None = None
     encoding_choices: ClassVar[Mapping[str, Sequence[Any]]] = {}
     sum_columns: bool = False
     min_genes: int = 1
@@ -48,9 +68,9 @@ class CellTokenizer(ABC):
     model_max_length: int
 
     @property
-    @abstractmethod
     def _rows_of_tokens(self) -> np.ndarray:
         """(tokens,) the vocabulary row of every token id, -1 where it is no gene."""
+        raise NotImplementedError
 
     @abstractmethod
     def _encode_block(
@@ -139,31 +159,17 @@ class CellTokenizer(ABC):
             ValueError: If a value is NaN, infinite or negative, if the columns do not fit `genes`, or too few genes
                 are known.
         """
-        if hasattr(cells, "var_names"):
-            if genes is not None:
-                raise ValueError("An AnnData brings its own genes: name their column with gene_column instead.")
-            cells, var = expression_of(cells, layer=layer)
-            genes = resolve_genes(var, self, gene_column=gene_column)
-            input_type = check_input_type(cells[:: max(1, cells.shape[0] // SCALE_SAMPLE)], input_type)
-        elif layer is not None or gene_column is not None:
-            raise ValueError("layer and gene_column are for AnnData; the cells are a matrix.")
         length = self.model_max_length if max_length is None else max_length
         options = self.encoding_options(**own)
-        check_choice("input_type", input_type, ("counts", "log1p"))
         check_choice("return_tensors", return_tensors, ("pt", "np"))
-        if not 0 <= seed < 2**64:
-            raise ValueError(f"seed is {seed}; it has to be between 0 and 2**64 - 1.")
-        matrix = as_csr(cells)
-        report = self._report(matrix, genes)
-        is_counts = input_type == "counts"
-        matrix, expressed = inspected(matrix, report)
-        if report.summed:
-            matrix, expressed = inspected(with_columns_summed(matrix, report, is_counts=is_counts), report)
+        checked = self.checked_cells(
+            cells, genes, input_type=input_type, seed=seed, layer=layer, gene_column=gene_column
+        )
         encoded = self._encode_block(
-            matrix,
-            expressed,
-            report,
-            is_counts=is_counts,
+            checked.cells,
+            checked.expressed,
+            checked.report,
+            is_counts=checked.is_counts,
             seed=seed,
             first_cell=first_cell,
             length=length,
@@ -172,6 +178,36 @@ class CellTokenizer(ABC):
         if return_tensors == "np":
             return BatchEncoding(encoded)
         return BatchEncoding({name: torch.from_numpy(array) for name, array in encoded.items()})
+
+    def checked_cells(
+        self,
+        cells: Any,
+        genes: GeneReport | Sequence[str] | None = None,
+        *,
+        input_type: Literal["counts", "log1p", "auto"] = "counts",
+        seed: int = 0,
+        layer: str | None = None,
+        gene_column: str | None = None,
+    ) -> CheckedCells:
+        """Cells as `encode_cells` takes them, after its checks, and raising as it does."""
+        if hasattr(cells, "var_names"):
+            if genes is not None:
+                raise ValueError("An AnnData brings its own genes: name their column with gene_column instead.")
+            cells, var = expression_of(cells, layer=layer)
+            genes = resolve_genes(var, self, gene_column=gene_column)
+            input_type = check_input_type(cells[:: max(1, cells.shape[0] // SCALE_SAMPLE)], input_type)
+        elif layer is not None or gene_column is not None:
+            raise ValueError("layer and gene_column are for AnnData; the cells are a matrix.")
+        check_choice("input_type", input_type, ("counts", "log1p"))
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"seed is {seed}; it has to be between 0 and 2**64 - 1.")
+        matrix = as_csr(cells)
+        report = self._report(matrix, genes)
+        is_counts = input_type == "counts"
+        matrix, expressed = inspected(matrix, report)
+        if report.summed:
+            matrix, expressed = inspected(with_columns_summed(matrix, report, is_counts=is_counts), report)
+        return CheckedCells(matrix, expressed, report, is_counts)
 
     def _report(self, cells: sp.csr_array, genes: GeneReport | Sequence[str] | None) -> GeneReport:
         if genes is None:
@@ -238,4 +274,4 @@ def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
         raise ValueError(f"{name} is {value!r}; it has to be {' or '.join(map(repr, choices))}{hint}.")
 
 
-__all__ = ["CellTokenizer", "UnknownOptionError", "check_choice"]
+__all__ = ["CellTokenizer", "CheckedCells", "UnknownOptionError", "check_choice"]

@@ -136,12 +136,21 @@ class GeneIndex:
         genes: The vocabulary: row -> name.
         aliases: Other names of genes.
         sum_columns: Whether several columns of one gene are added up; else the first counts.
+        upper_case: Whether the vocabulary is in upper case, and names are looked up as they are written so.
     """
 
-    def __init__(self, genes: Sequence[str], aliases: AliasTable | None = None, *, sum_columns: bool = False) -> None:
+    def __init__(
+        self,
+        genes: Sequence[str],
+        aliases: AliasTable | None = None,
+        *,
+        sum_columns: bool = False,
+        upper_case: bool = False,
+    ) -> None:
         self.genes = list(genes)
         self.aliases = aliases
         self.sum_columns = sum_columns
+        self.upper_case = upper_case
         self.rows: dict[str, int] = {}
         for row, gene in enumerate(self.genes):
             self.rows.setdefault(without_version(gene), row)
@@ -150,14 +159,24 @@ class GeneIndex:
     def _caseless(self) -> dict[str, str]:
         return {name.casefold(): self.genes[row] for name, row in self.rows.items()}
 
+    def own_row(self, name: str) -> int | None:
+        """The row of a gene that has this name itself, its version set aside; None if there is none."""
+        name = without_version(name)
+        return self.rows.get(name.upper() if self.upper_case else name)
+
     def candidates(self, name: str) -> list[int]:
         """The rows that a name may stand for: none, one, or several if the alias table is ambiguous about it."""
+        own = self.own_row(name)
+        if own is not None:
+            return [own]
         name = without_version(name)
-        if name in self.rows:
-            return [self.rows[name]]
         if self.aliases is None or not name:
             return []
         return sorted({self.rows[found] for found in self.aliases.known_as(name, self.rows)})
+
+    def with_aliases(self, aliases: AliasTable) -> "GeneIndex":
+        """The same vocabulary with another alias table."""
+        return GeneIndex(self.genes, aliases, sum_columns=self.sum_columns, upper_case=self.upper_case)
 
     def _is_symbol(self, name: str, row: int) -> bool:
         """Whether a name is the symbol of a gene that the vocabulary has by its Ensembl id."""
@@ -177,7 +196,7 @@ class GeneIndex:
         """Look a dataset's names up, of the features that are gene expression."""
         is_gene = [True] * len(names) if types is None else types.is_expression.tolist()
         found = [self.candidates(name) if gene else [] for name, gene in zip(names, is_gene, strict=True)]
-        own = [without_version(name) in self.rows for name in names]
+        own = [self.own_row(name) is not None for name in names]
         columns = np.full(len(names), -1, np.int64)
         taken: set[int] = set()
         repeated: dict[str, str] = {}
@@ -278,7 +297,7 @@ def _index_of(vocabulary: Any, aliases: AliasTable | None) -> GeneIndex:
     index = getattr(vocabulary, "gene_index", None)
     if index is None:
         return GeneIndex(vocabulary, aliases)
-    return index if aliases is None else GeneIndex(index.genes, aliases, sum_columns=index.sum_columns)
+    return index if aliases is None else index.with_aliases(aliases)
 
 
 def _refusal(report: GeneReport, index: GeneIndex, choices: Sequence[str], min_overlap: float) -> str:
