@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
 from transformers import (
     BertForMaskedLM,
     BertForSequenceClassification,
@@ -16,7 +15,7 @@ from transformers.utils import CONFIG_NAME
 from state_hf.conversion.errors import CheckpointError, UnsafeCheckpointError
 from state_hf.conversion.gene_dictionaries import MAPPING, MEDIANS, NAMES, GeneDictionaries, ordered_tokens
 from state_hf.conversion.inspection import Inspection, describe, weights_text
-from state_hf.conversion.model_folder import ConvertedModel
+from state_hf.conversion.model_folder import ConvertedModel, stated_licence
 from state_hf.conversion.stock_checkpoint import (
     StockCheckpoint,
     account_for_stock,
@@ -93,7 +92,7 @@ class _Geneformer:
         origin: dict[str, Any] = {"file": opened.file.name, "stage": stage, "release": _release(tokenizer)}
         if read_weights:
             origin["sha256"] = {path.name: file_digest(path) for path in [*opened.files, *found.files]}
-        licence = _stated_licence(source)
+        licence = stated_licence(source)
         stated = f"The README.md of the source says: {licence}." if licence else LICENCE_NOTE
         return ConvertedModel(
             model_class,
@@ -197,15 +196,6 @@ def _aliases(genes: list[str], names: dict[str, str], mapping: dict[str, str]) -
         return None
     lines = ["\t".join(GeneAlias._fields), *("\t".join(row) for row in sorted(rows))]
     return AliasTable("\n".join(lines) + "\n")
-
-
-def _stated_licence(folder: Path) -> str | None:
-    path = folder / "README.md"
-    try:
-        card = ModelCard(path.read_text(encoding="utf-8")) if path.is_file() else None
-        return None if card is None else card.data.get("license")
-    except (ValueError, OSError):
-        return None
 
 
 GENEFORMER = _Geneformer()

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizer
+from huggingface_hub import ModelCard
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from state_hf._version import __version__
 from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
@@ -35,10 +36,11 @@ class ConvertedModel:
         account: Its weights, and the source's weights that are not among them.
         source_folders: Where the source's licence is, if it has one.
         licence_note: What is known of the licence of the format's published weights.
-        tokenizer: Tokenizer of a model that reads cells.
+        tokenizer: Tokenizer or processor of a model that reads cells.
         vocabulary: Names of a State Transition model.
         notes: What was decided, and why.
         origin: What the record keeps of the source.
+        copied: Files of the source that are taken as they are.
     """
 
     model_class: type[PreTrainedModel]
@@ -46,10 +48,11 @@ class ConvertedModel:
     account: WeightAccount
     source_folders: list[Path] = field(default_factory=list)
     licence_note: str = ""
-    tokenizer: PreTrainedTokenizer | None = None
+    tokenizer: Any = None
     vocabulary: PerturbationVocabulary | None = None
     notes: list[str] = field(default_factory=list)
     origin: dict[str, Any] = field(default_factory=dict)
+    copied: list[Path] = field(default_factory=list)
 
     def write(self, folder: Path, *, overwrite: bool, max_shard_bytes: int) -> None:
         """Write the folder with its model card: whole, or not at all.
@@ -77,6 +80,8 @@ class ConvertedModel:
             # A stock model that is trained further keeps of the record what its configuration says.
             self.config.converted_from = conversion_origin(record)
             self.config.save_pretrained(unfinished)
+            for path in self.copied:
+                shutil.copyfile(path, unfinished / path.name)
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(unfinished)
             if self.vocabulary is not None:
@@ -94,6 +99,16 @@ def _copy_licences(sources: Iterable[Path], target: Path) -> list[str]:
     for path in found:
         shutil.copyfile(path, target / path.name)
     return sorted({path.name for path in found})
+
+
+def stated_licence(folder: Path) -> str | None:
+    """The licence that the card in a folder names; None if it names none, or there is no card."""
+    path = folder / "README.md"
+    try:
+        card = ModelCard(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return None if card is None else card.data.get("license")
+    except (ValueError, OSError):
+        return None
 
 
 def read_conversion_record(folder: Path) -> dict[str, Any]:
@@ -114,4 +129,11 @@ def read_conversion_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-__all__ = ["LICENCE_FILES", "MAX_SHARD_BYTES", "RECORD_FILE", "ConvertedModel", "read_conversion_record"]
+__all__ = [
+    "LICENCE_FILES",
+    "MAX_SHARD_BYTES",
+    "RECORD_FILE",
+    "ConvertedModel",
+    "read_conversion_record",
+    "stated_licence",
+]

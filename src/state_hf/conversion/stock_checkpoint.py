@@ -2,13 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.utils import (
     CONFIG_NAME,
     SAFE_WEIGHTS_INDEX_NAME,
@@ -114,7 +116,8 @@ def account_for_stock(
 ) -> WeightAccount:
     """Match a checkpoint's weights with those of a stock model.
 
-    What the library saved a second time, as a decoder that is the table of input embeddings, is left out.
+    What the library saved a second time, as a decoder that is the table of input embeddings, is left out. Names that it
+    gave in earlier versions are those of today, as when it loads them.
 
     Args:
         checkpoint: The checkpoint.
@@ -129,8 +132,9 @@ def account_for_stock(
     with torch.device("meta"):
         model = model_class(checkpoint.config)
     tied: dict[str, str] = model.all_tied_weights_keys
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
-    weights, copies = dict(checkpoint.weights), []
+    own = model.state_dict()
+    expected = {name: tuple(value.shape) for name, value in own.items() if name not in tied}
+    weights, copies = _under_todays_names(checkpoint, model, own), []
     for copy, original in tied.items():
         if copy not in weights:
             continue
@@ -145,6 +149,21 @@ def account_for_stock(
         del weights[copy]
     account = account_for(weights, expected, rules, str(checkpoint.file))
     return WeightAccount(account.used, {**account.ignored, **({"copies of other weights": copies} if copies else {})})
+
+
+def _under_todays_names(
+    checkpoint: StockCheckpoint, model: PreTrainedModel, own: Mapping[str, torch.Tensor]
+) -> dict[str, SourceTensor]:
+    renamings = [step for step in get_model_conversion_mapping(model) if isinstance(step, WeightRenaming)]
+    renamed: dict[str, SourceTensor] = {}
+    for name, value in checkpoint.weights.items():
+        today = name if name in own else rename_source_key(name, renamings, [], model.base_model_prefix, dict(own))[0]
+        if today in renamed:
+            raise CheckpointError(
+                f"{checkpoint.file} holds the weight {today} under two names, of which one is {name}."
+            )
+        renamed[today] = value
+    return renamed
 
 
 def file_digest(path: Path) -> str:
