@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # These take longer to import than all of the package.
 _HOSTS = {
     "AutoConfig": "transformers.models.auto.configuration_auto",
     "AutoTokenizer": "transformers.models.auto.tokenization_auto",
+    "AutoProcessor": "transformers.models.auto.processing_auto",
 }
 _MODEL_HOST = "transformers.models.auto.modeling_auto"
 

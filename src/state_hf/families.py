@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. What type checkers and editors see:
     from typing import Any, TypeAlias
 
+    from state_hf.configuration.cell2sentence import Cell2SentenceConfig as Cell2SentenceConfig
     from state_hf.configuration.geneformer import GeneformerConfig as GeneformerConfig
     from state_hf.configuration.perturbation_baseline import PerturbationBaselineConfig as PerturbationBaselineConfig
     from state_hf.configuration.state_embedding import StateEmbeddingConfig as StateEmbeddingConfig
@@ -26,7 +27,9 @@ if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. Wh
     )
     from state_hf.modeling.state_transition import StateTransitionForPerturbation as StateTransitionForPerturbation
     from state_hf.modeling.state_transition import StateTransitionModel as StateTransitionModel
+    from state_hf.tokenization.cell2sentence import Cell2SentenceProcessor as Cell2SentenceProcessor
     from state_hf.tokenization.geneformer import GeneformerTokenizer as GeneformerTokenizer
+    from state_hf.tokenization.rank_expression import RankExpressionModel as RankExpressionModel
     from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer as StateEmbeddingTokenizer
     from state_hf.training.state_embedding_arguments import (
         StateEmbeddingTrainingArguments as StateEmbeddingTrainingArguments,
@@ -61,6 +64,12 @@ FAMILIES: dict[str, Row] = {
         "converter": "conversion.geneformer:GENEFORMER",
         "pretraining": "training.geneformer_objective:GENEFORMER_PRETRAINING",
     },
+    "cell2sentence": {
+        "AutoConfig": "configuration.cell2sentence:Cell2SentenceConfig",
+        "AutoProcessor": "tokenization.cell2sentence:Cell2SentenceProcessor",
+        "converter": "conversion.cell2sentence:CELL2SENTENCE",
+        "more": ("tokenization.rank_expression:RankExpressionModel",),
+    },
     "state_transition": {
         "AutoConfig": "configuration.state_transition:StateTransitionConfig",
         "AutoModel": "modeling.state_transition:StateTransitionModel",
@@ -79,6 +88,9 @@ FAMILIES: dict[str, Row] = {
 
 # What is no class, and not public.
 _NO_CLASSES = ("converter", "pretraining")
+# What a family that reads cells has one of.
+READERS = ("AutoTokenizer", "AutoProcessor")
+
 # Names that files of earlier versions may hold.
 FORMER_NAMES = {"CellSentenceTokenizer": "StateEmbeddingTokenizer"}
 
@@ -121,9 +133,13 @@ def family_of(config: dict[str, Any], tokenizer: dict[str, Any]) -> str | None:
     """
     if config.get("model_type") in FAMILIES:
         return str(config["model_type"])
-    name = tokenizer.get("tokenizer_class")
-    rows = FAMILIES.items()
-    return next((family for family, row in rows if str(row.get("AutoTokenizer", ":")).partition(":")[2] == name), None)
+    # A processor of ours is around a stock tokenizer, which says so.
+    names = [tokenizer.get("processor_class"), tokenizer.get("tokenizer_class")]
+    for family, row in FAMILIES.items():
+        readers = (str(row[role]).partition(":")[2] for role in READERS if role in row)
+        if any(name in names for name in readers):
+            return family
+    return None
 
 
 def config_class(model_type: str) -> Any:

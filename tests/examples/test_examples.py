@@ -9,9 +9,11 @@ import anndata
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoModelForPreTraining, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForPreTraining, AutoProcessor, AutoTokenizer
 
+import state_hf
 from state_hf import StateTransitionForPerturbation, generate_screen, load_gene_table
+from tests import cell2sentence_models
 from tests.conversion.conftest import STATE_TRANSITION
 from tests.geneformer_models import COUNTS, FOLDER, IDS, ragged
 from tests.tiny_models import state_transition_model
@@ -55,6 +57,34 @@ def test_perturb_geneformer(monkeypatch, tmp_path, capsys):
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     assert [gene for gene, _ in printed] == tokenizer.decode_cells([ragged("v1")[0]])[0][:3]
     assert len({cosine for _, cosine in printed}) == 3
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_finetune_cell2sentence(monkeypatch, tmp_path, capsys, rank):
+    if rank:
+        pytest.importorskip("peft")
+    cell2sentence_models.adata().write_h5ad(tmp_path / "cells.h5ad")
+    run(
+        monkeypatch,
+        "finetune_cell2sentence",
+        cells=tmp_path / "cells.h5ad",
+        model_name_or_path=cell2sentence_models.MODEL,
+        output_dir=tmp_path / "c2s",
+        num_genes=10,
+        lora_rank=rank,
+        **TRAINING,
+    )
+    assert re.search(r"% of 6 held-out cells are called by their name", capsys.readouterr().out)
+    processor = AutoProcessor.from_pretrained(tmp_path / "c2s" / "model")
+    assert processor.labels == ["B cell", "T cell", "monocyte"]
+    assert (tmp_path / "c2s" / "adapter").exists() == bool(rank)
+    before, after = (
+        AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        for folder in (cell2sentence_models.MODEL, tmp_path / "c2s" / "model")
+    )
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    embedded = state_hf.embed(cell2sentence_models.adata(), tmp_path / "c2s" / "model")
+    assert embedded.obsm["X_cell2sentence"].shape == (30, 24)
 
 
 def test_annotate_cells(monkeypatch, tmp_path, embedding_folder, cells, capsys):

@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--genes",
         type=Path,
         metavar="FILE",
-        help="names of the genes in order, where SRC has none: one a line, or an .h5ad",
+        help="names of the genes (where weights go by them, in order), where SRC has none: one a line, or an .h5ad",
     )
     parser.add_argument("--unnamed-genes", action="store_true", help="go without names of genes")
     parser.add_argument(
@@ -57,6 +57,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     embedding = parser.add_argument_group("State Embedding")
     embedding.add_argument(
         "--gene-embeddings", type=Path, metavar="FILE", help="gene table, where SRC has none: a protein_embeddings.pt"
+    )
+    sentences = parser.add_argument_group("Cell2Sentence")
+    sentences.add_argument("--templates", type=Path, metavar="FILE", help="JSON of prompts by task (default: ours)")
+    sentences.add_argument(
+        "--labels", type=Path, metavar="FILE", help="cell types that the model answers with, one a line"
     )
     transition = parser.add_argument_group("State Transition")
     transition.add_argument(

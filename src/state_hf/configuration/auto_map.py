@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar
 
-from state_hf.families import auto_classes, family_of
+from state_hf.families import READERS, auto_classes, family_of
 
 _MODULE = "state_hf_classes"
 
@@ -28,7 +28,7 @@ def write_class_finder(directory: str | os.PathLike[str], model_type: str) -> No
 
 def auto_map_of(model_type: str) -> dict[str, str]:
     """The `auto_map` of a family's checkpoints: its configuration and models by their Auto classes."""
-    classes = {role: name for role, (_, name) in auto_classes(model_type).items() if role != "AutoTokenizer"}
+    classes = {role: name for role, (_, name) in auto_classes(model_type).items() if role not in READERS}
     return {auto_class: f"{_MODULE}.{name}" for auto_class, name in classes.items()}
 
 
@@ -68,4 +68,22 @@ class PortableTokenizerMixin:
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoTokenizer") -> None:
+        """Do nothing: `auto_map` already names the class, and its code is not to be copied into checkpoints."""
+
+
+class PortableProcessorMixin:
+    """The same for a processor, whose own file holds the `auto_map`."""
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> list[str]:
+        """Save the processor. See `ProcessorMixin.save_pretrained`."""
+        name = type(self).__name__
+        family = family_of({}, {"processor_class": name})
+        if family is not None:
+            self.auto_map = {"AutoProcessor": f"{_MODULE}.{name}"}
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            write_class_finder(save_directory, family)
+        return super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: str = "AutoProcessor") -> None:
         """Do nothing: `auto_map` already names the class, and its code is not to be copied into checkpoints."""

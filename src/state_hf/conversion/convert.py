@@ -35,7 +35,8 @@ def convert(
         overwrite: Whether to replace a folder that exists.
         **options: The format's own. `dictionaries`: the folder with what an original keeps apart from its weights
             (vocabularies, medians, names). Of arc-state: `genes`, `unnamed_genes`, `gene_embeddings`, `perturbations`,
-            `state_embedding`, `attention`, `positions`; see `state-hf convert --help`.
+            `state_embedding`, `attention`, `positions`. Of Cell2Sentence: `genes`, `templates`, `labels`. See
+            `state-hf convert --help`.
 
     Returns:
         What was written.

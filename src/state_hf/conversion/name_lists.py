@@ -18,6 +18,11 @@ def read_names(path: Path, what: str) -> list[str]:
     return names
 
 
+def is_name_list(path: Path) -> bool:
+    """Whether a file is a list of names, and not one of cells."""
+    return path.is_file() and path.suffix.lower() in ("", ".txt", ".csv", ".tsv")
+
+
 def read_gene_names(path: Path, count: int) -> list[str]:
     """Names of genes from a list, one a line, or from a file of cells.
 
@@ -31,8 +36,7 @@ def read_gene_names(path: Path, count: int) -> list[str]:
     Raises:
         CheckpointError: If the file names another number of genes.
     """
-    is_text = path.is_file() and path.suffix.lower() in ("", ".txt", ".csv", ".tsv")
-    candidates = {"lines": read_names(path, "genes")} if is_text else _genes_of_cells(path)
+    candidates = {"lines": read_names(path, "genes")} if is_name_list(path) else _genes_of_cells(path)
     for names in candidates.values():
         if len(names) == count:
             return names
@@ -52,4 +56,4 @@ def _genes_of_cells(path: Path) -> dict[str, list[str]]:
     return candidates
 
 
-__all__ = ["read_gene_names", "read_names"]
+__all__ = ["is_name_list", "read_gene_names", "read_names"]

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
-from transformers.utils import logging
+from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, PreTrainedModel
+from transformers.utils import PROCESSOR_NAME, logging
+from transformers.utils.hub import cached_file
 
 from state_hf.configuration.advice import Advised
 from state_hf.configuration.model_folders import loading_from, refuse_missing_weights
-from state_hf.families import FAMILIES
+from state_hf.families import FAMILIES, READERS
 from state_hf.tokenization.cell_tokenizer import CellTokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -66,6 +67,7 @@ def load_model(
             dtype=dtype or ("float32" if on_cpu else "auto"),
             output_loading_info=True,
             trust_remote_code=False,
+            **placement(config, device),
         )
     missing = set(info["missing_keys"])
     if not hasattr(loaded, "get_cell_features"):
@@ -75,7 +77,17 @@ def load_model(
             loaded.pooler = None
         missing -= without
     refuse_missing_weights(name, missing)
-    return loaded.to(device or "cpu").eval()
+    return loaded.eval() if is_quantised(config) else loaded.to(device or "cpu").eval()
+
+
+def is_quantised(config: Any) -> bool:
+    """Whether a checkpoint's weights are quantised: its model is placed when it is loaded, and stays there."""
+    return getattr(config, "quantization_config", None) is not None
+
+
+def placement(config: Any, device: torch.device | None) -> dict[str, Any]:
+    """What `from_pretrained` has to be told of the device, where a model cannot be moved later."""
+    return {"device_map": {"": device or torch.device("cpu")}} if is_quantised(config) else {}
 
 
 @contextmanager
@@ -97,7 +109,7 @@ class _ErrorsAlone(Filter):
 
 def _refuse_other_models(name: str, model_type: str) -> None:
     """Refuse a family of this package that has no tokenizer of cells."""
-    if model_type in FAMILIES and "AutoTokenizer" not in FAMILIES[model_type]:
+    if model_type in FAMILIES and not any(role in FAMILIES[model_type] for role in READERS):
         raise ValueError(f"{name} is a {model_type.replace('_', ' ')} model, which does not embed cells")
 
 
@@ -116,7 +128,10 @@ def load_tokenizer(tokenizer: str | Path | CellTokenizer | None, model: PreTrain
         if not name:
             raise ValueError(Advised("The model was not loaded from a folder", "pass its tokenizer (tokenizer=...)"))
         with loading_from(name):
-            loaded: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            # A processor of ours is around a stock tokenizer, which would be found in its place.
+            processor = cached_file(name, PROCESSOR_NAME, _raise_exceptions_for_missing_entries=False)
+            reader: Any = AutoTokenizer if processor is None else AutoProcessor
+            loaded: Any = reader.from_pretrained(name, trust_remote_code=False)
     else:
         loaded = tokenizer
     if not isinstance(loaded, CellTokenizer):

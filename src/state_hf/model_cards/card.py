@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.utils import logging
 from yaml import YAMLError
 
-from state_hf.families import FAMILIES
+from state_hf.families import FAMILIES, READERS
 from state_hf.model_cards.facts import (
     conversion_origin,
     emissions,
@@ -114,7 +114,7 @@ def _metadata(
         "library_name": "transformers",
         "tags": list(dict.fromkeys([*own, *known.get("tags", []), *tags])),
     }
-    if "AutoTokenizer" in FAMILIES[family]:
+    if any(role in FAMILIES[family] for role in READERS):
         fields["pipeline_tag"] = "feature-extraction"
     origin = _origin(config, folder)
     if origin:
