@@ -52,7 +52,8 @@ def test_training_resuming_evaluation_and_baselines(monkeypatch, tmp_path, scree
     assert {"eval_loss", "eval_vcc2025_overall_score"} <= json.loads((folder / "eval_results.json").read_text()).keys()
     scores = pd.read_csv(folder / "scores.csv", index_col="model")
     assert list(scores.index) == ["state_transition", "control_copy", "context_mean", "perturbation_mean",
-                                  "perturbation_profile", "perturbation_ridge", "mixed_effects"]  # fmt: skip
+                                  "perturbation_profile", "perturbation_ridge", "treated_mean", "bilinear",
+                                  "kernel_ridge", "mixed_effects"]  # fmt: skip
     assert (folder / "split.csv").exists()
     model = StateTransitionForPerturbation.from_pretrained(folder)
     assert model.vocabulary.cell_types == ("type_1", "type_2", "type_3")
@@ -77,4 +78,4 @@ def test_transfer_from_a_file_of_arguments_and_the_hub(monkeypatch, tmp_path, sc
     runpy.run_path(str(SCRIPT), run_name="__main__")
     assert set(pushed) == {"me/model"}
     StateTransitionForPerturbation.from_pretrained(tmp_path / "second")
-    assert len(pd.read_csv(tmp_path / "second" / "scores.csv")) == 7
+    assert len(pd.read_csv(tmp_path / "second" / "scores.csv")) == 10

@@ -28,8 +28,8 @@ def test_train_and_predict(screen_path, tmp_path, capsys):
     assert "prediction of the test part" in printed
     scores = pd.read_csv(folder / "scores.csv", index_col="model")
     assert list(scores.index) == ["prediction", "state_transition", "control_copy", "context_mean", "perturbation_mean",
-                                  "perturbation_profile", "perturbation_ridge", "context_profile",
-                                  "mixed_effects"]  # fmt: skip
+                                  "perturbation_profile", "perturbation_ridge", "treated_mean", "context_profile",
+                                  "bilinear", "kernel_ridge", "mixed_effects"]  # fmt: skip
     assert (scores["mae"] > 0).all()
     assert np.isnan(scores["discrimination"]).all()  # one perturbation only, so there are no others
     PerturbationSplit.load(folder, open_screens(screen_path))
@@ -192,20 +192,35 @@ def test_transfer_to_a_new_screen(screen_path, tmp_path, capsys):
 
 def test_features_of_perturbations_also_predict_one_that_never_trained(screen_path, tmp_path, capsys):
     names = open_screens(screen_path).perturbations
-    features = pd.DataFrame(np.random.default_rng(0).normal(size=(len(names) + 1, 6)), index=[*names, "NEW"])
+    features = pd.DataFrame(np.random.default_rng(0).normal(size=(len(names) + 2, 6)), index=[*names, "NEW", "LATER"])
     features.iloc[:-1].to_parquet(tmp_path / "features.parquet")
     features.to_csv(tmp_path / "more.csv")
     words = ["train", str(screen_path), "--test-share", "0.25", "--output", str(tmp_path / "model"), *SIZES]
     assert main([*words, "--perturbation-features", str(tmp_path / "features.parquet")]) == 0
+    assert "nearest_perturbation" in pd.read_csv(tmp_path / "model" / "scores.csv", index_col="model").index
     config = AutoConfig.from_pretrained(tmp_path / "model")
     assert (config.perturbation_features, config.perturbation_dim, config.num_perturbations) == ("vectors", 6, 5)
-    predict = ["predict", str(screen_path), "--perturbations", "NEW", names[0], "--cells", "3", "--controls", "none"]
-    for model in (tmp_path / "model", tmp_path / "model" / "baselines" / "perturbation_ridge"):
+    predict = ["predict", str(screen_path), "--cells", "3", "--controls", "none", "--perturbations", names[0]]
+    of_features = ("perturbation_ridge", "kernel_ridge", "bilinear", "nearest_perturbation", "mixed_effects")
+    for model in (tmp_path / "model", *(tmp_path / "model" / "baselines" / name for name in of_features)):
         output = ["--model", str(model), "--output", str(tmp_path / "p.h5ad"), "--overwrite"]
-        assert main([*predict, *output]) == 2
-        assert "not 'NEW'" in capsys.readouterr().err
-        assert main([*predict, *output, "--perturbation-features", str(tmp_path / "more.csv")]) == 0
+        # The file of the training named it, and the model's folder keeps that.
+        assert main([*predict, "NEW", *output]) == 0
         assert set(anndata.read_h5ad(tmp_path / "p.h5ad").obs["perturbation"]) == {"NEW", names[0]}
+        capsys.readouterr()
+        assert main([*predict, "LATER", *output]) == 2
+        assert "not 'LATER'" in capsys.readouterr().err
+        words = [*predict, f"LATER+{names[1]}", *output]
+        assert main([*words, "--perturbation-features", str(tmp_path / "more.csv")]) == 0
+        assert f"LATER+{names[1]}" in set(anndata.read_h5ad(tmp_path / "p.h5ad").obs["perturbation"])
+    # What learnt names learns no others.
+    words = [*predict, "NEW", "--model", str(tmp_path / "model" / "baselines" / "perturbation_mean")]
+    assert main([*words, "--output", str(tmp_path / "p.h5ad"), "--overwrite"]) == 2
+    assert "not 'NEW'" in capsys.readouterr().err
+    # Of an earlier training nothing is left.
+    words = ["train", str(screen_path), "--test-share", "0.25", "--output", str(tmp_path / "model"), *SIZES]
+    assert main([*words, "--overwrite"]) == 0
+    assert not (tmp_path / "model" / "perturbation_features.safetensors").exists()
 
 
 def test_other_fields_and_the_metrics_of_a_profile(screen_path, tmp_path, capsys):

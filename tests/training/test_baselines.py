@@ -11,6 +11,7 @@ from state_hf.data.screens.split_definition import SplitDefinition
 from state_hf.data.screens.splits import PerturbationSplit
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.screen_means import screen_means
+from state_hf.training.transfer import add_perturbations
 
 # Two genes. Effects: P in a: (2, 0); P in b: (4, 0); Q in a: (0, 3). Context b has no Q in training.
 CELLS = [
@@ -20,7 +21,7 @@ CELLS = [
 
 
 @pytest.fixture
-def fitted():
+def data():
     obs = pd.DataFrame([cell[:2] for cell in CELLS], columns=["perturbation", "cell_type"]).astype("category")
     obs.index = obs.index.astype(str)
     screen = anndata.AnnData(
@@ -31,7 +32,22 @@ def fitted():
         screens, SplitDefinition(training=("screen",), fewshot={("screen", "b"): {"test": ["Q"]}})
     )
     vocabulary = PerturbationVocabulary(screens.perturbations, "ctrl", (), screens.cell_types, ["g1", "g2"])
-    return fit_baselines(screen_means(screens, split, slot="X"), vocabulary, cell_set_length=4)
+    return screen_means(screens, split, slot="X"), vocabulary
+
+
+@pytest.fixture
+def means(data):
+    return data[0]
+
+
+@pytest.fixture
+def vocabulary(data):
+    return data[1]
+
+
+@pytest.fixture
+def fitted(means, vocabulary):
+    return fit_baselines(means, vocabulary, cell_set_length=4)
 
 
 def predicted(model, perturbation, control=((5.0, 0.0), (1.0, 2.0)), **inputs):
@@ -60,6 +76,29 @@ def test_profiles_are_constant_cells(fitted):
     # Context b trained with P alone, context a with P (4, 1) and Q (2, 4).
     for cell_type, profile in ((0, [3, 2.5]), (1, [9, 0])):
         assert predicted(fitted["context_profile"], "Q", cell_type_ids=torch.tensor([cell_type])) == [profile] * 2
+
+
+def test_treated_means_are_levels(fitted):
+    # P: (4, 1) in a and (9, 0) in b; Q: (2, 4) in a.
+    assert predicted(fitted["treated_mean"], "P") == [[6.5, 0.5]] * 2
+    assert predicted(fitted["treated_mean"], "Q") == [[2, 4]] * 2
+    # Without a perturbation there is the control mean, as everywhere.
+    for method in ("treated_mean", "kernel_ridge", "bilinear"):
+        np.testing.assert_allclose(predicted(fitted[method], "ctrl"), [[3, 1]] * 2, rtol=1e-6)
+
+
+def test_the_nearest_perturbation(means, vocabulary):
+    features = np.array([[0.0], [1.0], [4.0]])
+    names = ["P", "Q", "ctrl"]
+    order = [names.index(name) for name in vocabulary.perturbations]
+    model = fit_baselines(means, vocabulary, perturbation_features=features[order])["nearest_perturbation"]
+    # Itself, (0, 3), whose effect counts as it is; and of another one, of 3, that of Q.
+    assert predicted(model, "Q") == [[3, 4]] * 2
+    add_perturbations(model, {"far": np.array([3.0], np.float32), "near": np.array([0.1], np.float32)})
+    assert predicted(model, "far") == [[3, 4]] * 2
+    assert predicted(model, "near") == predicted(model, "P") == [[6, 1]] * 2
+    with pytest.raises(ValueError, match="needs perturbation_features"):
+        fit_baselines(means, vocabulary, methods=["nearest_perturbation"])
 
 
 def test_mixed_effects_by_the_tables(fitted):
@@ -110,6 +149,24 @@ def test_saved_and_loaded(fitted, tmp_path):
         assert loaded.vocabulary == model.vocabulary
         inputs = {"cell_type_ids": torch.tensor([0])}
         assert predicted(loaded, "P", **inputs) == predicted(model, "P", **inputs)
+
+
+def test_features_are_saved_with_a_baseline_and_predict_what_is_added_later(means, vocabulary, tmp_path):
+    features = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    names = ["kernel_ridge", "bilinear", "nearest_perturbation", "mixed_effects", "perturbation_ridge"]
+    for method, model in fit_baselines(means, vocabulary, perturbation_features=features, methods=names).items():
+        for part in (model.by_features, model.mixed_effects and model.mixed_effects.by_features):
+            if part is not None:
+                part.weights += 0.5
+        model.save_pretrained(tmp_path / method)
+        loaded = PerturbationBaseline.from_pretrained(tmp_path / method)
+        for one in (model, loaded):
+            add_perturbations(one, {"new": features[0] + 1})
+        assert predicted(loaded, "new") == predicted(model, "new")
+        assert predicted(loaded, "new") != predicted(model, "P")
+        # Again nothing is new.
+        add_perturbations(loaded, {"new": features[0]})
+        assert predicted(loaded, "new") == predicted(model, "new")
 
 
 def test_a_loss_with_targets(fitted):

@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--perturbation-features",
         type=Path,
         metavar="FILE",
-        help="of further perturbations, if it reads features",
+        help="of further perturbations, if it reads features (default: those that it trained with)",
     )
     labels.add_argument("--expression-slot", default="X", metavar="SLOT", help="of control cells, if genes are decoded")
 

@@ -86,7 +86,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--perturbation-features",
         type=Path,
         metavar="FILE",
-        help="vectors by name (.safetensors, .parquet, .csv, .tsv, .h5ad) that the model reads instead of names",
+        help="vectors by name (.safetensors, .parquet, .csv, .tsv, .h5ad) that the model reads instead of names; "
+        "predict then knows all that it names, whether they trained or not",
     )
     labels.add_argument("--target-sum", type=float, metavar="N", help="counts per cell that they were normalised to")
 

@@ -51,6 +51,7 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
             `state_hf.training.perturbation_offsets` fits after training; no gradient changes them.
         mixed_effects_cell_types: Cell types of the mixed model of the training screen that predicted profiles start
             from; None without one.
+        mixed_effects_supports: Perturbations whose features say what the mixed model expects of others; 0 without.
         effect_scale: How far predicted profiles go from what the mixed model expects (or from the control cells,
             without one) to what the network says: 0 is not at all. `state_hf.training.effect_scale` fits it to held-out
             cells; `predict(..., emit="tilted")` applies it.
@@ -135,6 +136,7 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
     output_space: Literal["gene", "all", "embedding"] = "gene"
     use_perturbation_offsets: bool = False
     mixed_effects_cell_types: int | None = None
+    mixed_effects_supports: int = 0
     effect_scale: float = 1.0
     nonnegative_output: bool | None = None
     feature_key: str = "X_hvg"

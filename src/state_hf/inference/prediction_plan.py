@@ -93,6 +93,19 @@ def plan_predictions(
     return groups
 
 
+def labels_to_predict(screens: PerturbationScreens, perturbations: Perturbations) -> list[str]:
+    """The perturbations that are named, by whatever `predict` takes; none for "all", which names none."""
+    if isinstance(perturbations, Path) or (isinstance(perturbations, str) and perturbations != "all"):
+        perturbations = _read_table(Path(perturbations))
+    if isinstance(perturbations, pd.DataFrame):
+        named = perturbations["perturbation"].tolist() if "perturbation" in perturbations else []
+    elif isinstance(perturbations, str):
+        named = []
+    else:
+        named = [label for _, label in _present(screens)] if perturbations is None else list(perturbations)
+    return [as_label(name, "a perturbation") for name in dict.fromkeys(named)]
+
+
 def _note_spellings(labels: Sequence[str], control: str) -> None:
     spellings: dict[Perturbation, list[str]] = {}
     for label in labels:
@@ -193,4 +206,4 @@ def _known_names(
     return {label: found for label, found in members.items() if found is not None}
 
 
-__all__ = ["Perturbations", "PredictedGroup", "plan_predictions"]
+__all__ = ["Perturbations", "PredictedGroup", "labels_to_predict", "plan_predictions"]

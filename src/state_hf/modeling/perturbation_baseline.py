@@ -7,6 +7,7 @@ from torch import nn
 from transformers.utils import can_return_tuple
 
 from state_hf.configuration.perturbation_baseline import PerturbationBaselineConfig
+from state_hf.modeling.layers.feature_effects import FeatureEffects
 from state_hf.modeling.layers.mixed_effects_tables import MixedEffectsTables
 from state_hf.modeling.losses import make_set_loss
 from state_hf.modeling.losses.pairwise_distances import without_padding
@@ -33,22 +34,32 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
 
     def __init__(self, config: PerturbationBaselineConfig) -> None:
         super().__init__(config)
-        method = config.method
+        start, size, width = config.start, config.num_perturbations, config.input_dim
         self.shifts: nn.Parameter | None = None
         self.profiles: nn.Parameter | None = None
         self.perturbation_table: nn.Parameter | None = None
-        if method in ("control_copy", "context_mean", "perturbation_mean", "perturbation_profile"):
-            self.shifts = _constant(config.num_perturbations, config.input_dim)
-        if method == "context_profile":
-            self.profiles = _constant(config.num_cell_types, config.input_dim)
-        if method == "perturbation_ridge":
-            self.perturbation_table = _constant(config.num_perturbations, config.perturbation_dim)
+        self.by_features: FeatureEffects | None = None
+        self.by_level: FeatureEffects | None = None
+        if config.method == "perturbation_ridge":
+            self.perturbation_table = _constant(size, config.perturbation_dim)
             # The last row is the intercept.
-            self.coefficients = _constant(config.perturbation_dim + 1, config.input_dim)
-        if method == "mixed_effects":
-            self.mixed_effects = MixedEffectsTables(config.num_perturbations, config.num_cell_types, config.input_dim)
-        self.reads_cell_types = method in ("context_profile", "mixed_effects")
-        self.reads_control_means = method in ("perturbation_profile", "mixed_effects")
+            self.coefficients = _constant(config.perturbation_dim + 1, width)
+        elif start in ("cells", "control_mean", "treated_mean"):
+            self.shifts = _constant(size, width)
+        if start == "treated_mean":
+            self.common, self.share = _constant(width), _constant()
+            if config.num_supports:
+                self.by_features = FeatureEffects(config.num_supports, config.perturbation_dim, width, config.likeness)
+            if config.num_levels:
+                self.by_level = FeatureEffects(config.num_levels, width, width, "linear")
+        if start == "cell_type":
+            self.profiles = _constant(config.num_cell_types, width)
+        if start == "mixed_effects":
+            self.mixed_effects = MixedEffectsTables(
+                size, config.num_cell_types, width, supports=config.num_supports, dim=config.perturbation_dim
+            )
+        self.reads_cell_types = start in ("cell_type", "mixed_effects")
+        self.reads_control_means = start in ("control_mean", "treated_mean", "mixed_effects")
         self.loss = make_set_loss("energy")
         self.post_init()
 
@@ -92,7 +103,7 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
             cell_type_ids: (sets,). Cell type of each set in the vocabulary's order; "context_profile" needs it. -1 is
                 one that the vocabulary does not have, which "mixed_effects" takes, and does by default.
             control_mean: (sets, input_dim). Mean of all control cells of the set's cell type, for
-                "perturbation_profile" and "mixed_effects"; the mean of the set's own by default.
+                methods that read it; the mean of the set's own by default.
             control_cells: (sets,). Number of the cells of `control_mean`, for "mixed_effects".
             **kwargs: Not used; models share their arguments.
 
@@ -104,9 +115,12 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
         """
         if cell_mask is not None:
             control = without_padding(control, cell_mask.bool())
-        if self.profiles is not None:
+        start = self.config.start
+        if start == "cells":
+            predicted = control + self._shift(perturbation_ids).unsqueeze(1)
+        elif start == "cell_type":
             predicted = self._profile(cell_type_ids).unsqueeze(1).expand_as(control)
-        elif self.reads_control_means:
+        else:
             if control_mean is None or control_cells is None:
                 control_cells = torch.full((len(control),), control.shape[1], device=control.device)
                 if cell_mask is not None:
@@ -118,15 +132,23 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
                 profile = self.mixed_effects(ids, cell_type_ids, control_mean, control_cells)
             else:
                 profile = control_mean + self._shift(perturbation_ids)
+                if start == "treated_mean":
+                    profile = profile + self._treated(perturbation_ids, control_mean)
             predicted = profile.unsqueeze(1).expand_as(control)
-        else:
-            predicted = control + self._shift(perturbation_ids).unsqueeze(1)
         predicted = predicted.clamp(min=0) if self.config.nonnegative_output else predicted
         predicted = without_padding(predicted, cell_mask)
         result = StateTransitionForPerturbationOutput(predicted_cells=predicted)
         if target is not None:
             result.loss = result.distribution_loss = self.loss(predicted, target, cell_mask, target_mask).mean()
         return result
+
+    def _treated(self, perturbation_ids: torch.Tensor, control_mean: torch.Tensor) -> torch.Tensor:
+        """(sets, input_dim). What any perturbation makes of the control mean, beyond it; the control nothing."""
+        acting = (self.acting_ids(perturbation_ids) >= 0).any(dim=1, keepdim=True)
+        made = (self.share - 1) * control_mean + self.common
+        if self.by_level is not None:
+            made = made + self.by_level(control_mean)
+        return made * acting
 
     def _profile(self, cell_type_ids: torch.Tensor | None) -> torch.Tensor:
         if cell_type_ids is None:
@@ -144,7 +166,7 @@ class PerturbationBaseline(StateTransitionPreTrainedModel):
 
 def _constant(*shape: int) -> nn.Parameter:
     """A parameter, so that it is saved and moved with the model, that nothing trains."""
-    return nn.Parameter(torch.zeros(*shape), requires_grad=False)
+    return nn.Parameter(torch.zeros(shape), requires_grad=False)
 
 
 __all__ = ["PerturbationBaseline"]

@@ -384,7 +384,11 @@ class StateTransitionForPerturbation(StateTransitionPreTrainedModel):
         self.gene_decoder = make_gene_decoder(config)
         if config.mixed_effects_cell_types is not None:
             self.mixed_effects = MixedEffectsTables(
-                cast(int, config.num_perturbations), config.mixed_effects_cell_types, cast(int, config.num_genes)
+                cast(int, config.num_perturbations),
+                config.mixed_effects_cell_types,
+                cast(int, config.num_genes),
+                supports=config.mixed_effects_supports,
+                dim=config.perturbation_dim,
             )
         self.batch_classifier = (
             StateTransitionMLP(config, config.hidden_size, config.num_batches, 1) if config.use_batch_token else None

@@ -12,7 +12,11 @@ from transformers import PreTrainedModel
 from state_hf.configuration.advice import Advised, refuse_existing
 from state_hf.configuration.labels import as_label
 from state_hf.data.file_stamps import FileStamps
-from state_hf.data.screens.perturbation_features import read_perturbation_features
+from state_hf.data.screens.perturbation_features import (
+    features_of,
+    kept_perturbation_features,
+    read_perturbation_features,
+)
 from state_hf.data.screens.perturbation_screens import open_screens
 from state_hf.inference.cell_predictor import (
     CellPredictor,
@@ -22,8 +26,8 @@ from state_hf.inference.cell_predictor import (
 )
 from state_hf.inference.emitted_cells import Emission, EmittedCells, write_predictions
 from state_hf.inference.loading import evaluation_mode
-from state_hf.inference.prediction_plan import Perturbations, plan_predictions
-from state_hf.training.transfer import add_perturbations
+from state_hf.inference.prediction_plan import Perturbations, labels_to_predict, plan_predictions
+from state_hf.training.transfer import add_perturbations, reads_perturbation_features
 
 
 def predict(
@@ -81,7 +85,8 @@ def predict(
         feature_key: Where the model's features are: "X", a key of obsm, or a slot such as "layers/NAME". By default
             where they were in training.
         perturbation_features: File of features of further perturbations, see `read_perturbation_features`, for a model
-            that reads features: it then knows these perturbations too.
+            that reads features: it then knows these perturbations too. By default those that the model was trained
+            with, of all perturbations that its file named.
         cells: Cells of every perturbation, where the data or the table do not say.
         min_cells: A group with fewer cells is predicted with so many.
         max_cells: A group with more cells is predicted with so many.
@@ -149,6 +154,9 @@ def predict(
         ) as screens,
         evaluation_mode(loaded),
     ):
+        if perturbation_features is None and isinstance(model, str | Path) and reads_perturbation_features(loaded):
+            named = labels_to_predict(screens, perturbations)
+            add_perturbations(loaded, features_of(kept_perturbation_features(model), named, control=control))
         groups = plan_predictions(
             screens,
             loaded.vocabulary,

@@ -20,7 +20,11 @@ from state_hf.configuration.wording import listed
 from state_hf.data.screens.context_depths import depth_notes
 from state_hf.data.screens.named_genes import check_named_genes
 from state_hf.data.screens.perturbation_dataset import PerturbationDataset
-from state_hf.data.screens.perturbation_features import feature_table, read_perturbation_features
+from state_hf.data.screens.perturbation_features import (
+    feature_table,
+    read_perturbation_features,
+    save_perturbation_features,
+)
 from state_hf.data.screens.perturbation_screens import PerturbationScreens, open_screens
 from state_hf.data.screens.perturbation_sets import ControlMatching
 from state_hf.data.screens.split_definition import SplitDefinition, SplitPart
@@ -34,7 +38,6 @@ from state_hf.modeling.state_transition import StateTransitionForPerturbation, S
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.checkpoints import CHECKPOINTS, clear_training, start_of_training
 from state_hf.training.effect_scale import EffectScale, attach_mixed_effects, fit_effect_scale, predicted_profiles
-from state_hf.training.mixed_effects import mixed_effects_tables
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
 from state_hf.training.profile_scores import score_models, score_profiles, scores_text
 from state_hf.training.screen_means import ScreenMeans, screen_means
@@ -188,8 +191,9 @@ def train(
             refused, see `open_screens`.
         feature_key: Where the cells' features are: "X", a key of obsm, or a slot such as "layers/NAME".
         expression_slot: Slot of the expression to decode, where the features are an embedding.
-        perturbation_features: File of perturbation features, see `read_perturbation_features`, that the model reads
-            instead of learning a row for each perturbation; the ridge regression reads them too.
+        perturbation_features: File of perturbation features, see `read_perturbation_features`, that the network reads
+            instead of learning a row for each perturbation; mixed model and baselines predict from them what never
+            trained. They are kept in the folder, so that `predict` knows every perturbation of the file.
         target_sum: Counts per cell that the expression was normalised to. By default what the files say: as
             `preprocess` records it, or as their cells show by adding up to it. It is kept with the model.
         set_size: Most cells of a set.
@@ -230,11 +234,10 @@ def train(
         raise ValueError(Advised("there are no validation cells to refit with", "hold some out for validation"))
     set_seed(training.seed)
     vocabulary = _vocabulary(sets, train_sets)
-    features = None
+    features, vectors = None, None
     if perturbation_features is not None:
-        features = feature_table(
-            read_perturbation_features(perturbation_features), vocabulary.perturbations, control=screens.control
-        )
+        vectors = read_perturbation_features(perturbation_features)
+        features = feature_table(vectors, vocabulary.perturbations, control=screens.control)
     model = _model(sets, train_sets, vocabulary, config or {}, initial_model, features, distinct_case=distinct_case)
     model.config.target_sum = trained_total(
         model.config,
@@ -257,6 +260,8 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     applied.save(folder)
     vocabulary.save(folder)
+    if vectors is not None and training.process_index == 0:
+        save_perturbation_features(vectors, folder)
     training.output_dir = str(folder / CHECKPOINTS)
     trainer = StateTransitionTrainer(
         trained,
@@ -275,7 +280,7 @@ def train(
     effects = None
     # A decoder's effects on expression are not read off its embedding.
     if model.gene_decoder is None and expression_scale(model.config) == "log1p":
-        attach_mixed_effects(model, means)
+        attach_mixed_effects(model, means, features)
         if (held_out := sets.dataset("val")) is not None:
             seen = screen_means(screens, applied, slot=sets.scored_slot, part="val")
             effects = fit_effect_scale(model, held_out, seen)
@@ -284,7 +289,9 @@ def train(
         sets = replace(sets, split=final)
         means = screen_means(screens, final, slot=sets.scored_slot)
         if model.mixed_effects is not None:
-            model.mixed_effects = mixed_effects_tables(means, vocabulary).to(device=model.device)
+            scale = model.config.effect_scale
+            attach_mixed_effects(model, means, features)
+            model.config.effect_scale = scale
     baselines = _baselines(model, sets, vocabulary, features, means)
     finished = _finish(model, baselines, sets, folder, effects, is_main=trainer.is_world_process_zero())
     screens.close()

@@ -1,21 +1,96 @@
 """Fits the baselines of a perturbation screen: seconds, and the numbers that a trained model has to beat."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from transformers.utils import logging
+from torch import nn
 
 from state_hf.configuration.perturbation_baseline import BaselineMethod, PerturbationBaselineConfig
 from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
+from state_hf.configuration.wording import listed
 from state_hf.modeling.perturbation_baseline import PerturbationBaseline
+from state_hf.training.bilinear_effects import fit_bilinear
+from state_hf.training.feature_neighbours import nearest_effects
+from state_hf.training.kernel_ridge import fit_kernel_ridge
+from state_hf.training.mean_effects import context_profiles, mean_effect, perturbation_effects, treated_levels
 from state_hf.training.mixed_effects import mixed_effects_tables
-from state_hf.training.screen_means import ContextId, ScreenMeans
+from state_hf.training.perturbation_ridge import ridge_coefficients
+from state_hf.training.screen_effects import ScreenEffects
+from state_hf.training.screen_means import ScreenMeans
+from state_hf.training.treated_effects import TreatedEffects
 
-logger = logging.get_logger(__name__)
+_Parts: TypeAlias = Mapping[str, Any]
+"""Parameters, as arrays, and modules of a `PerturbationBaseline` by name."""
 
-_Shifts = Mapping[tuple[ContextId, int], np.ndarray]
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """What a method is fitted to."""
+
+    means: ScreenMeans
+    screen: ScreenEffects
+    vocabulary: PerturbationVocabulary
+    features: np.ndarray | None
+    ridge_penalty: float
+
+    @property
+    def size(self) -> int:
+        """Number of perturbations."""
+        return len(self.vocabulary.perturbations)
+
+    @property
+    def known_features(self) -> np.ndarray:
+        """The features, where there have to be some."""
+        if self.features is None:
+            raise ValueError(f"{listed(_OF_FEATURES)} needs perturbation_features.")
+        return self.features
+
+    @functools.cached_property
+    def perturbation_effects(self) -> np.ndarray:
+        """(perturbations, features), see `perturbation_effects`, which logs whom it says nothing of."""
+        return perturbation_effects(self.screen, self.vocabulary)
+
+
+def _perturbation_ridge(data: _Fitted) -> _Parts:
+    features = np.eye(data.size) if data.features is None else data.features
+    return {
+        "perturbation_table": features,
+        "coefficients": ridge_coefficients(data.screen, features, data.ridge_penalty),
+    }
+
+
+def _treated(effects: TreatedEffects) -> _Parts:
+    parts = {
+        "shifts": effects.effects,
+        "common": effects.common,
+        "share": np.array(effects.share),
+        "by_features": effects.by_features,
+        "by_level": effects.by_level,
+    }
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+# Parameters and modules of `PerturbationBaseline` by name.
+_METHODS: dict[BaselineMethod, Callable[[_Fitted], _Parts]] = {
+    "control_copy": lambda data: {},
+    "context_mean": lambda data: {"shifts": mean_effect(data.screen, data.size)},
+    "perturbation_mean": lambda data: {"shifts": data.perturbation_effects},
+    "perturbation_profile": lambda data: {"shifts": data.perturbation_effects},
+    "perturbation_ridge": _perturbation_ridge,
+    "treated_mean": lambda data: _treated(treated_levels(data.screen, data.size)),
+    "context_profile": lambda data: {"profiles": context_profiles(data.means, len(data.vocabulary.cell_types))},
+    "nearest_perturbation": lambda data: _treated(nearest_effects(data.screen, data.size, data.known_features)),
+    "bilinear": lambda data: _treated(fit_bilinear(data.screen, data.vocabulary, data.features)),
+    "kernel_ridge": lambda data: _treated(fit_kernel_ridge(data.screen, data.size, data.features)),
+    "mixed_effects": lambda data: {
+        "mixed_effects": mixed_effects_tables(data.means, data.vocabulary, data.features)
+    },
+}  # fmt: skip
+_OF_FEATURES: tuple[BaselineMethod, ...] = ("nearest_perturbation",)
 
 
 def fit_baselines(
@@ -32,9 +107,9 @@ def fit_baselines(
 ) -> dict[BaselineMethod, PerturbationBaseline]:
     """Fit the baselines.
 
-    All effects are means over (context, perturbation) pairs with the same weight each, however many cells they have. A
-    perturbation without training cells gets the mean effect of all perturbations, which is logged; a ridge regression
-    predicts it from its features.
+    All means are over (context, perturbation) pairs with the same weight each, however many cells they have. A
+    perturbation without training cells gets the mean effect of all perturbations, which is logged; methods that read
+    features predict it from these.
 
     Args:
         means: Means of the training cells, from `screen_means`.
@@ -43,111 +118,64 @@ def fit_baselines(
         feature_scale: "log1p", "counts" or "embedding".
         target_sum: Counts per cell that they were normalised to, if known.
         cell_set_length: Cells that are predicted together.
-        perturbation_features: (perturbations, features) for "perturbation_ridge"; one-hot by default, which shrinks
-            every perturbation's effect towards the mean effect.
-        ridge_penalty: Penalty on the squared coefficients, above 0.
-        methods: Which to fit. By default all.
+        perturbation_features: (perturbations, features) in the vocabulary's order, if there are any.
+        ridge_penalty: Penalty on the squared coefficients of "perturbation_ridge", above 0.
+        methods: Which to fit. By default all that there is what they need.
 
     Returns:
         Fitted models by method.
 
     Raises:
-        ValueError: No perturbation has training cells and controls, or the features do not fit the vocabulary.
+        ValueError: No perturbation has training cells and controls, or the features do not fit the vocabulary, or a
+            method needs them.
     """
-    shifts = means.shifts()
-    if not shifts:
-        raise ValueError("The training cells have no perturbation with control cells of the same context.")
-    num_perturbations = len(vocabulary.perturbations)
-    if perturbation_features is None:
-        perturbation_features = np.eye(num_perturbations)
-    if len(perturbation_features) != num_perturbations:
+    screen = ScreenEffects.of(means)
+    num_perturbations, width = len(vocabulary.perturbations), screen.treated.shape[1]
+    if perturbation_features is not None and len(perturbation_features) != num_perturbations:
         raise ValueError(
             f"perturbation_features have {len(perturbation_features)} rows for {num_perturbations} perturbations."
         )
     if ridge_penalty <= 0:
         raise ValueError(f"ridge_penalty must be above 0, and is {ridge_penalty}.")
-    width = len(next(iter(shifts.values())))
-    mean_shifts = _perturbation_means(shifts, vocabulary)
-    parameters: dict[BaselineMethod, dict[str, np.ndarray]] = {
-        "control_copy": {},
-        "context_mean": {"shifts": np.tile(_mean_shift(shifts), (num_perturbations, 1))},
-        "perturbation_mean": {"shifts": mean_shifts},
-        "perturbation_profile": {"shifts": mean_shifts},
-        "perturbation_ridge": _ridge(shifts, perturbation_features, ridge_penalty),
-        "context_profile": {"profiles": _context_profiles(means, len(vocabulary.cell_types))},
-        "mixed_effects": {},
-    }
+    if methods is None:
+        methods = [name for name in _METHODS if perturbation_features is not None or name not in _OF_FEATURES]
+    data = _Fitted(means, screen, vocabulary, perturbation_features, ridge_penalty)
     fitted: dict[BaselineMethod, PerturbationBaseline] = {}
-    for method in methods or parameters:
+    for method in methods:
+        parts = _METHODS[method](data)
         config = PerturbationBaselineConfig(
             method=method,
             input_dim=width,
             num_perturbations=num_perturbations,
-            perturbation_dim=perturbation_features.shape[1] if method == "perturbation_ridge" else 0,
             num_cell_types=len(vocabulary.cell_types),
             feature_key=feature_key,
             feature_scale=feature_scale,
             target_sum=target_sum,
             cell_set_length=cell_set_length,
+            **_sizes(parts),
         )
         model = PerturbationBaseline(config).eval()
         model.vocabulary = vocabulary
-        with torch.no_grad():
-            for name, values in parameters[method].items():
-                getattr(model, name).copy_(torch.from_numpy(values))
-        if method == "mixed_effects":
-            model.mixed_effects = mixed_effects_tables(means, vocabulary)
+        for name, part in parts.items():
+            if isinstance(part, nn.Module):
+                setattr(model, name, part.float())
+            else:
+                getattr(model, name).data.copy_(torch.from_numpy(part))
         fitted[method] = model
     return fitted
 
 
-def _mean_shift(shifts: _Shifts) -> np.ndarray:
-    return np.mean(list(shifts.values()), axis=0)
-
-
-def _perturbation_means(shifts: _Shifts, vocabulary: PerturbationVocabulary) -> np.ndarray:
-    """(perturbations, features): each one's mean over contexts, or that of all where it was never seen."""
-    rows = np.tile(_mean_shift(shifts), (len(vocabulary.perturbations), 1))
-    seen = {perturbation for _, perturbation in shifts}
-    for perturbation in seen:
-        rows[perturbation] = np.mean([shift for key, shift in shifts.items() if key[1] == perturbation], axis=0)
-    unseen = [
-        name
-        for number, name in enumerate(vocabulary.perturbations)
-        if number not in seen and name != vocabulary.control_perturbation
-    ]
-    if unseen:
-        logger.warning(
-            f"{len(unseen)} perturbations have no training cells, {unseen[0]!r} among them: "
-            "the perturbation means give them the mean effect of all perturbations"
-        )
-    return rows
-
-
-def _ridge(shifts: _Shifts, features: np.ndarray, penalty: float) -> dict[str, np.ndarray]:
-    """Ridge regression of effects on features, with an intercept that is not penalised, in closed form."""
-    keys = list(shifts)
-    inputs, outputs = features[[perturbation for _, perturbation in keys]], np.stack([shifts[key] for key in keys])
-    input_mean, output_mean = inputs.mean(axis=0), outputs.mean(axis=0)
-    centred = inputs - input_mean
-    # The dual form: there are fewer pairs than features, or about as many.
-    gram = centred @ centred.T + penalty * np.eye(len(keys))
-    slopes = centred.T @ np.linalg.solve(gram, outputs - output_mean)
-    return {
-        "perturbation_table": features,
-        "coefficients": np.concatenate([slopes, (output_mean - input_mean @ slopes)[None]]),
-    }
-
-
-def _context_profiles(means: ScreenMeans, num_cell_types: int) -> np.ndarray:
-    """(cell types, features): mean of the cell type's perturbations; NaN where none trains, which the model reports."""
-    width = len(next(iter(means.perturbed.values())))
-    profiles = np.full((num_cell_types, width), np.nan)
-    for cell_type in {cell_type for (_, cell_type), _ in means.perturbed}:
-        profiles[cell_type] = np.mean(
-            [mean for ((_, other), _), mean in means.perturbed.items() if other == cell_type], axis=0
-        )
-    return profiles
+def _sizes(parts: _Parts) -> dict[str, Any]:
+    """Fields of the configuration."""
+    sizes = {}
+    if "coefficients" in parts:
+        sizes["perturbation_dim"] = parts["perturbation_table"].shape[1]
+    by_features = parts.get("by_features", getattr(parts.get("mixed_effects"), "by_features", None))
+    if by_features is not None:
+        sizes["num_supports"], sizes["perturbation_dim"] = by_features.support.shape
+    if "by_level" in parts:
+        sizes["num_levels"] = len(parts["by_level"].support)
+    return sizes
 
 
 __all__ = ["fit_baselines"]

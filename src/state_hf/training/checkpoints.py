@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from state_hf.configuration.advice import Advised
 from state_hf.configuration.file_permissions import weights_follow_umask
+from state_hf.data.screens.perturbation_features import FEATURES_FILE
 
 CHECKPOINTS = "checkpoints"
 """Folder of a training's checkpoints, in the folder of its model."""
@@ -82,7 +83,9 @@ def clear_training(folder: Path) -> None:
     """
     for name in (CHECKPOINTS, "baselines"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for pattern in ("config.json", "model*.safetensors*", "scores.csv", "vocabulary.json", "split.json", "split.csv"):
+    for pattern in (
+        "config.json", "model*.safetensors*", FEATURES_FILE, "scores.csv", "vocabulary.json", "split.json", "split.csv",
+    ):  # fmt: skip
         for path in folder.glob(pattern):
             path.unlink()
 

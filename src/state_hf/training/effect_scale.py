@@ -110,14 +110,19 @@ def _network_effects(
     return {group: effect / cells[group] for group, effect in total.items()}
 
 
-def attach_mixed_effects(model: StateTransitionForPerturbation, means: ScreenMeans) -> None:
+def attach_mixed_effects(
+    model: StateTransitionForPerturbation, means: ScreenMeans, perturbation_features: np.ndarray | None = None
+) -> None:
     """Give a model the mixed model of its training cells: predicted profiles are its own until a scale is fitted.
 
     Args:
         model: The model, changed in place: `effect_scale` is 0.
         means: Means of the training cells, of what the model predicts.
+        perturbation_features: (perturbations, features) in the vocabulary's order, if there are any.
     """
-    model.mixed_effects = mixed_effects_tables(means, model.vocabulary).to(device=model.device)
+    tables = mixed_effects_tables(means, model.vocabulary, perturbation_features).to(device=model.device)
+    model.mixed_effects = tables
+    model.config.mixed_effects_supports = 0 if tables.by_features is None else len(tables.by_features.support)
     model.config.mixed_effects_cell_types = len(model.vocabulary.cell_types)
     model.config.effect_scale = 0.0
 

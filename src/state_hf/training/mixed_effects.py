@@ -8,6 +8,7 @@ import torch
 from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.modeling.layers.mixed_effects_tables import MixedEffectsTables
 from state_hf.training.screen_means import ContextId, ScreenMeans
+from state_hf.training.unseen_effects import effects_by_features
 
 # The global numbers are learnt from so many features at most; every feature then gets its own two.
 _FEATURES = 1000
@@ -197,12 +198,16 @@ def fit_mixed_effects(means: ScreenMeans, num_perturbations: int) -> MixedEffect
 
 
 @torch.no_grad()
-def mixed_effects_tables(means: ScreenMeans, vocabulary: PerturbationVocabulary) -> MixedEffectsTables:
+def mixed_effects_tables(
+    means: ScreenMeans, vocabulary: PerturbationVocabulary, perturbation_features: np.ndarray | None = None
+) -> MixedEffectsTables:
     """Fit the model, and put what it expects into a module, with a row for every cell type of a vocabulary.
 
     Args:
         means: Means of the training cells, from `screen_means`.
         vocabulary: Perturbations and cell types in the order of the screens' ids.
+        perturbation_features: (perturbations, features) in that order, which say what a perturbation without training
+            cells does, as far as they do, see `effects_by_features`.
 
     Raises:
         ValueError: No perturbed cells are in a context with controls.
@@ -216,6 +221,12 @@ def mixed_effects_tables(means: ScreenMeans, vocabulary: PerturbationVocabulary)
         if cell_types.count(cell_type) == 1:
             rows[cell_type] = row
     tables = MixedEffectsTables(num_perturbations, num_cell_types, fitted.effects.shape[1])
+    if perturbation_features is not None:
+        trained = np.unique([perturbation for (context, perturbation) in means.perturbed if context in means.controls])
+        by_features = effects_by_features(fitted.effects[trained], perturbation_features[trained])
+        unseen = np.setdiff1d(np.arange(num_perturbations), trained)
+        fitted.effects[unseen] = by_features.of_array(perturbation_features[unseen])
+        tables.by_features = by_features.float()
     tables.effects.copy_(torch.from_numpy(fitted.effects))
     for name in ("level", "level_variance", "treated", "covariance", "noise"):
         getattr(tables, name).copy_(torch.from_numpy(getattr(fitted, name)[rows]))

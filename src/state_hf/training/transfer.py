@@ -11,6 +11,7 @@ from torch import nn
 from state_hf.configuration.labels import FoundLabels, refuse_look_alikes
 from state_hf.configuration.perturbation_labels import label_parts
 from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
+from state_hf.modeling.layers.feature_effects import FeatureEffects
 from state_hf.modeling.perturbation_baseline import PerturbationBaseline
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
 
@@ -56,7 +57,7 @@ def replace_perturbations(
             "same order: preprocess the screen with the model's genes (`state-hf preprocess --genes FILE`)."
         )
     config.effect_scale = 1.0
-    model.mixed_effects, config.mixed_effects_cell_types = None, None
+    model.mixed_effects, config.mixed_effects_cell_types, config.mixed_effects_supports = None, None, 0
     if features is not None:
         set_perturbation_table(model, vocabulary, features)
         return
@@ -129,15 +130,13 @@ def add_perturbations(model: StateTransitionPreTrainedModel, features: Mapping[s
     """Let a model that reads perturbation features predict further perturbations, by their features.
 
     Args:
-        model: A State Transition model or a ridge regression, changed in place.
+        model: A State Transition model or a baseline, changed in place.
         features: Vectors (perturbation_dim,) by name; of names that it knows, its own are kept.
 
     Raises:
         ValueError: The model learnt its perturbations by name, or the features have another width.
     """
-    table = getattr(model.base_model, "perturbation_table", None)
-    table = table.weight if isinstance(table, nn.Embedding) else table
-    if table is None or torch.equal(table, torch.eye(*table.shape).to(table)):
+    if not reads_perturbation_features(model):
         raise ValueError(
             "The model learnt its perturbations by their names, and not by features: it can predict no others."
         )
@@ -151,17 +150,41 @@ def add_perturbations(model: StateTransitionPreTrainedModel, features: Mapping[s
             f"The perturbations have {rows.shape[1]} features, but the model reads {config.perturbation_dim}."
         )
     vocabulary = replace(old, perturbations=(*old.perturbations, *added))
-    rows = np.concatenate([table.detach().float().cpu().numpy(), rows])
     tables = model.mixed_effects
     if tables is not None:
-        unknown = tables.effects.new_zeros(len(added), tables.effects.shape[1])
-        tables.effects = nn.Parameter(torch.cat([tables.effects, unknown]), requires_grad=False)
+        tables.effects = _with_effects(tables.effects, tables.by_features, rows)
     if isinstance(model, PerturbationBaseline):
-        model.perturbation_table = nn.Parameter(torch.from_numpy(rows).to(table), requires_grad=False)
-        config.num_perturbations = len(rows)
+        if model.shifts is not None:
+            model.shifts = _with_effects(model.shifts, model.by_features, rows)
+        if model.perturbation_table is not None:
+            model.perturbation_table = _with_rows(model.perturbation_table, torch.from_numpy(rows))
+        config.num_perturbations = len(vocabulary.perturbations)
         model.vocabulary = vocabulary
     else:
-        set_perturbation_table(cast(StateTransitionForPerturbation, model), vocabulary, rows)
+        network = cast(StateTransitionForPerturbation, model)
+        known = cast(nn.Embedding, network.state_transition.perturbation_table).weight
+        set_perturbation_table(network, vocabulary, np.concatenate([known.detach().float().cpu().numpy(), rows]))
+
+
+def reads_perturbation_features(model: StateTransitionPreTrainedModel) -> bool:
+    """Whether a model can be given further perturbations, by features."""
+    if isinstance(model, PerturbationBaseline):
+        table, tables = model.perturbation_table, model.mixed_effects
+        if table is not None:
+            return not torch.equal(table, torch.eye(*table.shape).to(table))
+        return model.by_features is not None or (tables is not None and tables.by_features is not None)
+    return getattr(model.base_model, "perturbation_table", None) is not None
+
+
+def _with_effects(effects: nn.Parameter, by_features: FeatureEffects | None, features: np.ndarray) -> nn.Parameter:
+    """Effects with those of further perturbations by their features; 0 where features say nothing."""
+    if by_features is None:
+        return _with_rows(effects, torch.zeros(len(features), effects.shape[1]))
+    return _with_rows(effects, torch.from_numpy(by_features.of_array(features)))
+
+
+def _with_rows(table: nn.Parameter, rows: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(torch.cat([table, rows.to(table)]), requires_grad=False)
 
 
 def freeze_backbone(model: StateTransitionForPerturbation) -> None:
@@ -198,4 +221,11 @@ def add_lora(model: StateTransitionForPerturbation, *, rank: int = 16, alpha: in
     return get_peft_model(model, config)
 
 
-__all__ = ["add_lora", "add_perturbations", "freeze_backbone", "replace_perturbations", "set_perturbation_table"]
+__all__ = [
+    "add_lora",
+    "add_perturbations",
+    "freeze_backbone",
+    "reads_perturbation_features",
+    "replace_perturbations",
+    "set_perturbation_table",
+]

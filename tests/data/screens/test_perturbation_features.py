@@ -6,7 +6,13 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from state_hf.data.screens.perturbation_features import feature_table, read_perturbation_features
+from state_hf.data.screens.perturbation_features import (
+    feature_table,
+    features_of,
+    kept_perturbation_features,
+    read_perturbation_features,
+    save_perturbation_features,
+)
 
 FEATURES = {"A": [1.0, 2.0], "B": [10.0, 20.0], "NA": [0.5, 0.25]}
 
@@ -67,3 +73,22 @@ def test_what_is_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
         read_perturbation_features(tmp_path / name)
+
+
+def test_features_are_kept_beside_a_model_and_its_baselines(tmp_path):
+    features = {"A": np.ones(2, np.float32), "B": np.zeros(2, np.float32), "A+B/é": np.arange(2, dtype=np.float64)}
+    save_perturbation_features(features, tmp_path)
+    (tmp_path / "baselines" / "kernel_ridge").mkdir(parents=True)
+    for model in (tmp_path, tmp_path / "baselines" / "kernel_ridge"):
+        kept = kept_perturbation_features(model)
+        assert {name: vector.tolist() for name, vector in kept.items()} == {
+            "A": [1, 1], "B": [0, 0], "A+B/é": [0, 1]
+        }  # fmt: skip
+    # Nothing is taken from a folder that merely lies around a model.
+    (tmp_path / "one" / "two").mkdir(parents=True)
+    assert kept_perturbation_features(tmp_path / "one" / "two") == {}
+
+
+def test_those_that_labels_name(tmp_path):
+    features = {"A": np.ones(2), "B": np.zeros(2), "C": np.zeros(2), "D+E": np.zeros(2)}
+    assert set(features_of(features, ["B+A", "E+D", "ctrl", "Z"], control="ctrl")) == {"A", "B", "D+E"}

@@ -7,6 +7,8 @@ import anndata
 import numpy as np
 import pandas as pd
 from safetensors import safe_open
+from safetensors.numpy import save_file
+from transformers.utils.hub import cached_file
 
 from state_hf.configuration.file_permissions import check_readable
 from state_hf.configuration.labels import as_label, label_text
@@ -14,6 +16,9 @@ from state_hf.configuration.model_folders import loading_from
 from state_hf.configuration.near_names import nearest
 from state_hf.configuration.perturbation_labels import Perturbation, PerturbationNames
 from state_hf.data.cells.damage import open_hdf5
+from state_hf.data.whole_files import written_whole
+
+FEATURES_FILE = "perturbation_features.safetensors"
 
 
 def read_perturbation_features(path: str | Path) -> dict[str, np.ndarray]:
@@ -49,6 +54,41 @@ def read_perturbation_features(path: str | Path) -> dict[str, np.ndarray]:
     if not finite.all():
         raise ValueError(f"{path} has a feature of {names[int(np.argmin(finite))]!r} that is not finite")
     return dict(zip(names, values.astype(np.float32), strict=True))
+
+
+def save_perturbation_features(features: Mapping[str, np.ndarray], folder: str | Path) -> None:
+    """Keep features beside a model, so that it can be asked for any perturbation that they name.
+
+    Args:
+        features: Vectors (features,) by name.
+        folder: The model's folder; it receives `perturbation_features.safetensors`.
+    """
+    vectors = {name: np.ascontiguousarray(vector, dtype=np.float32) for name, vector in features.items()}
+    with written_whole(Path(folder, FEATURES_FILE)) as temporary:
+        save_file(vectors, temporary)
+
+
+def kept_perturbation_features(model: str | Path) -> dict[str, np.ndarray]:
+    """The features that are kept beside a model: in its folder or repository, or a baseline's in that of its model.
+
+    Args:
+        model: A folder, or a hub id.
+
+    Returns:
+        Vectors (features,) by name; empty where none are kept.
+    """
+    folder = Path(model)
+    if folder.parent.name == "baselines":
+        folder = folder.parent.parent
+    path = cached_file(str(folder), FEATURES_FILE, _raise_exceptions_for_missing_entries=False)
+    return {} if path is None else read_perturbation_features(path)
+
+
+def features_of(features: Mapping[str, np.ndarray], labels: Iterable[str], *, control: str) -> dict[str, np.ndarray]:
+    """Those of the perturbations that labels name, whatever the spelling, and of the members of combinations."""
+    known = PerturbationNames(features, control=control)
+    named = {name for label in labels for name in known.members(label) or ()}
+    return {name: vector for name, vector in features.items() if name in named}
 
 
 def _vectors(path: Path) -> tuple[list[str], np.ndarray]:
@@ -125,4 +165,11 @@ def feature_table(
     return np.stack(rows)
 
 
-__all__ = ["feature_table", "read_perturbation_features"]
+__all__ = [
+    "FEATURES_FILE",
+    "feature_table",
+    "features_of",
+    "kept_perturbation_features",
+    "read_perturbation_features",
+    "save_perturbation_features",
+]

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from state_hf.modeling.layers.feature_effects import FeatureEffects
+
 
 class MixedEffectsTables(nn.Module):
     """Mean cells by perturbation and cell type, given the mean of control cells.
@@ -14,15 +16,20 @@ class MixedEffectsTables(nn.Module):
         num_perturbations: Perturbations.
         num_cell_types: Cell types; a further row is for all others.
         width: Features of a cell.
+        supports: Perturbations whose features say what one with other features does; 0 without features.
+        dim: Features of a perturbation.
     """
 
-    def __init__(self, num_perturbations: int, num_cell_types: int, width: int) -> None:
+    def __init__(
+        self, num_perturbations: int, num_cell_types: int, width: int, *, supports: int = 0, dim: int = 0
+    ) -> None:
         super().__init__()
         self.effects = _constant(num_perturbations, width)
         for_cell_types = (num_cell_types + 1, width)
         self.level, self.level_variance = _constant(*for_cell_types), _constant(*for_cell_types)
         self.treated, self.covariance = _constant(*for_cell_types), _constant(*for_cell_types)
         self.noise = _constant(*for_cell_types)
+        self.by_features = FeatureEffects(supports, dim, width, "gaussian") if supports else None
 
     def forward(
         self,
