@@ -152,9 +152,33 @@ def test_what_exceeds_the_length_goes_at_the_end(tokenizer):
     assert perturbed(tokenizer, [1], "overexpress", max_length=3 + frame) == [[1, 2, 0], [1, 3, 4]]
 
 
+def test_genes_go_to_the_rank_of_a_level(tokenizer):
+    assert perturbed(tokenizer, [2], "level", level=0.0) == [[0, 3, 4, 2], [3, 4, 2]]
+    assert perturbed(tokenizer, [4], "level", level=1.0) == [[4, 2, 0, 3], [4, 3]]
+    # Of three others, a third is one.
+    assert perturbed(tokenizer, [2], "level", level=1 / 3) == [[0, 3, 2, 4], [3, 2, 4]]
+    assert perturbed(tokenizer, [4, 2], "level", level=0.5) == [[0, 4, 2, 3], [4, 2, 3]]
+
+
+def test_inhibited_genes_never_rise_and_activated_ones_never_fall(tokenizer):
+    assert perturbed(tokenizer, [2], "inhibit") == [[0, 3, 2, 4], [3, 4]]
+    assert perturbed(tokenizer, [4], "inhibit") == [[2, 0, 3, 4], [3, 4]]
+    assert perturbed(tokenizer, [4], "activate") == [[2, 4, 0, 3], [4, 3]]
+    assert perturbed(tokenizer, [2], "activate") == [[2, 0, 3, 4], [2, 3, 4]]
+
+
+def test_levels_are_shares_of_the_other_genes_below(tokenizer):
+    encoding = tokenizer.encode_cells(np.array([[3, 0, 2, 3, 4], [0, 0, 0, 5, 0]]), GENES)
+    rows, levels = tokenizer.gene_rows(encoding), tokenizer.gene_levels(encoding)
+    assert levels[0][rows[0] >= 0].tolist() == pytest.approx([1, 2 / 3, 1 / 3, 0])
+    assert levels[1][rows[1] >= 0].tolist() == [0]
+    assert levels[rows < 0].isnan().all()
+
+
 def test_wrong_perturbations_are_refused(tokenizer):
     for rows, change, words in (
-        ([0], "inhibit", "change is 'inhibit'; it has to be 'delete' or 'overexpress'"),
+        ([0], "double", "change is 'double'; it has to be 'delete' or 'overexpress' or 'inhibit' or"),
+        ([0], "level", "level is None for the change 'level'"),
         ([5], "delete", "there are 5 genes"),
         ([-2], "delete", "there are 5 genes"),
         ([1, 1], "delete", "names a gene twice"),

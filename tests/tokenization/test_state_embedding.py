@@ -489,3 +489,64 @@ def test_a_tokenizer_saved_under_its_former_name_loads_and_is_saved_under_todays
     assert loaded.fill == "none"
     loaded.save_pretrained(tmp_path / "again")
     assert "CellSentenceTokenizer" not in (tmp_path / "again" / "tokenizer_config.json").read_text(encoding="utf-8")
+
+
+# Perturbed cells
+
+
+PERTURBED = ["A", "B", "C", "D", "E", "F"]
+
+
+def sentence_of(tokenizer, encoding, cell=0) -> dict[str, float]:
+    """Gene -> scalar, of the genes that the cell expresses."""
+    length = int(encoding["attention_mask"][cell].sum())
+    names = tokenizer.convert_ids_to_tokens(encoding["input_ids"][cell, :length].tolist())
+    values = encoding["expression"][cell, :length].tolist()
+    assert names[0] == "[CLS]"
+    assert values[1:] == sorted(values[1:], reverse=True)
+    return {name: value for name, value in zip(names[1:], values[1:], strict=True) if value > 0}
+
+
+@pytest.mark.parametrize("fill", ["none", "seeded"])
+@pytest.mark.parametrize(
+    ("change", "level", "gene", "changed"),
+    [
+        ("delete", None, "B", [5, 0, 2, 9, 0, 1]),
+        ("overexpress", None, "C", [5, 3, 9, 9, 0, 1]),
+        ("overexpress", None, "E", [5, 3, 2, 9, 9, 1]),
+        ("overexpress", None, "D", [5, 3, 2, 9, 0, 1]),
+        ("inhibit", None, "D", [5, 3, 2, 1, 0, 1]),
+        ("inhibit", None, "F", [5, 3, 2, 9, 0, 1]),
+        ("activate", None, "F", [5, 3, 2, 9, 0, 5]),
+        ("activate", None, "E", [5, 3, 2, 9, 5, 1]),
+        ("level", 0.5, "D", [5, 3, 2, 2, 0, 1]),
+        ("level", 0.0, "A", [1, 3, 2, 9, 0, 1]),
+    ],
+)
+def test_a_perturbed_sentence_is_that_of_changed_counts(fill, change, level, gene, changed):
+    """What the model reads of a cell is the same as if its counts had been other ones."""
+    tokenizer = StateEmbeddingTokenizer(PERTURBED, model_max_length=7, fill=fill)
+    counts = np.array([[5, 3, 2, 9, 0, 1]])
+    before = tokenizer.encode_cells(counts, PERTURBED)
+    after = tokenizer.set_genes(before, [PERTURBED.index(gene)], change, level=level)
+    wanted = tokenizer.encode_cells(np.array([changed]), PERTURBED, max_length=7)
+    assert sentence_of(tokenizer, after) == pytest.approx(sentence_of(tokenizer, wanted), rel=1e-5)
+
+
+def test_perturbed_sentences_keep_their_length_and_their_padding():
+    tokenizer = StateEmbeddingTokenizer(PERTURBED, model_max_length=4, fill="none")
+    encoding = tokenizer.encode_cells(np.array([[5, 3, 2, 9, 0, 1], [0, 0, 0, 0, 2, 1]]), PERTURBED)
+    after = tokenizer.set_genes(encoding, [5], "overexpress")
+    assert tokenizer.decode_cells(after["input_ids"]) == [["F", "D", "A"], ["F", "E"]]
+    assert after["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    assert after["expression"][1, 3] == 0
+    # A sentence says nothing of genes that it is too short for.
+    assert tokenizer.gene_levels(encoding)[0, 1:].tolist() == [1, 0.5, 0]
+    with pytest.raises(ValueError, match="1 of 2 cells have no gene left"):
+        tokenizer.set_genes(encoding, [4, 5], "delete")
+
+
+def test_genes_that_fill_a_sentence_are_not_expressed():
+    tokenizer = StateEmbeddingTokenizer(PERTURBED, model_max_length=7, fill="seeded")
+    encoding = tokenizer.encode_cells(np.array([[5, 0, 0, 9, 0, 1]]), PERTURBED)
+    assert tokenizer.expressed_tokens(encoding).tolist() == [[False, True, True, True, False, False, False]]

@@ -16,6 +16,7 @@ import torch
 from transformers import BatchEncoding
 
 from state_hf.tokenization.cell_matrix import as_csr, expression_of, inspected, with_columns_summed
+from state_hf.tokenization.gene_changes import GeneChange
 from state_hf.tokenization.gene_names import GeneIndex, GeneReport, resolve_genes
 from state_hf.tokenization.input_scale import SCALE_SAMPLE, check_input_type
 
@@ -56,6 +57,7 @@ class CellTokenizer(ABC):
             are the tokenizer's attributes of the same name.
         sum_columns: Whether several columns of one gene are added up, counts to counts; else the first counts.
         min_genes: Fewest genes of the vocabulary that a dataset has to have.
+        gene_changes: What the family's `set_genes` can do to genes in silico; a family without one has no such method.
         gene_index: The vocabulary: ordered genes with their other names.
     """
 
@@ -64,6 +66,7 @@ class CellTokenizer(ABC):
     encoding_choices: ClassVar[Mapping[str, Sequence[Any]]] = {}
     sum_columns: bool = False
     min_genes: int = 1
+    gene_changes: ClassVar[tuple[GeneChange, ...]] = ()
     gene_index: GeneIndex
     model_max_length: int
 
@@ -232,6 +235,20 @@ class CellTokenizer(ABC):
     def gene_rows(self, encoding: Mapping[str, Any]) -> torch.Tensor:
         """(cells, tokens) int64: the vocabulary row of every token of an encoding, -1 where it is no gene."""
         return torch.from_numpy(self._rows_of_tokens)[torch.as_tensor(encoding["input_ids"])]
+
+    def expressed_tokens(self, encoding: Mapping[str, Any]) -> torch.Tensor:
+        """(cells, tokens) bool: whether a token is a gene that the cell expresses. Here, every gene's is."""
+        return self.gene_rows(encoding) >= 0
+
+    def gene_levels(self, encoding: Mapping[str, Any]) -> torch.Tensor:
+        """(cells, tokens) float32 in [0, 1]: the share of a cell's other expressed genes that a gene stands above.
+
+        NaN where a token is no gene that the cell expresses. Here, for tokens by falling expression.
+        """
+        expressed = self.expressed_tokens(encoding)
+        below = expressed.sum(dim=1, keepdim=True) - expressed.cumsum(dim=1)
+        levels = below / (expressed.sum(dim=1, keepdim=True) - 1).clamp(min=1)
+        return levels.masked_fill(~expressed, torch.nan)
 
     def decode_cells(self, input_ids: Any) -> list[list[str]]:
         """The genes of every cell in the order of its tokens, special tokens left out.

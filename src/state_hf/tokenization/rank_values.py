@@ -8,7 +8,7 @@ on it.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -17,8 +17,8 @@ from transformers import BatchEncoding
 
 from state_hf.tokenization import _rank_value_kernels
 from state_hf.tokenization.cell_matrix import over_cells
-from state_hf.tokenization.cell_tokenizer import check_choice
 from state_hf.tokenization.gene_aliases import AliasTable
+from state_hf.tokenization.gene_changes import GENE_CHANGES, GeneChange, change_genes
 from state_hf.tokenization.gene_names import GeneReport
 from state_hf.tokenization.gene_vocabulary import GeneVocabularyTokenizer, read_genes
 from state_hf.tokenization.text_files import read_text
@@ -26,8 +26,6 @@ from state_hf.tokenization.text_files import read_text
 # So many cells' keys stay in the processor's cache between writing, sorting and reading them.
 _CELLS_AT_ONCE = 16
 _MEDIAN_FIELDS = ("gene", "median")
-
-GeneChange = Literal["delete", "overexpress"]
 
 
 def rank_genes(
@@ -89,7 +87,7 @@ class RankValueTokenizer(GeneVocabularyTokenizer):
         "medians_file": "gene_medians.tsv",
     }
     model_input_names = ["input_ids", "attention_mask"]  # noqa: RUF012
-    gene_changes: ClassVar[tuple[GeneChange, ...]] = ("delete", "overexpress")
+    gene_changes: ClassVar[tuple[GeneChange, ...]] = GENE_CHANGES
 
     def __init__(
         self,
@@ -190,50 +188,53 @@ class RankValueTokenizer(GeneVocabularyTokenizer):
         return self._framed(cells.shape[0], most, write)
 
     def set_genes(
-        self, encoding: Mapping[str, Any], rows: Any, change: GeneChange, *, max_length: int | None = None
+        self,
+        encoding: Mapping[str, Any],
+        rows: Any,
+        change: GeneChange,
+        *,
+        level: float | None = None,
+        max_length: int | None = None,
     ) -> BatchEncoding:
         """The encodings of cells in which genes are perturbed.
 
-        A deleted gene's token is taken out, so that the others move up. An overexpressed one comes first, and if the
-        cell did not have it, the cell is one longer; what then exceeds `max_length` goes at the end.
+        A deleted gene's token is taken out, so that the others move up. With a level, a gene goes to the rank of that
+        level, an overexpressed one first; if the cell did not have it, the cell is one longer, and what then exceeds
+        `max_length` goes at the end. A gene that a cell lacks cannot be deleted or inhibited: the cell stays.
 
         Args:
             encoding: Of `encode_cells`.
             rows: Vocabulary rows of the genes: (genes,) for all cells, or (cells, genes) with -1 for none. Several are
-                perturbed together; overexpressed ones come in this order.
-            change: One of `gene_changes`.
+                perturbed together; those of one level come in this order.
+            change: One of `gene_changes`, see `gene_changes.py`.
+            level: Of the change "level": the share of the cell's other genes that are ranked below, in [0, 1].
             max_length: Most tokens of a cell; by default the tokenizer's `model_max_length`.
 
         Returns:
-            `input_ids` and `attention_mask` (cells, tokens), as long as the longest of the perturbed cells.
+            `input_ids` and `attention_mask` (cells, tokens), as long as the longest of the perturbed cells. The genes
+            that are not perturbed keep their order.
 
         Raises:
-            ValueError: There is no such change, a row is none of the vocabulary or named twice, or a cell has no gene
-                left.
+            ValueError: There is no such change or level, a row is none of the vocabulary or named twice, or a cell has
+                no gene left.
         """
-        check_choice("change", change, self.gene_changes)
+        tokens = self.gene_rows(encoding).numpy()
+        known: dict[str, Any] = {"level": level, "supported": self.gene_changes, "vocabulary_size": len(self.genes)}
+        changed = change_genes(tokens, tokens >= 0, rows, change, **known)
+        order, counts = changed.order()
         most = self._genes_that_fit(self.model_max_length if max_length is None else max_length)
-        kept = self.gene_rows(encoding).numpy()
-        given = np.asarray(rows, np.int64)
-        changed = np.broadcast_to(given, (len(kept), given.shape[-1]))
-        if changed.max(initial=0) >= len(self.genes) or changed.min(initial=0) < -1:
-            raise ValueError(f"rows goes from {changed.min()} to {changed.max()}; there are {len(self.genes):,} genes.")
-        in_order = np.sort(changed, axis=1)
-        if ((in_order[:, 1:] == in_order[:, :-1]) & (in_order[:, 1:] >= 0)).any():
-            raise ValueError("rows names a gene twice.")
-        kept = np.where((kept[:, :, None] == changed[:, None, :]).any(axis=2), -1, kept)
-        ranked = np.concatenate([changed, kept], axis=1) if change == "overexpress" else kept
-        ranked = np.take_along_axis(ranked, np.argsort(ranked < 0, axis=1, kind="stable"), axis=1)
-        counts = np.minimum((ranked >= 0).sum(axis=1), most)
+        counts = np.minimum(counts, most)
         if not counts.all():
             raise ValueError(f"{(counts == 0).sum():,} of {len(counts):,} cells have no gene left.")
-        ranked = ranked[:, : counts.max(initial=0)]
+        width = counts.max(initial=0)
+        ranked = np.take_along_axis(np.concatenate([changed.rows, tokens], axis=1), order[:, :width], axis=1)
+        inside = np.arange(width) < counts[:, None]
 
         def write(ids: np.ndarray) -> np.ndarray:
-            ids[:] = np.where(ranked >= 0, ranked + self.first_gene_id, self.pad_token_id)
+            ids[:] = np.where(inside, ranked + self.first_gene_id, self.pad_token_id)
             return counts
 
-        framed = self._framed(len(ranked), ranked.shape[1], write)
+        framed = self._framed(len(ranked), width, write)
         return BatchEncoding({name: torch.from_numpy(array) for name, array in framed.items()})
 
 
@@ -276,4 +277,4 @@ def _read_medians(path: Path) -> dict[str, float]:
     return medians
 
 
-__all__ = ["GeneChange", "RankValueTokenizer", "rank_genes"]
+__all__ = ["RankValueTokenizer", "rank_genes"]

@@ -1,16 +1,19 @@
 """From expression to cell sentences: a cell's most expressed genes in order, each with its share of the expression."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
+import torch
+from transformers import BatchEncoding
 
 from state_hf.tokenization import _sentence_kernels
 from state_hf.tokenization.cell_matrix import over_cells
 from state_hf.tokenization.cell_tokenizer import check_choice
 from state_hf.tokenization.gene_aliases import AliasTable
+from state_hf.tokenization.gene_changes import GENE_CHANGES, ChangedGenes, GeneChange, change_genes
 from state_hf.tokenization.gene_names import GeneReport
 from state_hf.tokenization.gene_vocabulary import GeneVocabularyTokenizer, read_genes
 
@@ -51,6 +54,7 @@ class StateEmbeddingTokenizer(GeneVocabularyTokenizer):
 
     embedding_key = "X_state"
     encoding_choices: ClassVar[dict[str, Sequence[Any]]] = {"fill": tuple(_FILLS)}
+    gene_changes: ClassVar[tuple[GeneChange, ...]] = GENE_CHANGES
     model_input_names = ["input_ids", "expression", "attention_mask"]  # noqa: RUF012
 
     def __init__(
@@ -143,6 +147,83 @@ class StateEmbeddingTokenizer(GeneVocabularyTokenizer):
 
         over_cells(write, cells.shape[0])
         return {"input_ids": ids, "expression": expression, "attention_mask": mask}
+
+    def expressed_tokens(self, encoding: Mapping[str, Any]) -> torch.Tensor:
+        """(cells, tokens) bool: whether a token is a gene that the cell expresses. One that fills a sentence is not."""
+        return (self.gene_rows(encoding) >= 0) & (torch.as_tensor(encoding["expression"]) > 0)
+
+    def set_genes(
+        self,
+        encoding: Mapping[str, Any],
+        rows: Any,
+        change: GeneChange,
+        *,
+        level: float | None = None,
+        max_length: int | None = None,
+    ) -> BatchEncoding:
+        """The sentences of cells in which genes are perturbed.
+
+        A deleted gene leaves the sentence. With a level, a gene takes the expression of the gene that stands there, an
+        overexpressed one that of the cell's most expressed gene, and its place; a gene that already stands there keeps
+        its own. The scalars of all genes are then shares of the new sum. `[CLS]`'s scalar is scaled like theirs: where
+        it is that of a gene (`cls_expression="gene_3"`), it does not follow a change of this very gene.
+
+        The sentence says nothing of expressed genes that it was too short for: such a gene counts as not expressed,
+        and none comes after where a gene was deleted. A gene that a cell does not express cannot be deleted or
+        inhibited; one that fills the sentence leaves it all the same.
+
+        Args:
+            encoding: Of `encode_cells`.
+            rows: Vocabulary rows of the genes: (genes,) for all cells, or (cells, genes) with -1 for none. Several are
+                perturbed together.
+            change: One of `gene_changes`, see `gene_changes.py`.
+            level: Of the change "level": the share of the cell's other expressed genes that stand below, in [0, 1].
+            max_length: Longest sentence; by default the tokenizer's `model_max_length`.
+
+        Returns:
+            `input_ids`, `expression` and `attention_mask` (cells, tokens), as long as the longest of the perturbed
+            sentences. The genes that are not perturbed keep their order.
+
+        Raises:
+            ValueError: There is no such change or level, a row is none of the vocabulary or named twice, or a cell has
+                no gene left.
+        """
+        tokens, shares = self.gene_rows(encoding).numpy(), np.asarray(encoding["expression"], np.float64)
+        expressed = self.expressed_tokens(encoding).numpy()
+        known: dict[str, Any] = {"level": level, "supported": self.gene_changes, "vocabulary_size": len(self.genes)}
+        changed = change_genes(tokens, expressed, rows, change, **known)
+        order, counts = changed.order()
+        counts = np.minimum(counts, (self.model_max_length if max_length is None else max_length) - 1)
+        if not counts.all():
+            raise ValueError(f"{(counts == 0).sum():,} of {len(counts):,} cells have no gene left.")
+        before = np.where(changed.own >= 0, np.take_along_axis(shares, np.maximum(changed.own, 0), axis=1), 0.0)
+        after = _shares_at(changed, shares, expressed, before)
+        total = 1 + (after.sum(axis=1) - before.sum(axis=1)) / 100
+
+        width = 1 + counts.max(initial=0)
+        inside = np.arange(1, width) < 1 + counts[:, None]
+        cls_id, pad_id = self.special_ids["[CLS]"], self.special_ids["[PAD]"]
+        ids = np.full((len(tokens), width), cls_id, np.int64)
+        ranked = np.take_along_axis(np.concatenate([changed.rows, tokens], axis=1), order[:, : width - 1], axis=1)
+        ids[:, 1:] = np.where(inside, ranked, pad_id)
+        expression = np.empty(ids.shape, np.float32)
+        values = np.take_along_axis(np.concatenate([after, shares], axis=1), order[:, : width - 1], axis=1)
+        expression[:, 0] = shares[:, 0] / total
+        expression[:, 1:] = np.where(inside, values / total[:, None], 0)
+        mask = (np.arange(width) < 1 + counts[:, None]).astype(np.int64)
+        arrays = {"input_ids": ids, "expression": expression, "attention_mask": mask}
+        return BatchEncoding({name: torch.from_numpy(array) for name, array in arrays.items()})
+
+
+def _shares_at(changed: ChangedGenes, shares: np.ndarray, expressed: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """(cells, changed) the expression of the perturbed genes, as shares of the sum of before."""
+    counted = changed.others & expressed
+    ranked = np.take_along_axis(shares, np.argsort(~counted, axis=1, kind="stable"), axis=1)
+    last = np.maximum(counted.sum(axis=1, keepdims=True) - 1, 0)
+    # A gene that is alone has all of the expression, whatever its value.
+    there = np.where(counted.any(axis=1, keepdims=True), np.take_along_axis(
+        ranked, np.clip(changed.places, 0, last), axis=1), 100.0)  # fmt: skip
+    return np.where(changed.places < 0, 0.0, np.where(changed.moved, there, before))
 
 
 __all__ = ["Fill", "StateEmbeddingTokenizer"]
