@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from state_hf.tokenization.input_scale import InputType
 
 logger = logging.get_logger(__name__)
 
+Result = TypeVar("Result")
 BatchSize: TypeAlias = int | Literal["auto"]
 # What is kept of a cell: "embedding" is what users keep of it, "cell" what cells are compared by, "logits" the output
 # of a model with a classification head, and "head_inputs" what that head's last layer reads.
@@ -195,6 +196,36 @@ class CellEncoder:
         """Hold the model in evaluation mode."""
         return evaluation_mode(self.model)
 
+    def encode(
+        self, counts: Any, genes: GeneReport, *, input_type: InputType, first_cell: int, name: str
+    ) -> dict[str, torch.Tensor]:
+        """Encode cells that follow each other in a data set, with the tokenizer's options, seed and length.
+
+        Args:
+            counts: (cells, genes) matrix.
+            genes: How its columns map to the vocabulary.
+            input_type: "counts" or "log1p".
+            first_cell: Position of the first of them in the data set.
+            name: What messages call the data set.
+
+        Raises:
+            ValueError: They cannot be encoded (the message names the cells).
+        """
+        try:
+            encoding = self.tokenizer.encode_cells(
+                counts,
+                genes,
+                input_type=input_type,
+                seed=self.seed,
+                first_cell=first_cell,
+                max_length=self.length,
+                **self.encoding,
+            )
+        except ValueError as error:
+            cells = f"Cells {first_cell} to {first_cell + counts.shape[0] - 1} of {name}"
+            raise ValueError(f"{cells}: {error}") from error
+        return dict(encoding)
+
     def states(self, encoding: Mapping[str, torch.Tensor], *, output_genes: bool = False) -> CellStates:
         """What the model says of a batch of cells.
 
@@ -262,19 +293,7 @@ class CellEncoder:
 
         def encode(block: tuple[int, Any]) -> tuple[int, dict[str, torch.Tensor]]:
             start, counts = block
-            try:
-                encoding = self.tokenizer.encode_cells(
-                    counts,
-                    genes,
-                    input_type=input_type,
-                    seed=self.seed,
-                    first_cell=start,
-                    max_length=self.length,
-                    **self.encoding,
-                )
-            except ValueError as error:
-                raise ValueError(f"Cells {start} to {start + counts.shape[0] - 1} of {cells.name}: {error}") from error
-            return start, dict(encoding)
+            return start, self.encode(counts, genes, input_type=input_type, first_cell=start, name=cells.name)
 
         for start, encoding in read_ahead(ranges, read, encode, workers=self.workers):
             embedding = self._embed_block(encoding, part, progress)
@@ -283,47 +302,57 @@ class CellEncoder:
 
     def _embed_block(self, encoding: dict[str, torch.Tensor], part: Part, progress: Callable[[int], Any]) -> np.ndarray:
         lengths = encoding["attention_mask"].sum(dim=1).numpy()
-        waiting = list(self.limit.batches(lengths))[::-1]
         finished: list[tuple[np.ndarray, torch.Tensor]] = []
-        while waiting:
-            batch = waiting.pop()
-            embedding = self._forward(encoding, batch, lengths[batch], part)
-            if embedding is None:
-                left = np.concatenate([batch, *waiting[::-1]])
-                waiting = [left[rows] for rows in self.limit.batches(lengths[left])][::-1]
-            else:
-                finished.append((batch, embedding.float().cpu()))
-                progress(len(batch))
+        for batch, embedding in self.in_batches(lengths, lambda batch: self._forward(encoding, batch, part)):
+            finished.append((batch, embedding))
+            progress(len(batch))
         result = torch.empty(len(lengths), finished[0][1].shape[1])
         for batch, embedding in finished:
             result[torch.from_numpy(batch)] = embedding
         return result.numpy()
 
-    def _forward(
-        self, encoding: dict[str, torch.Tensor], batch: np.ndarray, lengths: np.ndarray, part: Part
-    ) -> torch.Tensor | None:
-        """The embedding of a batch, or None, with a lower limit, if it does not fit into the device's memory."""
-        rows, longest = torch.from_numpy(batch), int(lengths.max())
-        inputs = {name: tensor[rows, :longest] for name, tensor in encoding.items()}
-        # A mask costs the attention its fastest kernels, and cells of one length need none.
-        if lengths.min() == longest:
-            del inputs["attention_mask"]
-        try:
-            with torch.inference_mode():
-                if part in ("logits", "head_inputs"):
-                    model: Any = self.model
-                    inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-                    return model(**inputs).logits if part == "logits" else head_inputs(model, inputs)
-                return getattr(self.states(inputs), part)
-        except RuntimeError as error:
-            if len(batch) == 1 or not should_reduce_batch_size(error):
-                raise
-        self.limit.halve(len(batch), len(batch) * longest)
-        logger.warning(
-            f"{len(batch)} cells of {longest} tokens do not fit into the memory of {self.model.device}: "
-            f"going on with at most {self.limit.cells} cells in a batch"
-        )
-        return None
+    def in_batches(
+        self, lengths: np.ndarray, run: Callable[[np.ndarray], Result]
+    ) -> Iterator[tuple[np.ndarray, Result]]:
+        """Run something for all cells, in batches that fit into the device's memory.
+
+        Args:
+            lengths: (cells,). Tokens of every cell.
+            run: Called with the positions of the cells of a batch; where it runs out of memory, with fewer.
+
+        Yields:
+            Positions of the cells of a batch, longest first, and what `run` gave for them.
+        """
+        waiting = list(self.limit.batches(lengths))[::-1]
+        while waiting:
+            batch = waiting.pop()
+            try:
+                with torch.inference_mode():
+                    result = run(batch)
+            except RuntimeError as error:
+                if len(batch) == 1 or not should_reduce_batch_size(error):
+                    raise
+            else:
+                yield batch, result
+                continue
+            longest = int(lengths[batch].max())
+            self.limit.halve(len(batch), len(batch) * longest)
+            logger.warning(
+                f"{len(batch)} cells of {longest} tokens do not fit into the memory of {self.model.device}: "
+                f"going on with at most {self.limit.cells} cells in a batch"
+            )
+            left = np.concatenate([batch, *waiting[::-1]])
+            waiting = [left[rows] for rows in self.limit.batches(lengths[left])][::-1]
+
+    def _forward(self, encoding: dict[str, torch.Tensor], batch: np.ndarray, part: Part) -> torch.Tensor:
+        inputs = trimmed(encoding, batch)
+        if part in ("logits", "head_inputs"):
+            model: Any = self.model
+            inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+            output = model(**inputs).logits if part == "logits" else head_inputs(model, inputs)
+        else:
+            output = getattr(self.states(inputs), part)
+        return output.float().cpu()
 
     def _check_finite(self, embedding: np.ndarray, cells: CellMatrix, start: int) -> None:
         broken = np.flatnonzero(~np.isfinite(embedding).all(axis=1))
@@ -339,6 +368,25 @@ class CellEncoder:
             )
 
 
+def trimmed(
+    encoding: Mapping[str, torch.Tensor], cells: np.ndarray, *, keep_mask: bool = False
+) -> dict[str, torch.Tensor]:
+    """Some cells of an encoding, without the padding that all of them have.
+
+    Args:
+        encoding: Of `encode_cells`.
+        cells: Positions of the cells.
+        keep_mask: Whether the mask stays where cells are of one length: it costs the attention its fastest kernels.
+    """
+    rows = torch.from_numpy(cells)
+    mask = encoding["attention_mask"][rows]
+    longest = int(mask.sum(dim=1).max())
+    inputs = {name: tensor[rows, :longest] for name, tensor in encoding.items()}
+    if not keep_mask and bool(mask[:, :longest].all()):
+        del inputs["attention_mask"]
+    return inputs
+
+
 def _check_hidden_layer(hidden_layer: Any, model: PreTrainedModel) -> None:
     if hasattr(model, "get_cell_features"):
         raise ValueError(
@@ -349,4 +397,4 @@ def _check_hidden_layer(hidden_layer: Any, model: PreTrainedModel) -> None:
         raise ValueError(f"hidden_layer is {hidden_layer!r}; the model has the layers -1 (last) to {-number} (input).")
 
 
-__all__ = ["BatchLimit", "BatchSize", "CellEncoder", "CellStates", "Part"]
+__all__ = ["BatchLimit", "BatchSize", "CellEncoder", "CellStates", "Part", "trimmed"]
