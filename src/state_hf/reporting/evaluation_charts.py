@@ -9,13 +9,12 @@ from scipy.stats import rankdata
 from state_hf.metrics.de_tables import DifferentialExpression
 from state_hf.reporting.markup import element, number
 from state_hf.reporting.png_image import heat_image
-from state_hf.reporting.svg_plot import WIDTH, Axis, Plot, bars, shortened
+from state_hf.reporting.svg_plot import WIDTH, Axis, Plot, bars, shortened, telling_dots
 
 RANKING_ROWS = 30
 """More perturbations than this are shown as the best and the worst half of it."""
 
 _SQUARE = {"height": 350.0, "left": 46.0, "right": 12.0, "top": 10.0, "bottom": 38.0}
-_MAX_DOTS = 800
 _MAX_HEAT = 400
 _MAX_LOG_P = 50.0
 
@@ -100,7 +99,7 @@ def effect_density(predicted: np.ndarray, real: np.ndarray, unit: str) -> Elemen
 
 def effect_scatter(predicted: pd.Series, real: pd.Series, unit: str) -> ElementTree.Element:
     """Predicted against real effects of one perturbation; the genes that change most are named."""
-    chosen = _telling_dots(np.maximum(np.abs(predicted.to_numpy()), np.abs(real.to_numpy())))
+    chosen = telling_dots(np.maximum(np.abs(predicted.to_numpy()), np.abs(real.to_numpy())))
     x, y = real.to_numpy()[chosen], predicted.to_numpy()[chosen]
     limit = float(np.abs(np.concatenate([x, y])).max(initial=0)) * 1.08 or 1.0
     plot = Plot(
@@ -111,7 +110,7 @@ def effect_scatter(predicted: pd.Series, real: pd.Series, unit: str) -> ElementT
     )
     plot.line(np.array([-limit, limit]), np.array([-limit, limit]), "identity")
     plot.dots(x, y, "prediction", size=4.5)
-    _name_dots(plot, x, y, real.index.to_numpy()[chosen], np.abs(x))
+    plot.name_dots(x, y, real.index.to_numpy()[chosen], np.abs(x))
     return plot.svg
 
 
@@ -142,7 +141,7 @@ def volcano_pair(
         )
         plot.line(np.array([-x_limit, x_limit]), np.array([threshold, threshold]), "identity")
         x, y = both[f"change_{side}"].to_numpy(float), both[f"height_{side}"].to_numpy(float)
-        drawn = np.isin(np.arange(len(both)), _telling_dots(np.nan_to_num(y))) & ~np.isnan(x) & ~np.isnan(y)
+        drawn = np.isin(np.arange(len(both)), telling_dots(np.nan_to_num(y))) & ~np.isnan(x) & ~np.isnan(y)
         other = "predicted" if side == "real" else "real"
         for class_, group in {
             "neither": ~called[side],
@@ -151,7 +150,7 @@ def volcano_pair(
         }.items():
             plot.dots(x[drawn & group], y[drawn & group], class_, size=4.5)
         named = drawn & called[side]
-        _name_dots(plot, x[named], y[named], both.index.to_numpy()[named], y[named] * np.abs(x[named]))
+        plot.name_dots(x[named], y[named], both.index.to_numpy()[named], y[named] * np.abs(x[named]))
         plots.append(plot.svg)
     return plots[0], plots[1]
 
@@ -252,31 +251,6 @@ def _strength_ranks(table: DifferentialExpression, row: int) -> np.ndarray:
     ranks = np.empty(len(strength))
     ranks[np.argsort(-strength, kind="stable")] = np.arange(len(strength))
     return np.where(called, ranks, np.inf)
-
-
-def _telling_dots(importance: np.ndarray) -> np.ndarray:
-    """Indices to draw: the most important half, and the others at even steps down their order."""
-    order = np.argsort(-importance, kind="stable")
-    if len(order) <= _MAX_DOTS:
-        return order
-    first, rest = order[: _MAX_DOTS // 2], order[_MAX_DOTS // 2 :]
-    return np.concatenate([first, rest[np.linspace(0, len(rest) - 1, _MAX_DOTS // 2).astype(int)]])
-
-
-def _name_dots(plot: Plot, x: np.ndarray, y: np.ndarray, names: np.ndarray, importance: np.ndarray) -> None:
-    """Write the names of the six most important dots, leaving out those that would lie over another name."""
-    taken: list[tuple[float, float, float]] = []
-    for index in np.argsort(-importance, kind="stable")[:40]:
-        name, across, down = shortened(str(names[index]), 12), float(plot.x(x[index])), float(plot.y(y[index]))
-        width = 6.5 * len(name) + 5
-        to_left = across > plot.left + plot.inner_width * 0.65
-        start, stop = (across - width, across) if to_left else (across, across + width)
-        if any(abs(down - b) < 12 and start < right and left < stop for left, right, b in taken):
-            continue
-        plot.text(across + (-5 if to_left else 5), down + 3.5, name, anchor="end" if to_left else "start")
-        taken.append((start, stop, down))
-        if len(taken) == 6:
-            return
 
 
 def _block_means(values: np.ndarray, limit: int) -> np.ndarray:

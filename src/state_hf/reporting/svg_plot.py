@@ -13,6 +13,10 @@ WIDTH = 360
 """Width of every plot in its own units: about that of a phone, so that text is shown at its true size there."""
 
 
+MAX_DOTS = 800
+"""More dots than this only make a page large: `telling_dots` chooses."""
+
+
 @dataclass
 class Axis:
     """One axis of a plot.
@@ -111,6 +115,21 @@ class Plot:
         """Text at a place given in the plot's units, with a halo that keeps it readable over dots."""
         self.svg.append(element("text", text, x=float(x), y=float(y), text_anchor=anchor, class_=class_))
 
+    def name_dots(self, x: np.ndarray, y: np.ndarray, names: np.ndarray, importance: np.ndarray) -> None:
+        """Write the names of the six most important dots, leaving out those that would lie over another name."""
+        taken: list[tuple[float, float, float]] = []
+        for index in np.argsort(-importance, kind="stable")[:40]:
+            name, across, down = shortened(str(names[index]), 12), float(self.x(x[index])), float(self.y(y[index]))
+            width = 6.5 * len(name) + 5
+            to_left = across > self.left + self.inner_width * 0.65
+            start, stop = (across - width, across) if to_left else (across, across + width)
+            if any(abs(down - b) < 12 and start < right and left < stop for left, right, b in taken):
+                continue
+            self.text(across + (-5 if to_left else 5), down + 3.5, name, anchor="end" if to_left else "start")
+            taken.append((start, stop, down))
+            if len(taken) == 6:
+                return
+
     def image(self, url: str) -> None:
         """An image that fills the axes, its first row at the top."""
         self.svg.append(
@@ -147,6 +166,15 @@ class Plot:
                 class_="axis",
             )
             self.svg.append(label)
+
+
+def telling_dots(importance: np.ndarray) -> np.ndarray:
+    """Indices to draw: the most important half, and the others at even steps down their order."""
+    order = np.argsort(-importance, kind="stable")
+    if len(order) <= MAX_DOTS:
+        return order
+    first, rest = order[: MAX_DOTS // 2], order[MAX_DOTS // 2 :]
+    return np.concatenate([first, rest[np.linspace(0, len(rest) - 1, MAX_DOTS // 2).astype(int)]])
 
 
 def shortened(text: str, length: int) -> str:
