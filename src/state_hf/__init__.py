@@ -43,10 +43,12 @@ if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. Wh
     from state_hf.pipelines.evaluate import evaluate_predictions as evaluate_predictions
     from state_hf.pipelines.finetune import finetune as finetune
     from state_hf.pipelines.medians import fit_medians as fit_medians
+    from state_hf.pipelines.perturb import perturb as perturb
     from state_hf.pipelines.predict import predict as predict
     from state_hf.pipelines.pretrain import pretrain as pretrain
     from state_hf.pipelines.train import train as train
     from state_hf.reporting.evaluation_report import write_evaluation_report as write_evaluation_report
+    from state_hf.reporting.perturbation_report import write_perturbation_report as write_perturbation_report
     from state_hf.tokenization.gene_names import resolve_genes as resolve_genes
     from state_hf.training.expression_targets import ExpressionTargets as ExpressionTargets
 
@@ -76,6 +78,7 @@ _EXPORTS = {
     "load_profile": "state_hf.metrics.profiles",
     "metric_path": "state_hf.evaluate_modules.modules",
     "open_screens": "state_hf.data.screens.perturbation_screens",
+    "perturb": "state_hf.pipelines.perturb",
     "predict": "state_hf.pipelines.predict",
     "pretrain": "state_hf.pipelines.pretrain",
     "push_folder": "state_hf.model_cards.pushing",
@@ -84,6 +87,7 @@ _EXPORTS = {
     "train": "state_hf.pipelines.train",
     "write_evaluation_report": "state_hf.reporting.evaluation_report",
     "write_model_card": "state_hf.model_cards.card",
+    "write_perturbation_report": "state_hf.reporting.perturbation_report",
 }
 for _model_type in FAMILIES:
     _EXPORTS.update(public_classes(_model_type))

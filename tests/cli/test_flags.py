@@ -11,6 +11,7 @@ import pytest
 VERBS = {
     "embed": ("embed:embed", {"input", "fill"}, {"data", "tokenizer"}),
     "annotate": ("annotate:annotate", {"fill"}, set()),
+    "perturb": ("perturb:perturb", {"report", "fill"}, {"tokenizer"}),
     "finetune": ("finetune:finetune", {"report"}, {"training"}),
     "predict": ("predict:predict", {"input", "all_perturbations", "table"}, {"data"}),
     "preprocess": (

@@ -19,6 +19,7 @@ _COMMANDS = {
     "pretrain": "pretrain a model on a corpus, or go on with one",
     "tokenize": "write a tokenised Parquet copy of a corpus",
     "medians": "take the medians that genes are ranked by over a corpus, and write the tokenizer",
+    "perturb": "perturb genes in silico, beside random genes of like expression",
     "annotate": "label cells by a labelled reference, or by a trained classifier",
     "finetune": "fine-tune a model on labelled cells, beside simple baselines",
     "convert": "turn a checkpoint of arc-state into a model folder, or back",
