@@ -42,9 +42,13 @@ class ExpressionCensus:
             levels: (cells, tokens) of `CellTokenizer.gene_levels`: NaN where a token is no expressed gene.
         """
         known = ~np.isnan(levels)
+        cells = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)[known]
+        # A gene of several tokens is where its first is.
+        _, first = np.unique(cells * self.genes + rows[known], return_index=True)
+        genes = rows[known][first]
         self.cells += len(rows)
-        self.expressing += np.bincount(rows[known], minlength=self.genes)
-        self._levels += np.bincount(rows[known], weights=levels[known], minlength=self.genes)
+        self.expressing += np.bincount(genes, minlength=self.genes)
+        self._levels += np.bincount(genes, weights=levels[known][first], minlength=self.genes)
 
     @property
     def levels(self) -> np.ndarray:

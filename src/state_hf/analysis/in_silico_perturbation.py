@@ -174,11 +174,13 @@ class InSilicoPerturber:
         before = unperturbed_states(self.encoder, encoding)
         sums.set_width(before.cell.shape[1])
         lengths = encoding["attention_mask"].sum(dim=1).numpy()
+        # A family without this change has no such argument.
+        level = {} if self.level is None else {"level": self.level}
 
         def run(batch: np.ndarray) -> None:
             cells, which = copies[batch, 0] - start, copies[batch, 1]
             copy, rows = trimmed(encoding, cells, keep_mask=True), self._rows[which]
-            after = self.tokenizer.set_genes(copy, rows, self.change, level=self.level, max_length=self.encoder.length)
+            after = self.tokenizer.set_genes(copy, rows, self.change, max_length=self.encoder.length, **level)
             moved = np.flatnonzero(~_same_input(copy, after))
             numbers = np.zeros((len(batch), len(self.effect_names)), np.float32)
             numbers[:, [0, 1]] = 1
@@ -239,8 +241,9 @@ def _aligned(
     before: CellStates, cells: np.ndarray, tokens: torch.Tensor, kept: torch.Tensor, after: CellStates
 ) -> _StatePairs:
     """The states of the unperturbed genes before and after, beside each other, wherever their tokens are."""
-    rows, places = after.gene_rows.sort(dim=1)
-    found = torch.searchsorted(rows, tokens).clamp(max=rows.shape[1] - 1)
+    # A gene of several tokens has them in the same order on both sides.
+    rows, places = after.gene_rows.sort(dim=1, stable=True)
+    found = (torch.searchsorted(rows, tokens) + _occurrence(tokens)).clamp(max=rows.shape[1] - 1)
     valid = kept & (rows.gather(1, found) == tokens)
     old: Any = before.genes
     new: Any = after.genes
@@ -248,6 +251,13 @@ def _aligned(
     places = places.gather(1, found).to(new.device)
     new = new.gather(1, places[..., None].expand(-1, -1, new.shape[2]))
     return _StatePairs(valid, old.float(), new.float())
+
+
+def _occurrence(rows: torch.Tensor) -> torch.Tensor:
+    """(cells, tokens) how many earlier tokens of the cell have the same row."""
+    ordered, places = rows.sort(dim=1, stable=True)
+    number = torch.arange(rows.shape[1]) - torch.searchsorted(ordered, ordered)
+    return torch.empty_like(rows).scatter_(1, places, number)
 
 
 class _Sums:

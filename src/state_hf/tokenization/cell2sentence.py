@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import scipy.sparse as sp
@@ -17,13 +17,13 @@ from state_hf.tokenization.cell_prompts import EMBEDDING, NUM_GENES, SENTENCE, T
 from state_hf.tokenization.cell_sentences import GeneNames, ranked_rows
 from state_hf.tokenization.cell_tokenizer import CellTokenizer, check_choice
 from state_hf.tokenization.gene_aliases import AliasTable
+from state_hf.tokenization.gene_changes import GeneChange
 from state_hf.tokenization.gene_names import GeneIndex, GeneReport
 from state_hf.tokenization.gene_vocabulary import read_genes
 from state_hf.tokenization.generated_text import FoundGenes, LabelParser, parse_genes
 from state_hf.tokenization.prompt_tokens import IGNORED, PromptTokens
 from state_hf.tokenization.rank_expression import RankExpressionModel
 
-GeneChange = Literal["delete", "overexpress"]
 _FILES = {
     "genes": "genes.txt",
     "aliases": "gene_aliases.tsv",
@@ -57,7 +57,7 @@ class Cell2SentenceProcessor(CellTokenizer, PushWithCardMixin, PortableProcessor
 
     embedding_key = "X_cell2sentence"
     vocab_files_names = {"vocab_file": _FILES["genes"]}  # noqa: RUF012
-    gene_changes: tuple[GeneChange, ...] = ("delete", "overexpress")
+    gene_changes: ClassVar[tuple[GeneChange, ...]] = ("delete", "overexpress")
 
     def __init__(
         self,
@@ -426,4 +426,4 @@ def _refuse_doubled(names: Sequence[str], written: Sequence[str]) -> None:
             )
 
 
-__all__ = ["IGNORED", "Cell2SentenceProcessor", "GeneChange"]
+__all__ = ["IGNORED", "Cell2SentenceProcessor"]
