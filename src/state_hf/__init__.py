@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. Wh
     from state_hf.pipelines.embed_genes import embed_genes as embed_genes
     from state_hf.pipelines.evaluate import evaluate_predictions as evaluate_predictions
     from state_hf.pipelines.finetune import finetune as finetune
+    from state_hf.pipelines.finetune_genes import finetune_genes as finetune_genes
     from state_hf.pipelines.medians import fit_medians as fit_medians
     from state_hf.pipelines.perturb import perturb as perturb
     from state_hf.pipelines.predict import predict as predict
@@ -71,6 +72,7 @@ _EXPORTS = {
     "evaluate_predictions": "state_hf.pipelines.evaluate",
     "extend_gene_table": "state_hf.gene_embeddings.model_tables",
     "finetune": "state_hf.pipelines.finetune",
+    "finetune_genes": "state_hf.pipelines.finetune_genes",
     "fit_medians": "state_hf.pipelines.medians",
     "generate_screen": "state_hf.data.screens.synthetic_screen",
     "inspect": "state_hf.conversion.inspection",

@@ -38,7 +38,7 @@ COMMANDS = {
     "prep": (["screen.h5ad", "--genes", "genes.csv"], ["--output", "out.prep.vcc"]),
 }  # fmt: skip
 # What has no part here: nothing is written, or the model that it takes is too large for a test; see its own.
-OTHERS = {"inspect", "push", "doctor", "finetune", "embed-genes"}
+OTHERS = {"inspect", "push", "doctor", "finetune", "finetune-genes", "embed-genes"}
 TRAINED = ("train", "pretrain")
 
 
@@ -71,7 +71,9 @@ def test_every_command_is_here():
     assert {name.split()[0] for name in COMMANDS} | OTHERS == set(_COMMANDS)
 
 
-@pytest.mark.parametrize("command", sorted({name.split()[0] for name in COMMANDS} | {"finetune", "embed-genes"}))
+@pytest.mark.parametrize(
+    "command", sorted({name.split()[0] for name in COMMANDS} | {"finetune", "finetune-genes", "embed-genes"})
+)
 def test_every_command_that_writes_can_overwrite(command):
     parser = argparse.ArgumentParser()
     importlib.import_module(f"state_hf.cli.{command.replace('-', '_')}").configure(parser)

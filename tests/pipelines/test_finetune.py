@@ -41,7 +41,8 @@ def test_a_fine_tuned_model_is_saved_with_its_scores_beside_the_baselines(files,
         files / "labelled.h5ad", tmp_path / "out", model=files / "model", group_key="donor", learning_rate=0.01,
         epochs=6, device="cpu", seed=3,
     )  # fmt: skip
-    assert list(tuned.scores.index) == ["fine-tuned", "variable genes, PCA, logistic regression", "majority"]
+    simple = [f"variable genes, PCA, {name}" for name in ("logistic regression", "random forest", "support vectors")]
+    assert list(tuned.scores.index) == ["fine-tuned", *simple, "majority"]
     assert tuned.scores.loc["fine-tuned", "accuracy"] > tuned.scores.loc["majority", "accuracy"]
     groups = tuned.record["split"]["groups"]
     assert sorted(groups["train"] + groups["val"] + groups["test"]) == ["d0", "d1", "d2", "d3"]

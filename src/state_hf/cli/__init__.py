@@ -22,6 +22,7 @@ _COMMANDS = {
     "perturb": "perturb genes in silico, beside random genes of like expression",
     "annotate": "label cells by a labelled reference, or by a trained classifier",
     "finetune": "fine-tune a model on labelled cells, beside simple baselines",
+    "finetune-genes": "fine-tune a model to tell classes of genes apart, held out gene by gene",
     "convert": "turn a checkpoint of arc-state into a model folder, or back",
     "inspect": "say what a checkpoint or model is, without loading its weights",
     "embed-genes": "compute a gene table from protein sequences",

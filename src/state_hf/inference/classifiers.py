@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from state_hf.configuration.model_folders import loading_from, refuse_missing_weights
 from state_hf.data.whole_files import folder_written_whole
-from state_hf.inference.loading import load_tokenizer
+from state_hf.inference.loading import load_tokenizer, without_load_report
 from state_hf.model_cards.card import write_model_card
 from state_hf.tokenization.cell_tokenizer import CellTokenizer
 
@@ -59,6 +59,7 @@ def new_classifier(
     names: Sequence[str],
     *,
     seed: int,
+    auto_class: Any = AutoModelForSequenceClassification,
     dtype: str | None = None,
     device: torch.device | None = None,
     **fields: Any,
@@ -69,12 +70,14 @@ def new_classifier(
         model: Folder or hub id of a model of any family with a sequence classifier.
         names: The classes in order; none for a regression of one number.
         seed: Of the numbers that new weights start from. The caller's generator is left as it is.
+        auto_class: Which kind of classifier: `AutoModelForSequenceClassification`, or another Auto class of models with
+            classes.
         dtype: "float32", "bfloat16" or "float16". Default: "float32".
         device: Where it goes. Default: the CPU.
         **fields: Of the configuration.
 
     Raises:
-        ValueError: The model's family has no sequence classifier, or weights of the encoder are missing.
+        ValueError: The model's family has no such classifier, or weights of the encoder are missing.
     """
     heads: dict[str, Any] = {"num_labels": 1, "problem_type": "regression"}
     if names:
@@ -87,9 +90,9 @@ def new_classifier(
         config = AutoConfig.from_pretrained(str(model), trust_remote_code=False, **heads)
     for name, value in fields.items():
         setattr(config, name, value)
-    with torch.random.fork_rng(devices=[]), loading_from(model):
+    with torch.random.fork_rng(devices=[]), loading_from(model), without_load_report():
         torch.manual_seed(seed)
-        loaded, info = AutoModelForSequenceClassification.from_pretrained(
+        loaded, info = auto_class.from_pretrained(
             str(model),
             config=config,
             dtype=dtype or "float32",
@@ -102,9 +105,24 @@ def new_classifier(
     encoder = [key for key in info["missing_keys"] if key.startswith(prefix) and ".pooler." not in key]
     refuse_missing_weights(model, encoder)
     new = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    trained = [name for name, _ in loaded.named_parameters() if not name.startswith(prefix) and name not in new]
+    if trained:
+        # A head of as many classes, which are others, or which learnt from what is held out now.
+        _start_anew(loaded, trained, auto_class, seed)
+        new = sorted({*new, *trained})
     if new:
         logger.info(f"New weights, which start from random numbers: {', '.join(new)}")
     return loaded.to(device or "cpu").eval()
+
+
+def _start_anew(model: PreTrainedModel, names: Sequence[str], auto_class: Any, seed: int) -> None:
+    """Give weights the random numbers that they have in a new model."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = auto_class.from_config(model.config).state_dict()
+    with torch.no_grad():
+        for name in names:
+            model.get_parameter(name).copy_(fresh[name])
 
 
 def last_layer(classifier: PreTrainedModel) -> nn.Linear:

@@ -60,7 +60,7 @@ def load_model(
     with loading_from(name):
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     _refuse_other_models(name, config.model_type)
-    with loading_from(name), _without_load_report():
+    with loading_from(name), without_load_report():
         loaded, info = AutoModel.from_pretrained(
             name,
             config=config,
@@ -91,7 +91,7 @@ def placement(config: Any, device: torch.device | None) -> dict[str, Any]:
 
 
 @contextmanager
-def _without_load_report() -> Iterator[None]:
+def without_load_report() -> Iterator[None]:
     """Keep transformers from reporting heads that are left out: what is missing is checked, and said, here."""
     logger = logging.get_logger("transformers.modeling_utils")
     errors_alone = _ErrorsAlone()

@@ -15,13 +15,8 @@ from scipy import sparse
 from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.utils import logging
 
-from state_hf.analysis.label_scores import (
-    VariableGeneModel,
-    class_scores,
-    confusion,
-    per_class_scores,
-    regression_scores,
-)
+from state_hf.analysis.label_scores import class_scores, confusion, per_class_scores, regression_scores
+from state_hf.analysis.simple_models import VariableGeneModels
 from state_hf.configuration.wording import counted
 from state_hf.data.cells.anndata_files import read_groups, read_labels, read_obs_column
 from state_hf.data.cells.group_split import PARTS, LabelledSplit, shared_profiles, split_labelled_cells
@@ -37,14 +32,19 @@ from state_hf.inference.resumable_output import ResumableOutput
 from state_hf.model_cards.card import write_model_card
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.encoded_cells import EncodedCells, encode_to_disk
-from state_hf.training.label_trainer import TRAINED, LabelTrainer, Trained, choose_trained_weights, merged
+from state_hf.training.label_trainer import (
+    LEARNING_RATES,
+    TRAINED,
+    LabelTrainer,
+    Trained,
+    choose_trained_weights,
+    merged,
+)
 
 logger = logging.get_logger(__name__)
 
 Task = Literal["classification", "regression"]
 RECORD_FILE = "finetuning.json"
-# What works for each way of training; a head alone learns from random numbers, and takes larger steps.
-_LEARNING_RATES = {"all": 5e-5, "last": 1e-4, "head": 1e-3, "lora": 3e-4}
 # So many expressions are kept to see cells that are on both sides, and to fit the baseline to.
 _BLOCK_CELLS = 1024
 
@@ -110,7 +110,8 @@ def finetune(
     """Fine-tune a model of any family with a sequence classifier on labelled cells.
 
     Cells are tokenized once, divided into parts that train, choose the checkpoint, and are scored, and the scores stand
-    beside those of the most frequent class (or mean) and of a linear model on variable genes, fitted to the same cells.
+    beside those of the most frequent class (or mean), and of logistic regression, a random forest and support vectors
+    (or ridge) on variable genes, fitted to the same cells.
 
     Args:
         reference: A labelled .h5ad file or .zarr store.
@@ -191,7 +192,7 @@ def finetune(
     _take_up(target, settings)
     arguments = training or TrainingArguments(
         num_train_epochs=epochs,
-        learning_rate=_LEARNING_RATES[trained] if learning_rate is None else learning_rate,
+        learning_rate=LEARNING_RATES[trained] if learning_rate is None else learning_rate,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=2 * batch_size,
         warmup_steps=0.1,
@@ -343,16 +344,16 @@ def _scored(
     # The baseline reads the cells that it needs, as sparse rows.
     kept = {part: sparse.vstack([b[np.isin(np.arange(s, s + b.shape[0]), r)] for s, b in _blocks(cells)], format="csr")
             for part, r in rows.items()}  # fmt: skip
-    baseline = VariableGeneModel(is_counts=task.input_type == "counts", by_class=bool(names), seed=seed)
+    baseline = VariableGeneModels(is_counts=task.input_type == "counts", by_class=bool(names), seed=seed)
     simple = baseline.fit(kept["train"], labels[rows["train"]]).predict(kept["test"])
     if not names:
         mean = np.full(len(truth), labels[rows["train"]].mean())
-        columns = {"fine-tuned": predicted, "variable genes, PCA, ridge": simple, "mean": mean}
+        columns = {"fine-tuned": predicted, **simple, "mean": mean}
         table = pd.DataFrame({name: regression_scores(truth, found) for name, found in columns.items()}).T
         return table, None, None
     train_names, counts = np.unique(labels[rows["train"]].astype(str), return_counts=True)
     majority = np.full(len(truth), train_names[counts.argmax()], dtype=object)
-    columns = {"fine-tuned": predicted, "variable genes, PCA, logistic regression": simple, "majority": majority}
+    columns = {"fine-tuned": predicted, **simple, "majority": majority}
     truth = truth.astype(str)
     table = pd.DataFrame({name: class_scores(truth, found.astype(str)) for name, found in columns.items()}).T
     known = sorted({*names, *truth})

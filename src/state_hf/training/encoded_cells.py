@@ -27,10 +27,11 @@ def encode_to_disk(
     input_type: InputType,
     max_length: int,
     seed: int = 0,
+    rows: np.ndarray | None = None,
     progress: Callable[[int], Any] = lambda cells: None,
     **encoding: Any,
 ) -> None:
-    """Tokenize all cells of a data set into a folder, block by block; padding is left out.
+    """Tokenize cells of a data set into a folder, block by block; padding is left out.
 
     Args:
         folder: A new folder.
@@ -40,13 +41,15 @@ def encode_to_disk(
         input_type: "counts" or "log1p".
         max_length: Most tokens of a cell.
         seed: Of the tokenizer's random choices.
-        progress: Called with a number of cells when they are written.
+        rows: Row numbers of the cells, ascending; None for all. The folder numbers them from 0.
+        progress: Called with a number of cells when they are read.
         **encoding: The tokenizer's own options.
     """
     folder.mkdir(parents=True)
     files: dict[str, Any] = {}
     dtypes: dict[str, str] = {}
     starts = [0]
+    chosen = np.ones(cells.num_cells, np.bool_) if rows is None else np.isin(np.arange(cells.num_cells), rows)
     try:
         for first in range(0, cells.num_cells, _BLOCK_CELLS):
             stop = min(first + _BLOCK_CELLS, cells.num_cells)
@@ -60,8 +63,8 @@ def encode_to_disk(
                 return_tensors="np",
                 **encoding,
             )
-            real = block["attention_mask"].astype(bool)
-            starts += (starts[-1] + np.cumsum(real.sum(axis=1))).tolist()
+            real = block["attention_mask"].astype(bool) & chosen[first:stop, None]
+            starts += (starts[-1] + np.cumsum(real.sum(axis=1)[chosen[first:stop]])).tolist()
             for name, values in block.items():
                 if name == "attention_mask":
                     continue
@@ -87,10 +90,19 @@ class EncodedCells(Dataset[dict[str, torch.Tensor]]):
         folder: The folder.
         rows: Which of its cells, in the order of this data set.
         labels: (rows,) class numbers, or numbers of a regression; None for cells without.
+        token_labels: Instead, (token ids,) class number of every token, -100 for those without.
     """
 
-    def __init__(self, folder: Path, rows: Sequence[int] | np.ndarray, labels: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rows: Sequence[int] | np.ndarray,
+        labels: np.ndarray | None = None,
+        *,
+        token_labels: np.ndarray | None = None,
+    ) -> None:
         content = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        self.folder = folder
         self.pad_token_id = content["pad_token_id"]
         self.starts = np.load(folder / "starts.npy")
         self.values = {
@@ -99,6 +111,7 @@ class EncodedCells(Dataset[dict[str, torch.Tensor]]):
         }
         self.rows = np.asarray(rows, dtype=np.int64)
         self.labels = None if labels is None else torch.as_tensor(labels)
+        self.token_labels = None if token_labels is None else torch.as_tensor(token_labels)
 
     @staticmethod
     def is_complete(folder: Path) -> bool:
@@ -107,6 +120,23 @@ class EncodedCells(Dataset[dict[str, torch.Tensor]]):
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def cells_of_tokens(self, number: int) -> np.ndarray:
+        """(number,) in how many cells each token id occurs; in a cell, a token stands once."""
+        bounds = zip(self.starts[self.rows].tolist(), self.starts[self.rows + 1].tolist(), strict=True)
+        counts = np.zeros(number, np.int64)
+        for start, stop in bounds:
+            counts[self.values["input_ids"][start:stop]] += 1
+        return counts
+
+    def holding(self, tokens: np.ndarray) -> np.ndarray:
+        """(rows,) bool: which cells have one of these token ids."""
+        is_wanted = np.zeros(
+            max(int(tokens.max(initial=0)), int(self.values["input_ids"].max(initial=0))) + 1, np.bool_
+        )
+        is_wanted[tokens] = True
+        bounds = zip(self.starts[self.rows].tolist(), self.starts[self.rows + 1].tolist(), strict=True)
+        return np.array([is_wanted[self.values["input_ids"][start:stop]].any() for start, stop in bounds], np.bool_)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -117,7 +147,7 @@ class EncodedCells(Dataset[dict[str, torch.Tensor]]):
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
-        """A batch: the model's inputs, (cells, tokens) each, and `labels` (cells,)."""
+        """A batch: the model's inputs, (cells, tokens) each, and `labels` (cells,), or of tokens (cells, tokens)."""
         rows = self.rows[list(indices)]
         bounds = list(zip(self.starts[rows].tolist(), self.starts[rows + 1].tolist(), strict=True))
         shape = (len(rows), max(stop - start for start, stop in bounds))
@@ -132,6 +162,8 @@ class EncodedCells(Dataset[dict[str, torch.Tensor]]):
                 batch[name][at, : stop - start] = torch.from_numpy(np.array(values[start:stop]))
         if self.labels is not None:
             batch["labels"] = self.labels[list(indices)]
+        if self.token_labels is not None:
+            batch["labels"] = self.token_labels[batch["input_ids"]].masked_fill(batch["attention_mask"] == 0, -100)
         return batch
 
 

@@ -14,6 +14,8 @@ from state_hf.training.encoded_cells import whole_batch
 
 Trained: TypeAlias = Literal["all", "last", "head", "lora"]
 TRAINED: tuple[Trained, ...] = ("all", "last", "head", "lora")
+# What works for each way of training; a head alone learns from random numbers, and takes larger steps.
+LEARNING_RATES: dict[str, float] = {"all": 5e-5, "last": 1e-4, "head": 1e-3, "lora": 3e-4}
 
 
 def choose_trained_weights(
@@ -69,7 +71,7 @@ def merged(model: Any) -> PreTrainedModel:
 
 
 class LabelTrainer(ReadableCheckpointsMixin, Trainer):
-    """Trains a sequence classifier, or a regression, on `EncodedCells`.
+    """Trains a classifier of cells or tokens, or a regression, on `EncodedCells`.
 
     Args:
         class_weights: (classes,) weights of the classes' losses; None for equal ones, and for a regression.
@@ -103,13 +105,14 @@ class LabelTrainer(ReadableCheckpointsMixin, Trainer):
         return_outputs: bool = False,  # noqa: FBT001, FBT002 - transformers' signature
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Cross-entropy, weighted by class, or mean squared error, in float32."""
+        """Cross-entropy of cells or tokens, weighted by class, or mean squared error, in float32."""
         labels = inputs.pop("labels")
         outputs = model(**inputs)
         logits = outputs.logits.float()
         if self.by_class:
             weight = None if self.class_weights is None else self.class_weights.to(logits.device)
-            loss = F.cross_entropy(logits, labels, weight=weight)
+            # Of tokens, each is an example.
+            loss = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), weight=weight)
         else:
             loss = F.mse_loss(logits.squeeze(-1), labels.float())
         # Only what is scored leaves the model: hidden states would fill the memory.
@@ -134,4 +137,4 @@ class LabelTrainer(ReadableCheckpointsMixin, Trainer):
         return self.scores(labels, logits.argmax(axis=-1) if self.by_class else logits.squeeze(-1))
 
 
-__all__ = ["TRAINED", "LabelTrainer", "Trained", "choose_trained_weights", "merged"]
+__all__ = ["LEARNING_RATES", "TRAINED", "LabelTrainer", "Trained", "choose_trained_weights", "merged"]
