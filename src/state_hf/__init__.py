@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. Wh
     from state_hf.pipelines.evaluate import evaluate_predictions as evaluate_predictions
     from state_hf.pipelines.finetune import finetune as finetune
     from state_hf.pipelines.finetune_genes import finetune_genes as finetune_genes
+    from state_hf.pipelines.generate import generate as generate
     from state_hf.pipelines.medians import fit_medians as fit_medians
     from state_hf.pipelines.perturb import perturb as perturb
     from state_hf.pipelines.predict import predict as predict
@@ -51,6 +52,7 @@ if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. Wh
     from state_hf.reporting.evaluation_report import write_evaluation_report as write_evaluation_report
     from state_hf.reporting.perturbation_report import write_perturbation_report as write_perturbation_report
     from state_hf.tokenization.gene_names import resolve_genes as resolve_genes
+    from state_hf.tokenization.rank_expression import RankExpressionModel as RankExpressionModel
     from state_hf.training.expression_targets import ExpressionTargets as ExpressionTargets
 
 # Verbs and parts of no family, and where they are: `tests/test_public_names.py` holds them against the block above.
@@ -63,6 +65,7 @@ _EXPORTS = {
     "PerturbationDataset": "state_hf.data.screens.perturbation_dataset",
     "PerturbationSplit": "state_hf.data.screens.splits",
     "PerturbationVocabulary": "state_hf.configuration.perturbation_vocabulary",
+    "RankExpressionModel": "state_hf.tokenization.rank_expression",
     "annotate": "state_hf.pipelines.annotate",
     "convert": "state_hf.conversion.convert",
     "convert_to_arc": "state_hf.conversion.arc_state.to_arc",
@@ -74,6 +77,7 @@ _EXPORTS = {
     "finetune": "state_hf.pipelines.finetune",
     "finetune_genes": "state_hf.pipelines.finetune_genes",
     "fit_medians": "state_hf.pipelines.medians",
+    "generate": "state_hf.pipelines.generate",
     "generate_screen": "state_hf.data.screens.synthetic_screen",
     "inspect": "state_hf.conversion.inspection",
     "load_gene_table": "state_hf.gene_embeddings.gene_table",

@@ -29,7 +29,6 @@ if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. Wh
     from state_hf.modeling.state_transition import StateTransitionModel as StateTransitionModel
     from state_hf.tokenization.cell2sentence import Cell2SentenceProcessor as Cell2SentenceProcessor
     from state_hf.tokenization.geneformer import GeneformerTokenizer as GeneformerTokenizer
-    from state_hf.tokenization.rank_expression import RankExpressionModel as RankExpressionModel
     from state_hf.tokenization.state_embedding import StateEmbeddingTokenizer as StateEmbeddingTokenizer
     from state_hf.training.state_embedding_arguments import (
         StateEmbeddingTrainingArguments as StateEmbeddingTrainingArguments,
@@ -68,7 +67,6 @@ FAMILIES: dict[str, Row] = {
         "AutoConfig": "configuration.cell2sentence:Cell2SentenceConfig",
         "AutoProcessor": "tokenization.cell2sentence:Cell2SentenceProcessor",
         "converter": "conversion.cell2sentence:CELL2SENTENCE",
-        "more": ("tokenization.rank_expression:RankExpressionModel",),
     },
     "state_transition": {
         "AutoConfig": "configuration.state_transition:StateTransitionConfig",

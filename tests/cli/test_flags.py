@@ -12,6 +12,7 @@ VERBS = {
     "embed": ("embed:embed", {"input", "fill"}, {"data", "tokenizer"}),
     "annotate": ("annotate:annotate", {"fill"}, set()),
     "perturb": ("perturb:perturb", {"report", "fill"}, {"tokenizer"}),
+    "generate": ("generate:generate", set(), set()),
     "finetune": ("finetune:finetune", {"report"}, {"training"}),
     "finetune_genes": ("finetune_genes:finetune_genes", set(), {"training"}),
     "predict": ("predict:predict", {"input", "all_perturbations", "table"}, {"data"}),

@@ -38,7 +38,7 @@ COMMANDS = {
     "prep": (["screen.h5ad", "--genes", "genes.csv"], ["--output", "out.prep.vcc"]),
 }  # fmt: skip
 # What has no part here: nothing is written, or the model that it takes is too large for a test; see its own.
-OTHERS = {"inspect", "push", "doctor", "finetune", "finetune-genes", "embed-genes"}
+OTHERS = {"inspect", "push", "doctor", "finetune", "finetune-genes", "generate", "embed-genes"}
 TRAINED = ("train", "pretrain")
 
 

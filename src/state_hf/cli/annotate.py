@@ -7,7 +7,11 @@ by a head that is trained on the reference (in seconds: the encoder stays as it 
   state-hf annotate cells.h5ad --model SE-600M --reference atlas.h5ad --fit-head classifier --output labels.csv
   state-hf annotate others.h5ad --model classifier --output labels.csv
 
-Cells that fit no label are "unknown": too few votes or too low a probability, or too far from the reference.
+by what a language model answers, of a family whose processor reads cells as text:
+  state-hf annotate cells.h5ad --model c2s --labels types.txt --output labels.csv
+
+Cells that fit no label are "unknown": too few votes or too low a probability, or too far from the reference, or an
+answer that is none of the labels.
 """
 
 import argparse
@@ -31,10 +35,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     labels.add_argument("--label-key", default="cell_type", metavar="NAME", help="its column of obs (cell_type)")
     labels.add_argument("--neighbours", type=int, default=15, metavar="N", help="reference cells that vote (15)")
     labels.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="of a language model: what its answers are taken for, one a line (default: as it was saved)",
+    )
+    labels.add_argument(
         "--unknown-threshold",
         type=float,
         metavar="F",
-        help="share of votes or probability needed; 0 for never unknown (default: 0.5)",
+        help="share of votes or probability needed; 0 for never unknown (default: 0.5; of answers, 0)",
     )
     labels.add_argument(
         "--distance-quantile",

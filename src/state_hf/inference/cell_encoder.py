@@ -25,8 +25,9 @@ logger = logging.get_logger(__name__)
 Result = TypeVar("Result")
 BatchSize: TypeAlias = int | Literal["auto"]
 # What is kept of a cell: "embedding" is what users keep of it, "cell" what cells are compared by, "logits" the output
-# of a model with a classification head, and "head_inputs" what that head's last layer reads.
-Part: TypeAlias = Literal["embedding", "cell", "logits", "head_inputs"]
+# of a model with a classification head, "head_inputs" what that head's last layer reads, and "answer" what a language
+# model writes of it.
+Part: TypeAlias = Literal["embedding", "cell", "logits", "head_inputs", "answer"]
 
 # Activations that are alive at once, in rows as wide as the encoder: the residual stream, query, key, value, the
 # attended values and the feed-forward block.
@@ -345,14 +346,15 @@ class CellEncoder:
             waiting = [left[rows] for rows in self.limit.batches(lengths[left])][::-1]
 
     def _forward(self, encoding: dict[str, torch.Tensor], batch: np.ndarray, part: Part) -> torch.Tensor:
-        inputs = trimmed(encoding, batch)
+        return self.kept(trimmed(encoding, batch), part).float().cpu()
+
+    def kept(self, inputs: dict[str, torch.Tensor], part: Part) -> torch.Tensor:
+        """(cells, numbers) what is kept of each cell of a batch."""
         if part in ("logits", "head_inputs"):
             model: Any = self.model
             inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-            output = model(**inputs).logits if part == "logits" else head_inputs(model, inputs)
-        else:
-            output = getattr(self.states(inputs), part)
-        return output.float().cpu()
+            return model(**inputs).logits if part == "logits" else head_inputs(model, inputs)
+        return getattr(self.states(inputs), part)
 
     def _check_finite(self, embedding: np.ndarray, cells: CellMatrix, start: int) -> None:
         broken = np.flatnonzero(~np.isfinite(embedding).all(axis=1))

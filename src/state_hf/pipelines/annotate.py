@@ -1,8 +1,8 @@
-"""Labels for unlabelled cells: from the nearest cells of a labelled reference, or from a trained head."""
+"""Labels for unlabelled cells: from a labelled reference's nearest cells, a trained head, or what a model writes."""
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from state_hf.analysis.nearest_cells import nearest_neighbours, vote
 from state_hf.configuration.advice import refuse_existing
+from state_hf.conversion.name_lists import read_names
 from state_hf.data.cells.anndata_files import add_columns, open_store, read_labels
 from state_hf.data.cells.cell_copies import check_copy, copy_store
 from state_hf.data.cells.locations import as_location
@@ -37,6 +38,7 @@ from state_hf.inference.embedding_task import DeclaredInputType, EmbeddingTask, 
 from state_hf.inference.loading import load_tokenizer, model_digest
 from state_hf.inference.processes import Processes, join_processes
 from state_hf.inference.resumable_output import ResumableOutput
+from state_hf.inference.text_generation import CellAsker, decoded, load_writer, writes_text
 
 logger = logging.get_logger(__name__)
 
@@ -53,6 +55,7 @@ def annotate(
     reference: str | Path | None = None,
     label_key: str = "cell_type",
     neighbours: int = 15,
+    labels: str | Path | Sequence[str] | None = None,
     unknown_threshold: float | None = None,
     distance_quantile: float = 0.999,
     fit_head: str | Path | None = None,
@@ -72,7 +75,8 @@ def annotate(
 
     With a reference, labels are those of the nearest of its cells in the model's embedding, or, with `fit_head`, of a
     head that is trained on them (the encoder stays as it is). Without one, the model must be one of its family's
-    sequence classifiers. Labels compare cells by the cell's own embedding, without what the model says of the dataset.
+    sequence classifiers, or a language model that reads cells, which is asked what they are. Labels compare cells by
+    the cell's own embedding, without what the model says of the dataset.
 
     As in `embed`, files are read and embedded in blocks, an interrupted run goes on with `resume`, and under
     `accelerate launch` the processes share the cells.
@@ -84,8 +88,10 @@ def annotate(
         reference: A labelled file.
         label_key: Its column of obs; cells without a label are left out.
         neighbours: Reference cells that vote, from 1 on.
+        labels: What a language model's answers are taken for: labels, or a file with one a line. Default: those that it
+            was saved with. An answer that is none of them, nor close to one, is "unknown".
         unknown_threshold: Share of the votes, or probability, below which a cell is "unknown", in [0, 1]; 0 for never.
-            Default: 0.5, or what the classifier's configuration says.
+            Default: 0.5, or what the classifier's configuration says; of answers, 0.
         distance_quantile: A cell whose nearest reference cell is farther than this quantile of the reference cells'
             own nearest is "unknown" too, in [0, 1]; 1 for no such limit. Of no meaning to a head.
         fit_head: Folder for a classifier that is trained on the reference's embeddings.
@@ -102,8 +108,9 @@ def annotate(
         **encoding: The tokenizer's own options. Default: as the model was trained.
 
     Returns:
-        One row a cell: `predicted_LABEL`, `predicted_LABEL_share` (votes or probability) and, by neighbours,
-        `predicted_LABEL_distance`. A complete output that `resume` keeps is read back.
+        One row a cell: `predicted_LABEL`, `predicted_LABEL_share` (votes or probability), by neighbours
+        `predicted_LABEL_distance`, and of a language model `predicted_LABEL_answer`. A complete output that `resume`
+        keeps is read back.
 
     Raises:
         FileExistsError: The output or the classifier exists, or an unfinished run.
@@ -123,24 +130,39 @@ def annotate(
     reading = {"layer": layer, "gene_column": gene_column, "input_type": input_type, "processes": processes.count}
     settings: dict[str, Any] = {"label_key": label_key}
     sources: dict[str, Path | str] = {"cells": as_location(data)}
-    if reference is None:
+    parser: Any = None
+    encoder: CellEncoder
+    if reference is None and writes_text(model):
+        writer, processor = load_writer(model, **loading)
+        parser = processor.label_parser(_label_names(labels))
+        options = {"task": processor.label_task, **options}
+        encoder = CellAsker(writer, processor, max_new_tokens=processor.answer_tokens(parser.labels), **options)
+        settings["unknown_threshold"] = 0.0 if unknown_threshold is None else unknown_threshold
+        settings["labels_sha256"] = _digest(parser.labels)
+    elif labels is not None:
+        raise ValueError(
+            f"labels are what answers are taken for, of a language model without a reference; {model} is none, or the "
+            "reference has labels of its own: leave labels out"
+        )
+    elif reference is None:
         encoder = CellEncoder(*load_classifier(model, **loading), **options)
         settings["unknown_threshold"] = _threshold(unknown_threshold, encoder.model.config)
     else:
-        labels = read_labels(reference, label_key)
-        if not (labels != "").any():
+        known_labels = read_labels(reference, label_key)
+        if not (known_labels != "").any():
             raise ValueError(f"No cell of {reference} has a label in obs[{label_key!r}].")
         sources["reference"] = as_location(reference)
         settings["unknown_threshold"] = _threshold(unknown_threshold)
-        settings["labels_sha256"] = hashlib.sha256("\n".join(map(str, labels)).encode()).hexdigest()
+        settings["labels_sha256"] = _digest(known_labels)
         if fit_head is None:
             encoder = CellEncoder.from_pretrained(model, **loading, **options)
             settings |= {"neighbours": neighbours, "distance_quantile": distance_quantile}
         else:
-            head = _new_head(model, labels, seed=seed, threshold=settings["unknown_threshold"], **loading)
+            head = _new_head(model, known_labels, seed=seed, threshold=settings["unknown_threshold"], **loading)
             encoder = CellEncoder(head, load_tokenizer(None, head), **options)
             settings["method"] = "head"
     part: Part = "logits" if reference is None else "cell" if fit_head is None else "head_inputs"
+    part = "answer" if parser is not None else part
     job = _Job(target, encoder, processes, part, settings)
     job.prepare(sources, reading)
     if target.is_complete:
@@ -151,11 +173,13 @@ def annotate(
             job.embed(name)
         if processes.is_main:
             threshold = settings["unknown_threshold"]
-            if reference is None:
+            if parser is not None:
+                table = _by_answers(job.blocks("cells"), encoder.tokenizer, parser, label_key, threshold)
+            elif reference is None:
                 table = _by_logits(job.blocks("cells"), encoder.model.config, label_key, threshold)
             else:
-                known = np.concatenate([rows for _, rows in job.blocks("reference")])[labels != ""]
-                names = labels[labels != ""].astype(str)
+                known = np.concatenate([rows for _, rows in job.blocks("reference")])[known_labels != ""]
+                names = known_labels[known_labels != ""].astype(str)
                 if fit_head is None:
                     table = _by_neighbours(
                         job.blocks("cells"), known, names, label_key, neighbours, threshold, distance_quantile
@@ -305,6 +329,31 @@ def _by_logits(blocks: Iterable[tuple[int, np.ndarray]], config: Any, label_key:
         numbers, probability = predict_classes(torch.from_numpy(rows), threshold)
         tables.append(pd.DataFrame({prefix: names[numbers.numpy()], f"{prefix}_share": probability.numpy()}))
     return pd.concat(tables, ignore_index=True)
+
+
+def _by_answers(
+    blocks: Iterable[tuple[int, np.ndarray]], processor: Any, parser: Any, label_key: str, threshold: float
+) -> pd.DataFrame:
+    prefix = f"predicted_{label_key}"
+    tables = []
+    for _, rows in blocks:
+        answers = decoded(processor, rows[:, :-1])
+        share = np.exp(rows[:, -1])
+        found = [parser(answer).label for answer in answers]
+        labels = [
+            label if label is not None and p >= threshold else UNKNOWN for label, p in zip(found, share, strict=True)
+        ]
+        columns = {prefix: labels, f"{prefix}_share": share, f"{prefix}_answer": answers}
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _label_names(labels: str | Path | Sequence[str] | None) -> Sequence[str] | None:
+    return read_names(Path(labels), "labels") if isinstance(labels, str | Path) else labels
+
+
+def _digest(labels: Iterable[Any]) -> str:
+    return hashlib.sha256("\n".join(map(str, labels)).encode()).hexdigest()
 
 
 def _slot(label_key: str) -> str:

@@ -40,7 +40,7 @@ def text_lengths(rows, starts, lengths):
 
 
 @kernel()
-def write_text(rows, starts, names, ends, text):
+def write_names(rows, starts, names, ends, text):
     """Write the sentences of cells one behind the other into `text`; `ends` (cells,) says where each ends.
 
     `names` are the bytes of all gene names, that of row r from `starts[r]` to `starts[r + 1]`.

@@ -13,7 +13,16 @@ from transformers.utils.hub import cached_file
 from state_hf.configuration.auto_map import PortableProcessorMixin
 from state_hf.model_cards.card import write_model_card
 from state_hf.model_cards.pushing import PushWithCardMixin
-from state_hf.tokenization.cell_prompts import EMBEDDING, NUM_GENES, SENTENCE, Template, Templates, few_shot
+from state_hf.tokenization.cell_prompts import (
+    CELL_TYPE,
+    CONDITIONAL,
+    EMBEDDING,
+    NUM_GENES,
+    SENTENCE,
+    Template,
+    Templates,
+    few_shot,
+)
 from state_hf.tokenization.cell_sentences import GeneNames, ranked_rows
 from state_hf.tokenization.cell_tokenizer import CellTokenizer, check_choice
 from state_hf.tokenization.gene_aliases import AliasTable
@@ -57,6 +66,7 @@ class Cell2SentenceProcessor(CellTokenizer, PushWithCardMixin, PortableProcessor
 
     embedding_key = "X_cell2sentence"
     vocab_files_names = {"vocab_file": _FILES["genes"]}  # noqa: RUF012
+    label_task, generation_task = CELL_TYPE, CONDITIONAL
     gene_changes: ClassVar[tuple[GeneChange, ...]] = ("delete", "overexpress")
 
     def __init__(
@@ -359,6 +369,15 @@ class Cell2SentenceProcessor(CellTokenizer, PushWithCardMixin, PortableProcessor
             max_distance: See `LabelParser`.
         """
         return LabelParser(self.labels or [] if labels is None else labels, max_distance=max_distance)
+
+    def answer_tokens(self, labels: Sequence[str]) -> int:
+        """Tokens of the longest answer with one of these labels, the end included."""
+        texts = [
+            self.response_separator + template.answer({"cell_type": label})
+            for label in labels
+            for template in self.templates.of(self.label_task)
+        ]
+        return max(map(len, self.tokenizer(texts, add_special_tokens=False)["input_ids"])) + 1
 
     def parse_genes(self, text: str) -> FoundGenes:
         """The genes in a text that the model wrote."""

@@ -74,7 +74,7 @@ class GeneNames:
             _gene_text_kernels.text_lengths(block, self._starts, lengths)
             ends = np.cumsum(lengths)
             text = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
-            _gene_text_kernels.write_text(block, self._starts, self._bytes, ends, text)
+            _gene_text_kernels.write_names(block, self._starts, self._bytes, ends, text)
             joined = text.tobytes()
             for number, (end, length) in enumerate(zip(ends.tolist(), lengths.tolist(), strict=True)):
                 texts[start + number] = joined[end - length : end].decode()

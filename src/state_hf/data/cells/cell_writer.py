@@ -51,6 +51,7 @@ class CellWriter:
         values: np.ndarray | sparse.csr_matrix,
         labels: Mapping[str, str | Sequence[str]],
         embedding: np.ndarray | None = None,
+        numbers: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         """Add cells.
 
@@ -58,6 +59,7 @@ class CellWriter:
             values: (cells, genes), dense or sparse.
             labels: Columns of obs: a label for all of these cells, or one each.
             embedding: (cells, width), for a file that has one.
+            numbers: More columns of obs: a number of each of these cells.
 
         Raises:
             ValueError: The embedding is missing, or the file has none.
@@ -71,6 +73,8 @@ class CellWriter:
         for name, column in labels.items():
             texts = [column] * count if isinstance(column, str) else list(column)
             self._columns.setdefault(name, []).append(np.array(texts, dtype=object))
+        for name, values_of in (numbers or {}).items():
+            self._columns.setdefault(name, []).append(np.asarray(values_of))
         if self._dense:
             self._values.resize(self.num_cells + count, axis=0)
             self._values[self.num_cells :] = values if isinstance(values, np.ndarray) else values.toarray()
@@ -91,7 +95,8 @@ class CellWriter:
             group["indptr"] = np.concatenate(self._indptr)
             shape = np.array([self.num_cells, len(self._genes)])
             group.attrs.update({"encoding-type": "csr_matrix", "encoding-version": "0.1.0", "shape": shape})
-        columns = {name: pd.Categorical(np.concatenate(parts)) for name, parts in self._columns.items()}
+        joined = {name: np.concatenate(parts) for name, parts in self._columns.items()}
+        columns = {name: pd.Categorical(found) if found.dtype == object else found for name, found in joined.items()}
         index = pd.Index([f"cell_{number}" for number in range(self.num_cells)], dtype=object)
         write_element(self._file, "obs", pd.DataFrame(columns, index=index))
         write_element(self._file, "var", pd.DataFrame(index=pd.Index(self._genes, dtype=object)))
