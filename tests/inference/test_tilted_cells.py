@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from state_hf import PerturbationBaseline, PerturbationBaselineConfig, predict
 from state_hf.inference.control_marginals import ControlMarginals
@@ -65,17 +66,40 @@ def test_carriers_equal_up_to_the_last_bits_are_equal(scale):
         assert expected[carriers == lower].max() <= expected[carriers == higher].min()
 
 
-def test_the_distribution_is_the_tilted_one():
+@pytest.mark.parametrize(("zeros", "mean"), [(0.6, 1.3), (0.6, 0.2), (0.05, 1.0), (0.0, 1.0)])
+def test_the_distribution_is_the_tilted_one(zeros, mean):
     rng = np.random.default_rng(0)
-    controls = np.where(rng.random(400) < 0.6, 0, rng.gamma(4, 0.5, 400)).astype(np.float32)
-    drawn = draw(controls, 1.3)
-    # The slow way: try exponents until the mean is right.
-    exponents = np.linspace(-3, 3, 60_001)[:, None]
-    weights = np.exp(exponents * controls.astype(float))
+    controls = np.where(np.arange(400) < zeros * 400, 0, rng.gamma(4, 0.5, 400)).astype(np.float32)
+    drawn = draw(controls, mean)
+    expressed = controls[controls > 0].astype(float)
+    # The slow way: try factors of the counts, then exponents, until the mean is right.
+    share = zeros or 0.5 / 400
+    factors = np.exp(np.linspace(-6, 6, 100_001))
+    left = 1 - (share**factors - (0 if zeros else share)).clip(0)
+    moved = np.log(factors * (1 - zeros) / left) * (1 - np.exp(-expressed)).mean()
+    expressing = left[np.argmin(np.abs(left * (expressed.mean() + moved) - mean))]
+    exponents = np.linspace(-6, 6, 60_001)[:, None]
+    weights = np.exp(exponents * expressed)
     weights /= weights.sum(axis=1, keepdims=True)
-    best = weights[np.argmin(np.abs(weights @ controls - 1.3))]
-    for level in (0.0, 0.5, 1.5, 3.0):
-        assert (drawn <= level * 1.005).mean() == pytest.approx(best[controls <= level].sum(), abs=0.01)
+    best = weights[np.argmin(np.abs(weights @ expressed - mean / expressing))]
+    assert (drawn > 0).mean() == pytest.approx(expressing, abs=0.005)
+    for level in (0.5, 1.5, 3.0):
+        found = (drawn[drawn > 0] <= level * 1.005).mean()
+        assert found == pytest.approx(best[expressed <= level].sum(), abs=0.015)
+
+
+@pytest.mark.parametrize("rate", [0.1, 1.0, 4.0])
+@pytest.mark.parametrize("factor", [0.4, 0.8, 1.5])
+def test_a_change_of_counts_is_found_as_it_would_be_in_real_cells(rate, factor):
+    """The cells that a known mean gives are as far from the controls as cells whose counts really changed."""
+    rng = np.random.default_rng(0)
+    depths = rng.lognormal(0, 0.3, 4000)
+    controls, other, real = (np.log1p(rng.poisson(depths * mean) / depths) for mean in (rate, rate, rate * factor))
+    drawn = draw(controls, real.mean())
+    expected, found, noise = (stats.mannwhitneyu(cells, controls).statistic / 4000**2 for cells in (real, drawn, other))
+    # The mean rank of 4,000 cells, in parts of their number, has a standard error of at most 1 / sqrt(12 * 4000).
+    assert found == pytest.approx(expected, abs=3 / np.sqrt(12 * 4000))
+    assert abs(expected - 0.5) > 2 * abs(noise - 0.5)
 
 
 @pytest.fixture(scope="module")
