@@ -11,7 +11,7 @@ import torch
 from state_hf import PerturbationBaseline, PerturbationBaselineConfig, PerturbationVocabulary, predict
 from state_hf.data.cells.cell_writer import cell_writer
 from state_hf.inference.control_cells import draw_windows
-from state_hf.inference.predicted_counts import draw_counts
+from state_hf.inference.predicted_counts import draw_counts, round_counts
 from tests.screen_models import normalised_screen
 from tests.tiny_models import state_transition_model
 
@@ -91,6 +91,37 @@ def test_counts_are_whole_and_have_the_depth(screen, model, vocabulary):
     shares = draw_counts(np.log1p(np.array([[1.0, 3.0]])), np.array([40_000]), is_log1p=True,
                          rng=np.random.default_rng(0))  # fmt: skip
     assert shares[0, 0] == pytest.approx(10_000, rel=0.03)
+
+
+def test_rounded_counts_are_next_to_their_shares_and_right_on_average():
+    rng = np.random.default_rng(0)
+    cells = np.where(rng.random((400, 30)) < 0.5, 0, rng.gamma(2, 1, (400, 30)))
+    cells[7] = 0
+    depths = rng.integers(1, 5000, 400)
+    counts = round_counts(cells, depths, is_log1p=True, rng=rng)
+    expected = np.expm1(cells) / np.maximum(np.expm1(cells).sum(axis=1, keepdims=True), 1e-9) * depths[:, None]
+    assert (np.abs(counts - expected) < 1).all()
+    np.testing.assert_array_equal(counts[cells == 0], 0)
+    np.testing.assert_array_equal(counts.sum(axis=1), np.where(np.arange(400) == 7, 0, depths))
+    # Rounding moves a count by 1 with the chance of its fraction: variance at most 1/4.
+    assert np.abs((counts - expected).sum(axis=0)).max() < 4.5 * np.sqrt(400 / 4)
+
+
+def test_counts_of_a_mixed_model_are_those_of_its_tilted_cells(screen, vocabulary):
+    config = PerturbationBaselineConfig(
+        method="mixed_effects", input_dim=20, num_perturbations=5, num_cell_types=2, feature_key="X", cell_set_length=8
+    )
+    baseline = PerturbationBaseline(config)
+    baseline.vocabulary = vocabulary
+    baseline.mixed_effects.treated.data.fill_(0.5)
+    baseline.mixed_effects.noise.data.fill_(1)
+    options = {"cells": 9, "controls": "none", "depth": 10_000, "counts_slot": "layers/counts"}
+    counts = predict(screen, baseline, [vocabulary.perturbations[1]], emit="counts", **options)
+    tilted = predict(screen, baseline, [vocabulary.perturbations[1]], emit="tilted", cells=9, controls="none")
+    assert counts.uns["prediction"]["counts_drawn"].startswith("shares")
+    shares = np.expm1(tilted.X.toarray().astype(float))
+    shares /= shares.sum(axis=1, keepdims=True)
+    assert (np.abs(counts.X.toarray() - 10_000 * shares) < 1 + 1e-2).all()
 
 
 def test_a_combination_is_the_sum_of_its_members(screen, vocabulary):

@@ -50,7 +50,8 @@ def _expressing(expressed, number, mean):
     """Share of cells that express a gene whose counts change by the factor f that brings its mean to the wanted one.
 
     The `expressed` ones of `number` values are above 0. With Poisson counts, a share z of zeros becomes z^f, and the
-    expressing cells' counts change by f (1 - z) / (1 - z^f): log1p values y by its logarithm times d y / d log(exp(y) - 1).
+    expressing cells' counts change by f (1 - z) / (1 - z^f). Log1p values y of counts x change by the logarithm of that
+    times d y / d log x, which is 1 - exp(-y).
     """
     zeros = number - len(expressed)
     level, response = expressed.mean(), (1 - np.exp(-expressed)).mean()
@@ -140,9 +141,9 @@ class ControlMarginals:
     values with that mean, and a given share of zeros, it is the one closest to the controls' (least Kullback-Leibler
     divergence; I. Csiszar, Ann. Probab. 3, 146, 1975): the weights of expressing cells are proportional to
     exp(t * value). The share of zeros is that of Poisson counts whose mean changes: z^f, for the factor f. So a gene
-    that half of the cells express loses and gains expressing cells, and one that all express has another level in all of
-    them, as in real cells; by its mean alone a gene of the second kind would be lost in some cells, and tests would miss
-    a quarter of what they find among real ones. Genes without a predicted effect keep the controls' distribution.
+    that half of the cells express loses and gains expressing cells, and one that all express has another level in all
+    of them, as in real cells; by its mean alone a gene of the second kind would be lost in some cells, and tests would
+    miss a quarter of what they find among real ones. Genes without a predicted effect keep the controls' distribution.
 
     Args:
         cells: (controls, genes), not negative.

@@ -18,7 +18,7 @@ from state_hf.data.screens.split_parts import GroupParts
 from state_hf.inference.cell_predictor import CellPredictor, PredictedSet
 from state_hf.inference.control_cells import ControlCells, seeded_stream
 from state_hf.inference.loading import model_digest
-from state_hf.inference.predicted_counts import draw_counts
+from state_hf.inference.predicted_counts import draw_counts, round_counts
 from state_hf.inference.prediction_plan import PredictedGroup
 from state_hf.inference.tilted_cells import TiltedCells
 
@@ -37,7 +37,7 @@ class EmittedCells:
         keys: Columns of obs for the perturbation, the cell type ("cell_type" if None, where all are taken for one) and,
             if not None, the batch.
         emit: "model" for the model's cells, "tilted" for control cells with the model's mean, or "counts" for counts
-            drawn from the model's cells.
+            of the latter where the model has a mixed model, and drawn from the former where not.
         depth: Total counts of a cell; None for that of its control cell.
 
     Raises:
@@ -55,7 +55,8 @@ class EmittedCells:
             raise ValueError(f"depth must be at least 1, and is {depth}")
         self.predictor, self.keys, self.emit, self.depth = predictor, keys, emit, depth
         self.counts = emit == "counts"
-        self._source = TiltedCells(predictor) if emit == "tilted" else predictor
+        self._tilted = emit == "tilted" or (self.counts and predictor.model.mixed_effects is not None)
+        self._source = TiltedCells(predictor) if self._tilted else predictor
 
     @property
     def scale(self) -> str:
@@ -66,9 +67,17 @@ class EmittedCells:
     def embedding(self) -> tuple[str, int] | None:
         """Key in obsm and width of the embedding that is decoded to expression; None for other models."""
         config = self.predictor.model.config
-        if not self.predictor.decodes or config.output_dim != config.input_dim or self.emit == "tilted":
+        if not self.predictor.decodes or config.output_dim != config.input_dim or self._tilted:
             return None
         return str(config.feature_key).removeprefix("obsm/"), int(config.output_dim)
+
+    @property
+    def _counts_drawn(self) -> str:
+        if not self.counts:
+            return "none"
+        if self._tilted:
+            return "shares of each tilted cell's depth, rounded at random"
+        return "multinomial draw of each cell's depth from its predicted shares"
 
     def record(self, groups: Sequence[PredictedGroup], controls: str) -> PredictionRecord:
         """How the cells are made."""
@@ -92,7 +101,7 @@ class EmittedCells:
             feature_key=str(config.feature_key or ""),
             num_genes=len(predictor.genes),
             emit=self.emit,
-            counts_drawn="multinomial draw of each cell's depth from its predicted shares" if self.counts else "none",
+            counts_drawn=self._counts_drawn,
             depth="control cell" if self.depth is None else str(self.depth),
             model=str(config.name_or_path),
             model_type=config.model_type,
@@ -134,7 +143,8 @@ class EmittedCells:
             )
         group = cells.group
         rng = seeded_stream(self.predictor.seed, "counts", group.cell_type, group.draw_name, str(number))
-        return draw_counts(cells.values, depths, is_log1p=self.predictor.scale == "log1p", rng=rng)
+        whole = round_counts if self._tilted else draw_counts
+        return whole(cells.values, depths, is_log1p=self.predictor.scale == "log1p", rng=rng)
 
     def real_controls(self, cell_types: Sequence[str]) -> Iterator[Block]:
         """All control cells of cell types."""

@@ -98,8 +98,9 @@ def predict(
             "model" for others. "model" for the model's own cells. "tilted" for control cells whose values are
             reweighted, gene by gene, until they have the mean that is predicted: profiles without the noise of drawing
             control cells, and cells that tests tell from control cells where an effect is predicted, and only there;
-            see `MeanProfiles` and `ControlMarginals`. "counts" for whole numbers: one multinomial draw a cell of the
-            model's, see `draw_counts`.
+            see `MeanProfiles` and `ControlMarginals`. "counts" for whole numbers: tilted cells, brought to them by
+            `round_counts`, where these are the default, and elsewhere one multinomial draw a cell of the model's, see
+            `draw_counts`.
         depth: Total counts of every cell with `emit="counts"`. By default that of the control cell it comes from.
         counts_slot: Slot of the raw counts ("X", "layers/counts"), from which control cells and their depths are taken
             with `emit="counts"`.
