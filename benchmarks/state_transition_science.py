@@ -15,7 +15,8 @@ simulated controls; predictor `arc_state_simctrl_sLABEL`). The labels are
   errors; tilted cells;
 - allSEED: the same model with all residuals as offsets;
 - recipeSEED: what `state-hf train` makes and `state-hf predict` writes: the mixed model, and as much of a network as a
-  training context that it did not see shows.
+  training context that it did not see shows;
+- ensemble: the same with the networks of all seeds, whose effects are averaged.
 
 The learning rate and the offsets were chosen on split A's training contexts, from rep_1 to rep_2.
 """
@@ -23,6 +24,7 @@ The learning rate and the offsets were chosen on split A's training contexts, fr
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import anndata
@@ -43,7 +45,9 @@ from state_hf import (
 from state_hf.data.screens.split_definition import SplitDefinition
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.effect_scale import attach_mixed_effects, fit_effect_scale
+from state_hf.training.mixed_effects import mixed_effects_tables
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
+from state_hf.training.predicted_profiles import average_effects
 from state_hf.training.screen_means import screen_means
 from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
 from state_hf.training.state_transition_trainer import StateTransitionTrainer
@@ -107,7 +111,7 @@ def train(name: str, info: dict, folder: Path, seed: int, steps: int, *, kind: s
         num_encoder_layers=2,
         cell_set_length=64,
         target_sum=1e4,
-        use_perturbation_offsets=kind != "plain",
+        use_perturbation_offsets=kind == "full",
     )
     model = StateTransitionForPerturbation(config)
     model.vocabulary = names
@@ -123,7 +127,7 @@ def train(name: str, info: dict, folder: Path, seed: int, steps: int, *, kind: s
     )
     trainer = StateTransitionTrainer(model, arguments, train_dataset=sets)
     trainer.train()
-    if kind != "plain":
+    if kind == "full":
         fit_perturbation_offsets(model, sets)
     model.save_pretrained(saved)
     print(f"{name} seed {seed}: {steps} steps of 8 sets of 64 in {time.time() - started:.0f} s", flush=True)
@@ -140,24 +144,31 @@ def all_offsets(name: str, info: dict, folder: Path, full: Path, seed: int) -> P
     return saved
 
 
-def recipe(name: str, info: dict, folder: Path, seed: int, steps: int) -> Path:
-    """What `state-hf train` makes: a mixed model, and a network as far as it adds to it where it did not train.
+def recipe(name: str, info: dict, folder: Path, seeds: Sequence[int], steps: int) -> Path:
+    """What `state-hf train --refit` makes: a mixed model, and networks as far as they add to it where none trained.
 
-    The scale is that of a model that trains without perturbations of one training context, whose cells show what it
-    adds there. Then mixed model and network are those of all training cells.
+    They train without perturbations of one training context, whose cells show what they add there and how far the mixed
+    model is off. Then the mixed model is that of all training cells. With several seeds, `--ensemble`.
     """
-    saved = folder / f"st_{name}_recipe_s{seed}"
-    split = applied_split(name, info, folder, validated=True)
-    model = StateTransitionForPerturbation.from_pretrained(train(name, info, folder, seed, steps, kind="validated"))
-    attach_mixed_effects(model, screen_means(split.screens, split, slot="obsm/X_hvg"))
-    held_out = PerturbationDataset(split.screens, split=split, part="val", features="obsm/X_hvg", set_size=64)
-    found = fit_effect_scale(model, held_out, screen_means(split.screens, split, slot="obsm/X_hvg", part="val"))
-    print(f"{name} seed {seed}: {found}", flush=True)
-    if found.scale > 0:
-        model = StateTransitionForPerturbation.from_pretrained(train(name, info, folder, seed, steps, kind="full"))
+    saved = folder / f"st_{name}_recipe_s{'_'.join(map(str, seeds))}"
+    split, slot = applied_split(name, info, folder, validated=True), "obsm/X_hvg"
+    train_sets, held_out = (
+        PerturbationDataset(split.screens, split=split, part=part, features=slot, set_size=64)
+        for part in ("train", "val")
+    )
+    networks = [
+        StateTransitionForPerturbation.from_pretrained(train(name, info, folder, seed, steps, kind="validated"))
+        for seed in seeds
+    ]
+    model = networks[0]
+    said = [average_effects(network, train_sets) for network in networks]
+    attach_mixed_effects(model, screen_means(split.screens, split, slot=slot), said)
+    found = fit_effect_scale(model, held_out, screen_means(split.screens, split, slot=slot, part="val"))
+    print(f"{name} seeds {seeds}: {found}", flush=True)
     split = applied_split(name, info, folder)
-    attach_mixed_effects(model, screen_means(split.screens, split, slot="obsm/X_hvg"))
-    model.config.effect_scale = found.scale
+    model.mixed_effects = mixed_effects_tables(
+        screen_means(split.screens, split, slot=slot), model.vocabulary, variances=True
+    )
     model.save_pretrained(saved)
     return saved
 
@@ -169,6 +180,7 @@ def test_context(name: str, info: dict, folder: Path, *, disjoint: bool) -> annd
     if disjoint:  # the judge's halves: the first is the predictors', the second the truth's
         order = np.random.default_rng(7).permutation(rows)
         rows = np.sort(order[: len(order) // 2])
+    cells.uns["X_hvg"] = {"var_names": cells.var_names.to_list()}
     return cells[rows].copy()
 
 
@@ -218,14 +230,20 @@ def main() -> None:
                 (plain, "tilted", "tilted"),
                 (full, "tilted", "full"),
                 (all_offsets(name, info, arguments.work, full, seed), "tilted", "all"),
-                (recipe(name, info, arguments.work, seed, arguments.steps), "tilted", "recipe"),
+                (recipe(name, info, arguments.work, [seed], arguments.steps), "tilted", "recipe"),
                 (mean_baseline(name, info, arguments.work), "tilted", "mean"),
             )
             for model, emit, label in written:
-                for disjoint in (False, True):
-                    write_predictions(
-                        name, info, arguments.work, model, seed, emit=emit, label=f"{label}{seed}", disjoint=disjoint
-                    )
+                write(name, info, arguments.work, model, seed, emit=emit, label=f"{label}{seed}")
+    for name in arguments.splits:
+        together = recipe(name, splits[name], arguments.work, arguments.seeds, arguments.steps)
+        write(name, splits[name], arguments.work, together, arguments.seeds[0], emit="tilted", label="ensemble")
+
+
+def write(name: str, info: dict, folder: Path, model: Path, seed: int, *, emit: str, label: str) -> None:
+    """The predictions of both protocols."""
+    for disjoint in (False, True):
+        write_predictions(name, info, folder, model, seed, emit=emit, label=label, disjoint=disjoint)
 
 
 if __name__ == "__main__":

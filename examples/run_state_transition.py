@@ -42,7 +42,7 @@ from state_hf.inference.model_scale import trained_total
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.effect_scale import attach_mixed_effects, fit_effect_scale
-from state_hf.training.perturbation_offsets import fit_perturbation_offsets
+from state_hf.training.predicted_profiles import average_effects
 from state_hf.training.profile_scores import score_models, scores_text
 from state_hf.training.screen_means import screen_means
 from state_hf.training.transfer import add_lora, freeze_backbone, replace_perturbations
@@ -136,7 +136,6 @@ def make_model(
         num_attention_heads=arguments.num_attention_heads,
         intermediate_size=arguments.intermediate_size,
         loss=arguments.loss,
-        use_perturbation_offsets=True,
         feature_key=data.feature_key,
         cell_set_length=data.set_size,
     )
@@ -189,13 +188,12 @@ def main() -> None:
         result = trainer.train(resume)
         trained = trainer.accelerator.unwrap_model(trainer.model)
         trainer.model = trained if rank is None else trained.merge_and_unload()
-        # What the training cells show clearly and the model misses; what is expected of them without a network, and how
-        # much of what the network says beyond that validation confirms.
-        if trainer.model.config.use_perturbation_offsets:
-            fit_perturbation_offsets(trainer.model, parts["train"])
+        # What is expected of the training cells without a network, and how much of what the network says beyond that
+        # validation confirms.
         slot = parts["train"].slots["target"]
         if trainer.model.config.feature_scale == "log1p":
-            attach_mixed_effects(trainer.model, screen_means(split.screens, split, slot=slot))
+            means = screen_means(split.screens, split, slot=slot)
+            attach_mixed_effects(trainer.model, means, [average_effects(trainer.model, parts["train"])])
             if parts["val"] is not None:
                 seen = screen_means(split.screens, split, slot=slot, part="val")
                 fit_effect_scale(trainer.model, parts["val"], seen)

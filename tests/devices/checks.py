@@ -23,6 +23,7 @@ from state_hf import (
 )
 from state_hf.training.effect_scale import attach_mixed_effects, fit_effect_scale
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
+from state_hf.training.predicted_profiles import average_effects
 from state_hf.training.screen_means import screen_means
 from tests.devices.pretended_device import NAME, PretendedDevice
 from tests.modeling.conftest import GENES, MODELS, TOKENS, state_embedding_config
@@ -162,8 +163,8 @@ def fits(folder: Path) -> None:
         copied = copy.deepcopy(model).to(device)
         fit_perturbation_offsets(copied, sets)
         means = screen_means(sets.screens, None, slot="X")
-        attach_mixed_effects(copied, means)
-        slope = fit_effect_scale(copied, sets, means).slope
+        attach_mixed_effects(copied, means, [average_effects(copied, sets)])
+        slope = fit_effect_scale(copied, sets, means).effect.value
         return np.append(copied.state_transition.perturbation_offsets.cpu().numpy().ravel(), slope)
 
     _job_is_the_same(fitted)

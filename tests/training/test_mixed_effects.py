@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from state_hf.training.mixed_effects import fit_mixed_effects
+from state_hf import PerturbationVocabulary
+from state_hf.training.mixed_effects import fit_mixed_effects, mixed_effects_tables
 from state_hf.training.screen_means import ScreenMeans
 
 FEATURES, CELLS = 400, 50
@@ -101,6 +103,42 @@ def test_a_strong_gene_of_a_weak_perturbation_is_hardly_moved():
     assert rest.std() < 0.3 * standard_error
 
 
+@pytest.mark.parametrize(
+    ("apart", "own", "interaction", "trained"),
+    [(0.002, 0.05, 0.0, False), (1.0, 0.05, 0.01, False), (0.5, 0.002, 0.002, False), (0.5, 0.05, 0.01, True)],
+)
+def test_stated_variances_are_those_of_the_errors(apart, own, interaction, trained):
+    """Of perturbations of a context that trained without them, of a new context, and of a perturbation never seen."""
+    rng = np.random.default_rng(11)
+    contexts, perturbations, held_out = 6, 14, 5 if trained else 6
+    levels = rng.normal(2, 1, FEATURES) + np.sqrt(apart) * rng.normal(size=(contexts, FEATURES))
+    effects = np.tile(0.1 * rng.normal(size=FEATURES), (contexts, perturbations, 1))
+    effects += np.sqrt(own) * rng.normal(size=(perturbations, FEATURES))
+    effects += np.sqrt(interaction) * rng.normal(size=effects.shape)
+    unseen = perturbations - 1
+    left_out = {(5, perturbation) for perturbation in range(perturbations)} | {(c, unseen) for c in range(contexts)}
+    means = means_of(levels, effects, noise=np.ones(FEATURES), rng=rng, left_out=left_out)
+    if held_out == 6:
+        del means.controls["screen", 5], means.control_cells["screen", 5]
+    control = levels[5] + np.sqrt(1 / CELLS) * rng.normal(size=FEATURES)
+    names = [str(number) for number in range(perturbations + 1)]
+    tables = mixed_effects_tables(
+        means, PerturbationVocabulary(names, "0", ["b"], [str(c) for c in range(6)], ()), variances=True
+    )
+    row = 5 if trained else -1
+    control = means.controls["screen", 5] if trained else control
+    ids = torch.arange(1, perturbations + 1)[:, None]
+    found = tables.profiles(ids, row, control, CELLS)
+    stated = tables.profile_variances(ids, row, CELLS)
+    squares = np.square(found - levels[5] - effects[5])
+    for chosen in (slice(0, unseen), slice(unseen, None)):
+        # Effects of a perturbation vary by chance as much as 400 features do, and more where few numbers are fitted.
+        assert squares[chosen].mean() == pytest.approx(stated[chosen].mean(), rel=0.35)
+    level = tables.profiles(torch.tensor([[-1]]), row, control, CELLS)[0]
+    stated = tables.profile_variances(torch.tensor([[-1]]), row, CELLS)[0]
+    assert np.square(level - levels[5]).mean() == pytest.approx(stated.mean(), rel=0.35)
+
+
 def test_effects_that_contexts_do_not_share_are_not_predicted():
     rng = np.random.default_rng(5)
     levels = rng.normal(2, 1, (3, FEATURES))
@@ -156,9 +194,11 @@ def test_always_finite(contexts, perturbations, features, seed, noise):
     effects = rng.choice([0.0, 1.0], size=(contexts, perturbations, features))
     means = means_of(levels, effects, noise=np.full(features, noise), rng=rng, cells=1)
     fitted = fit_mixed_effects(means, perturbations + 1)
-    for table in (fitted.level, fitted.level_variance, fitted.treated, fitted.covariance, fitted.effects):
+    variances = (fitted.level_variance, fitted.treated_variance, fitted.effect_variance, fitted.interaction)
+    for table in (fitted.level, fitted.treated, fitted.covariance, fitted.effects, *variances):
         assert np.isfinite(table).all()
-    assert (fitted.level_variance >= 0).all()
+    for table in variances:
+        assert (table >= 0).all()
 
 
 def test_without_perturbed_cells():

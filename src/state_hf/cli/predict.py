@@ -21,6 +21,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", type=as_location, metavar="IN", help=f"control cells: {CELL_FORMATS}")
     parser.add_argument("--model", required=True, metavar="M", help="folder or hub id")
     parser.add_argument("--output", required=True, type=Path, metavar="OUT", help=".h5ad, or .npy for the bare matrix")
+    parser.add_argument(
+        "--profiles",
+        type=Path,
+        metavar="FILE",
+        help=".parquet for the predicted mean cells, with standard errors and 95%% intervals",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an output that exists")
 
     what = parser.add_argument_group("what is predicted")
@@ -90,4 +96,6 @@ def run(arguments: argparse.Namespace) -> int:
     perturbations = "all" if everything else named or table
     path = predict(options.pop("input"), options.pop("model"), perturbations, **options)
     print(f"Wrote {describe_predictions(path)}")
+    if arguments.profiles is not None:
+        print(f"Wrote {arguments.profiles}: the mean cells and their errors")
     return 0

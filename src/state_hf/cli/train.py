@@ -130,6 +130,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how the learning rate changes: not at all, or up in the first thirtieth of the steps and then down to 0 "
         "(default: by the size of the screen)",
     )
+    training.add_argument(
+        "--ensemble",
+        type=int,
+        default=1,
+        metavar="N",
+        help="networks, with seeds from --seed on, whose effects are averaged (default: 1)",
+    )
     training.add_argument("--evaluate-every", type=int, metavar="N", help="steps (default: a tenth of all)")
     training.add_argument(
         "--evaluation-profile", metavar="NAME", help="report these challenge metrics too, as vcc2025 (on a sample)"
@@ -335,7 +342,7 @@ def run(arguments: argparse.Namespace) -> int:
         "output", "initial_model", "freeze", "lora_rank", "perturbation_key", "control", "cell_type_key", "batch_key",
         "distinct_case",
         "feature_key", "expression_slot", "perturbation_features",
-        "target_sum", "set_size", "control_matching", "split_controls", "resume", "overwrite",
+        "target_sum", "set_size", "control_matching", "split_controls", "ensemble", "resume", "overwrite",
     )  # fmt: skip
     try:
         trained = train(

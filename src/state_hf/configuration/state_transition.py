@@ -55,6 +55,12 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
         effect_scale: How far predicted profiles go from what the mixed model expects (or from the control cells,
             without one) to what the network says: 0 is not at all. `state_hf.training.effect_scale` fits it to held-out
             cells; `predict(..., emit="tilted")` applies it.
+        interaction_scale: How much of what the network says of the context at hand, beyond its mean over the training
+            contexts, is added to that; None where one context trained, or none, of which that cannot be told.
+        num_networks: Networks whose effects, averaged over the training contexts, are part of the model; 0 for a model
+            that has none, where `effect_scale` is of the network's effect in the context at hand.
+        error_scale: Factor that held-out cells ask for on the standard errors that the mixed model states; None for a
+            model that states none.
         nonnegative_output: Whether the output ends in a ReLU. By default, unless the features are an embedding.
         feature_key: Where the features come from in an AnnData: "X", "layers/NAME", or a key of `obsm`.
         feature_scale: Scale of the features: "counts", "log1p" or "embedding". By default, "log1p" where `feature_key`
@@ -138,6 +144,9 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
     mixed_effects_cell_types: int | None = None
     mixed_effects_supports: int = 0
     effect_scale: float = 1.0
+    interaction_scale: float | None = None
+    num_networks: int = 0
+    error_scale: float | None = None
     nonnegative_output: bool | None = None
     feature_key: str = "X_hvg"
     feature_scale: Literal["counts", "log1p", "embedding"] | None = None
@@ -229,6 +238,8 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
             raise ValueError(
                 "mixed_effects_cell_types needs a vocabulary of perturbations (num_perturbations) and predicted genes"
             )
+        if self.num_networks and self.mixed_effects_cell_types is None:
+            raise ValueError("num_networks needs a mixed model (mixed_effects_cell_types), beyond which networks count")
         if self.output_space == "all" and self.output_dim != self.input_dim:
             raise ValueError(
                 f'output_space="all" adds the control cell to the output, so output_dim ({self.output_dim}) must be '

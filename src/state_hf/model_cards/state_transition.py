@@ -23,13 +23,18 @@ def facts(config: StateTransitionConfig, folder: Path) -> dict[str, str]:
     if config.mixed_effects_cell_types is not None:
         found["Profiles"] = (
             f"what a mixed model of the training screen expects, and {config.effect_scale:.2g} of the way from there "
-            "to what the network says"
+            f"to what {_networks(config)}"
         )
     elif config.effect_scale < 1:
         found["Effects"] = (
             f"validation cells show {config.effect_scale:.2g} of them, so tilted predictions multiply them by that"
         )
     return found
+
+
+def _networks(config: StateTransitionConfig) -> str:
+    said = "the network says" if config.num_networks < 2 else f"{config.num_networks} networks say on average"
+    return said + (f", with {config.interaction_scale:.2g} of the context's part" if config.interaction_scale else "")
 
 
 def _attention(config: StateTransitionConfig) -> str:

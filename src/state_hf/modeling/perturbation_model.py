@@ -10,6 +10,7 @@ from transformers.utils.hub import cached_file
 from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.modeling.layers.mixed_effects_tables import MixedEffectsTables
+from state_hf.modeling.layers.network_effects import NetworkEffects
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -28,12 +29,15 @@ class PerturbationModelMixin:
             has an error of its own that a difference takes out.
         mixed_effects: What a mixed model of its training screen expects, which predicted profiles start from; None
             without one.
+        network_effects: Effects that networks of the same training predict on average over its contexts; None without
+            them, and a network's effect in the context at hand is taken.
     """
 
     reads_cell_types = False
     reads_control_means = False
     simulates_controls = True
     mixed_effects: MixedEffectsTables | None
+    network_effects: NetworkEffects | None
 
     config: StateTransitionConfig
     base_model: Any
@@ -41,7 +45,7 @@ class PerturbationModelMixin:
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.mixed_effects = None
+        self.mixed_effects = self.network_effects = None
 
     @property
     def has_vocabulary(self) -> bool:

@@ -24,6 +24,7 @@ from state_hf.modeling.layers.gene_decoders import (
     make_gene_decoder,
 )
 from state_hf.modeling.layers.mixed_effects_tables import MixedEffectsTables
+from state_hf.modeling.layers.network_effects import NetworkEffects
 from state_hf.modeling.layers.set_backbones import make_set_backbone
 from state_hf.modeling.losses import make_set_loss
 from state_hf.modeling.losses.negative_binomial import NegativeBinomialLoss
@@ -389,7 +390,10 @@ class StateTransitionForPerturbation(StateTransitionPreTrainedModel):
                 cast(int, config.num_genes),
                 supports=config.mixed_effects_supports,
                 dim=config.perturbation_dim,
+                variances=config.error_scale is not None,
             )
+        if config.num_networks:
+            self.network_effects = NetworkEffects(cast(int, config.num_perturbations), cast(int, config.num_genes))
         self.batch_classifier = (
             StateTransitionMLP(config, config.hidden_size, config.num_batches, 1) if config.use_batch_token else None
         )

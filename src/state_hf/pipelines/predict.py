@@ -26,7 +26,9 @@ from state_hf.inference.cell_predictor import (
 )
 from state_hf.inference.emitted_cells import Emission, EmittedCells, write_predictions
 from state_hf.inference.loading import evaluation_mode
+from state_hf.inference.mean_profiles import check_errors
 from state_hf.inference.prediction_plan import Perturbations, labels_to_predict, plan_predictions
+from state_hf.inference.profile_table import write_profiles
 from state_hf.training.transfer import add_perturbations, reads_perturbation_features
 
 
@@ -36,6 +38,7 @@ def predict(
     perturbations: Perturbations = None,
     *,
     output: str | Path | None = None,
+    profiles: str | Path | None = None,
     overwrite: bool = False,
     perturbation_key: str = "perturbation",
     control: str | float | None = None,
@@ -75,6 +78,7 @@ def predict(
             that the model has no row for is the sum of its members.
         output: The .h5ad file to write; or a .npy file of the matrix, with the labels beside it as .obs.csv. By default
             the cells are returned.
+        profiles: A .parquet file to write the predicted mean cells to, with their errors, see `write_profiles`.
         overwrite: Whether outputs that exist are replaced.
         perturbation_key: Column of obs with the perturbations.
         control: Label of control cells. By default the model's.
@@ -124,6 +128,11 @@ def predict(
     target = None if output is None else Path(output)
     if target is not None:
         refuse_existing(target, overwrite=overwrite)
+    table = None if profiles is None else Path(profiles)
+    if table is not None:
+        refuse_existing(table, overwrite=overwrite)
+        if table.suffix != ".parquet":
+            raise ValueError(f"the table of profiles must end in .parquet, and is {table}")
     if emit == "counts" and counts_slot is None and (depth is None or controls == "real"):
         raise ValueError(
             Advised(
@@ -133,6 +142,8 @@ def predict(
             )
         )
     loaded = load_perturbation_model(model, device=device)
+    if table is not None:
+        check_errors(loaded)
     if emit is None:
         emit = "tilted" if loaded.mixed_effects is not None else "model"
     if perturbation_features is not None:
@@ -175,6 +186,8 @@ def predict(
         )
         predictor = CellPredictor(loaded, screens, slots, batch_size=batch_size, seed=seed)
         emitted = EmittedCells(predictor, keys, emit=emit, depth=depth)
+        if table is not None:
+            write_profiles(predictor, groups, table)
         if target is not None:
             write_predictions(emitted, groups, target, controls=controls, stamps=stamps)
             return target

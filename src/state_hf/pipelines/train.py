@@ -37,18 +37,14 @@ from state_hf.model_cards.card import write_model_card
 from state_hf.modeling.state_transition import StateTransitionForPerturbation, StateTransitionPreTrainedModel
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.checkpoints import CHECKPOINTS, clear_training, start_of_training
-from state_hf.training.effect_scale import EffectScale, attach_mixed_effects, fit_effect_scale, predicted_profiles
-from state_hf.training.perturbation_offsets import fit_perturbation_offsets
+from state_hf.training.effect_scale import EffectScale, attach_mixed_effects, fit_effect_scale, refit_mixed_effects
+from state_hf.training.network_training import NetworkTraining
+from state_hf.training.predicted_profiles import average_effects, predicted_profiles
 from state_hf.training.profile_scores import score_models, score_profiles, scores_text
 from state_hf.training.screen_means import ScreenMeans, screen_means
 from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
-from state_hf.training.state_transition_trainer import PredictionMetrics, StateTransitionTrainer
-from state_hf.training.transfer import (
-    add_lora,
-    freeze_backbone,
-    replace_perturbations,
-    set_perturbation_table,
-)
+from state_hf.training.state_transition_trainer import PredictionMetrics
+from state_hf.training.transfer import replace_perturbations, set_perturbation_table
 
 logger = logging.get_logger(__name__)
 
@@ -165,6 +161,7 @@ def train(
     split_controls: SplitControls = "shared",
     callbacks: Sequence[Any] = (),
     compute_prediction_metrics: PredictionMetrics | None = None,
+    ensemble: int = 1,
     refit: bool = False,
     resume: bool = False,
     overwrite: bool = False,
@@ -178,7 +175,7 @@ def train(
         split: The field's TOML file, or a definition.
         training: Arguments of the Trainer; its `output_dir` is replaced by `output`/checkpoints.
         config: Fields of the `StateTransitionConfig` that differ from the defaults, such as `hidden_size`. A model that
-            knows its perturbations by name has offsets, see `fit_perturbation_offsets`; False in
+            knows its perturbations by name and has no mixed model has offsets, see `fit_perturbation_offsets`; False in
             `use_perturbation_offsets` leaves them out.
         initial_model: A trained model to start from; its perturbations are replaced by the screen's.
         freeze: Whether the backbone and the output projection of `initial_model` stay as they are.
@@ -201,6 +198,9 @@ def train(
         split_controls: What becomes of control cells in the split, see `PerturbationSplit`.
         callbacks: Callbacks of the Trainer.
         compute_prediction_metrics: See `StateTransitionTrainer`.
+        ensemble: Networks that are trained, each with a seed of its own from `training.seed` on. The effects that they
+            predict are averaged, for models that have a mixed model, and their spread is part of the errors that the
+            model states. The first one's weights are kept, and its cells are what `predict(..., emit="model")` writes.
         refit: Whether the mixed model and the baselines take the validation cells in when these have said what the
             network adds. The network keeps its weights, and the split that is saved has no validation part.
         resume: Whether to go on from the last complete checkpoint in `output`.
@@ -238,7 +238,17 @@ def train(
     if perturbation_features is not None:
         vectors = read_perturbation_features(perturbation_features)
         features = feature_table(vectors, vocabulary.perturbations, control=screens.control)
-    model = _model(sets, train_sets, vocabulary, config or {}, initial_model, features, distinct_case=distinct_case)
+
+    def make() -> StateTransitionForPerturbation:
+        return _model(sets, train_sets, vocabulary, config or {}, initial_model, features, distinct_case=distinct_case)
+
+    model = make()
+    mixed = _has_mixed_model(model.config)
+    if ensemble < 1 or (ensemble > 1 and not mixed):
+        raise ValueError(
+            f"{ensemble} networks: an ensemble has at least one, and several only where they read and predict log1p "
+            "expression, whose effects are averaged; train one (ensemble=1)"
+        )
     model.config.target_sum = trained_total(
         model.config,
         screens,
@@ -250,9 +260,6 @@ def train(
     if expression_scale(model.config) != "embedding":
         for note in depth_notes(applied, sets.scored_slot):
             logger.warning(note)
-    if freeze:
-        freeze_backbone(model)
-    trained: Any = model if lora_rank is None else add_lora(model, rank=lora_rank, alpha=2 * lora_rank)
     if overwrite:
         with training.main_process_first(desc="clearing the folder"):
             if training.process_index == 0:
@@ -263,24 +270,16 @@ def train(
     if vectors is not None and training.process_index == 0:
         save_perturbation_features(vectors, folder)
     training.output_dir = str(folder / CHECKPOINTS)
-    trainer = StateTransitionTrainer(
-        trained,
-        training,
-        train_dataset=train_sets,
-        eval_dataset=sets.dataset("val"),
-        callbacks=list(callbacks),
-        compute_prediction_metrics=compute_prediction_metrics,
+    networks = NetworkTraining(
+        train_sets, sets.dataset("val"), training, freeze, lora_rank, callbacks, compute_prediction_metrics
     )
-    trainer.train(checkpoint)
-    if lora_rank is not None:
-        model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
-    if model.config.use_perturbation_offsets:
-        fit_perturbation_offsets(model, train_sets)
+    model = networks.train(model, checkpoint)
     means = screen_means(screens, applied, slot=sets.scored_slot)
     effects = None
-    # A decoder's effects on expression are not read off its embedding.
-    if model.gene_decoder is None and expression_scale(model.config) == "log1p":
-        attach_mixed_effects(model, means, features)
+    if mixed:
+        said = [average_effects(model, train_sets)]
+        said += [average_effects(other, train_sets) for other in networks.others(make, ensemble, resume=resume)]
+        attach_mixed_effects(model, means, said, features)
         if (held_out := sets.dataset("val")) is not None:
             seen = screen_means(screens, applied, slot=sets.scored_slot, part="val")
             effects = fit_effect_scale(model, held_out, seen)
@@ -289,11 +288,9 @@ def train(
         sets = replace(sets, split=final)
         means = screen_means(screens, final, slot=sets.scored_slot)
         if model.mixed_effects is not None:
-            scale = model.config.effect_scale
-            attach_mixed_effects(model, means, features)
-            model.config.effect_scale = scale
+            refit_mixed_effects(model, means, features)
     baselines = _baselines(model, sets, vocabulary, features, means)
-    finished = _finish(model, baselines, sets, folder, effects, is_main=trainer.is_world_process_zero())
+    finished = _finish(model, baselines, sets, folder, effects, is_main=training.process_index == 0)
     screens.close()
     return finished
 
@@ -326,6 +323,11 @@ def _vocabulary(sets: ScreenSets, dataset: PerturbationDataset) -> PerturbationV
     )
 
 
+def _has_mixed_model(config: StateTransitionConfig) -> bool:
+    # A decoder's effects on expression are not read off its embedding.
+    return config.gene_decoder is None and expression_scale(config) == "log1p"
+
+
 def _model(
     sets: ScreenSets,
     dataset: PerturbationDataset,
@@ -355,11 +357,14 @@ def _model(
         "num_batches": len(vocabulary.batches),
         "cell_set_length": sets.set_size,
         "feature_key": sets.feature_key,
-        "use_perturbation_offsets": features is None and config.get("perturbation_features", "ids") == "ids",
         **decoder,
         **config,
     }
-    model = StateTransitionForPerturbation(StateTransitionConfig(**fields))
+    made = StateTransitionConfig(**fields)
+    if "use_perturbation_offsets" not in config:
+        # A mixed model has what a network misses of an effect.
+        made.use_perturbation_offsets = made.perturbation_features == "ids" and not _has_mixed_model(made)
+    model = StateTransitionForPerturbation(made)
     model.vocabulary = vocabulary
     if features is not None:
         set_perturbation_table(model, vocabulary, features)
@@ -433,7 +438,8 @@ def _score(
         raise ValueError(f"the {part} part has no perturbed cells")
     tables = [score_models({"state_transition": model}, own, means), score_models(baselines, others, means)]
     if model.mixed_effects is not None:
-        tables.insert(0, score_profiles("prediction", predicted_profiles(model, own, means), means))
+        predicted = {group: profile.mean for group, profile in predicted_profiles(model, own, means).items()}
+        tables.insert(0, score_profiles("prediction", predicted, means))
     return pd.concat(tables)
 
 

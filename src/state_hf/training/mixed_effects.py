@@ -41,6 +41,10 @@ class MixedEffects:
         covariance: (contexts + 1, features) covariance of `treated` and `level`.
         effects: (perturbations, features) a perturbation's own effect.
         noise: (contexts + 1, features) variance of a cell around the mean of its group.
+        treated_variance: (contexts + 1, features) variance of `treated`, before the control cells are seen.
+        effect_variance: (perturbations, features) what `effects` add to the variance of `treated`: their own, and twice
+            their covariance with it. Of a perturbation without training cells, the mean square of the others' effects.
+        interaction: (features,) variance of what a perturbation's effect in one context adds to it.
     """
 
     contexts: list[ContextId]
@@ -50,6 +54,9 @@ class MixedEffects:
     covariance: np.ndarray
     effects: np.ndarray
     noise: np.ndarray
+    treated_variance: np.ndarray
+    effect_variance: np.ndarray
+    interaction: np.ndarray
 
 
 @dataclass(eq=False)
@@ -183,7 +190,7 @@ def fit_mixed_effects(means: ScreenMeans, num_perturbations: int) -> MixedEffect
             posterior = _posterior(block, shared)
             _improve_own(block, shared, posterior, _squares(posterior), _level_squares(block, shared, posterior))
         parts.append(_tables(block, shared))
-    level, level_variance, treated, covariance, effects = (
+    level, level_variance, treated, covariance, treated_variance, effects, effect_variance, interaction = (
         np.concatenate(table, axis=1) for table in zip(*parts, strict=True)
     )
     return MixedEffects(
@@ -194,12 +201,19 @@ def fit_mixed_effects(means: ScreenMeans, num_perturbations: int) -> MixedEffect
         covariance=covariance * scale**2,
         effects=effects * scale,
         noise=noise,
+        treated_variance=treated_variance * scale**2,
+        effect_variance=effect_variance * scale**2,
+        interaction=interaction[0] * scale**2,
     )
 
 
 @torch.no_grad()
 def mixed_effects_tables(
-    means: ScreenMeans, vocabulary: PerturbationVocabulary, perturbation_features: np.ndarray | None = None
+    means: ScreenMeans,
+    vocabulary: PerturbationVocabulary,
+    perturbation_features: np.ndarray | None = None,
+    *,
+    variances: bool = False,
 ) -> MixedEffectsTables:
     """Fit the model, and put what it expects into a module, with a row for every cell type of a vocabulary.
 
@@ -208,6 +222,7 @@ def mixed_effects_tables(
         vocabulary: Perturbations and cell types in the order of the screens' ids.
         perturbation_features: (perturbations, features) in that order, which say what a perturbation without training
             cells does, as far as they do, see `effects_by_features`.
+        variances: Whether the module also says how far it may be off.
 
     Raises:
         ValueError: No perturbed cells are in a context with controls.
@@ -220,7 +235,7 @@ def mixed_effects_tables(
     for row, cell_type in enumerate(cell_types):
         if cell_types.count(cell_type) == 1:
             rows[cell_type] = row
-    tables = MixedEffectsTables(num_perturbations, num_cell_types, fitted.effects.shape[1])
+    tables = MixedEffectsTables(num_perturbations, num_cell_types, fitted.effects.shape[1], variances=variances)
     if perturbation_features is not None:
         trained = np.unique([perturbation for (context, perturbation) in means.perturbed if context in means.controls])
         by_features = effects_by_features(fitted.effects[trained], perturbation_features[trained])
@@ -230,6 +245,10 @@ def mixed_effects_tables(
     tables.effects.copy_(torch.from_numpy(fitted.effects))
     for name in ("level", "level_variance", "treated", "covariance", "noise"):
         getattr(tables, name).copy_(torch.from_numpy(getattr(fitted, name)[rows]))
+    if tables.variances is not None:
+        tables.variances.treated.copy_(torch.from_numpy(fitted.treated_variance[rows]))
+        tables.variances.effects.copy_(torch.from_numpy(fitted.effect_variance))
+        tables.variances.interaction.copy_(torch.from_numpy(fitted.interaction))
     return tables
 
 
@@ -456,34 +475,52 @@ def _tables(data: _Features, shared: _Globals) -> tuple[np.ndarray, ...]:
         left = 1 - precision * column[:, context]
         moved = column * (precision * (mean[:, context] - data.control_means[context]) / left)[:, None]
         together = [context, contexts, contexts + 1 + context]
-        without = mean + moved
+        without, shared_part = mean + moved, column[:, together].sum(axis=1)
         rows.append(
             (
                 without[:, context],
                 column[:, context] / left,
                 without[:, together].sum(axis=1),
-                column[:, together].sum(axis=1) / left,
+                shared_part / left,
+                variance[:, together][:, :, together].sum(axis=(1, 2)) + precision * np.square(shared_part) / left,
             )
         )
     rows.append(_new_context(data, shared, posterior))
-    level, level_variance, treated, covariance = (np.stack(table) for table in zip(*rows, strict=True))
-    effects = (posterior.own + mean[:, 2 * contexts + 1 :] @ shared.factors.T).T
-    return level, level_variance, treated, covariance, effects
+    tables = [np.stack(table) for table in zip(*rows, strict=True)]
+    effects = posterior.own + mean[:, 2 * contexts + 1 :] @ shared.factors.T
+    loaded = -posterior.slope
+    loaded[:, :, 2 * contexts + 1 :] += shared.factors
+    spread = loaded @ variance
+    # What an effect takes from the terms that perturbations share, they lack: both are those of any context.
+    start = np.zeros(variance.shape[1])
+    start[:contexts], start[contexts] = _weights(shared)[0], 1
+    uncertain = np.maximum(posterior.given + (spread * loaded).sum(axis=2) + 2 * spread @ start, 0)
+    trained: np.ndarray = np.asarray(data.trained().any(axis=0))
+    usual = (np.square(effects) + uncertain)[:, trained].mean(axis=1, keepdims=True)
+    uncertain = np.where(trained, uncertain, usual)
+    return *tables, effects.T, uncertain.T, (shared.interaction * data.scale)[None]
+
+
+def _weights(shared: _Globals) -> tuple[np.ndarray, float]:
+    """(contexts,) of levels in the common one, and the precision of that."""
+    loaded = shared.depth / shared.level
+    precision = float(loaded @ shared.depth)
+    return loaded / precision, precision
 
 
 def _new_context(data: _Features, shared: _Globals, posterior: _Posterior) -> tuple[np.ndarray, ...]:
     """A row of the tables for a context that the screen does not have."""
     contexts = len(shared.level)
-    loaded = shared.depth / shared.level
-    precision = loaded @ shared.depth
-    weights = loaded / precision
+    weights, precision = _weights(shared)
     mean, variance = posterior.mean, posterior.variance
     level = mean[:, :contexts] @ weights
     spread = np.einsum("i,fij,j->f", weights, variance[:, :contexts, :contexts], weights)
     # One context does not tell how far another one is from it.
     apart = shared.level.mean() + 1 / precision if contexts > 1 else _FAR
     spread += apart * data.level_scale
-    return level, spread, level + mean[:, contexts], spread + variance[:, contexts, :contexts] @ weights
+    common = variance[:, contexts, :contexts] @ weights
+    treated = spread + 2 * common + variance[:, contexts, contexts] + shared.context
+    return level, spread, level + mean[:, contexts], spread + common, treated
 
 
 __all__ = ["MixedEffects", "fit_mixed_effects", "mixed_effects_tables"]

@@ -56,8 +56,9 @@ def replace_perturbations(
             f"The model's {len(old.genes):,} genes and the screen's {len(vocabulary.genes):,} are not the same in the "
             "same order: preprocess the screen with the model's genes (`state-hf preprocess --genes FILE`)."
         )
-    config.effect_scale = 1.0
+    config.effect_scale, config.interaction_scale, config.error_scale, config.num_networks = 1.0, None, None, 0
     model.mixed_effects, config.mixed_effects_cell_types, config.mixed_effects_supports = None, None, 0
+    model.network_effects = None
     if features is not None:
         set_perturbation_table(model, vocabulary, features)
         return
@@ -150,9 +151,10 @@ def add_perturbations(model: StateTransitionPreTrainedModel, features: Mapping[s
             f"The perturbations have {rows.shape[1]} features, but the model reads {config.perturbation_dim}."
         )
     vocabulary = replace(old, perturbations=(*old.perturbations, *added))
-    tables = model.mixed_effects
-    if tables is not None:
-        tables.effects = _with_effects(tables.effects, tables.by_features, rows)
+    if model.mixed_effects is not None:
+        model.mixed_effects.add_perturbations(rows)
+    if model.network_effects is not None:
+        model.network_effects.add_perturbations(len(rows))
     if isinstance(model, PerturbationBaseline):
         if model.shifts is not None:
             model.shifts = _with_effects(model.shifts, model.by_features, rows)

@@ -7,6 +7,21 @@ from torch import nn
 from state_hf.modeling.layers.feature_effects import FeatureEffects
 
 
+class MixedEffectsVariances(nn.Module):
+    """How far a mixed model may be off.
+
+    Args:
+        num_perturbations: Perturbations.
+        num_cell_types: Cell types; a further row is for all others.
+        width: Features of a cell.
+    """
+
+    def __init__(self, num_perturbations: int, num_cell_types: int, width: int) -> None:
+        super().__init__()
+        self.treated = _constant(num_cell_types + 1, width)
+        self.effects, self.interaction = _constant(num_perturbations, width), _constant(width)
+
+
 class MixedEffectsTables(nn.Module):
     """Mean cells by perturbation and cell type, given the mean of control cells.
 
@@ -18,10 +33,18 @@ class MixedEffectsTables(nn.Module):
         width: Features of a cell.
         supports: Perturbations whose features say what one with other features does; 0 without features.
         dim: Features of a perturbation.
+        variances: Whether there are tables of variances, too.
     """
 
     def __init__(
-        self, num_perturbations: int, num_cell_types: int, width: int, *, supports: int = 0, dim: int = 0
+        self,
+        num_perturbations: int,
+        num_cell_types: int,
+        width: int,
+        *,
+        supports: int = 0,
+        dim: int = 0,
+        variances: bool = False,
     ) -> None:
         super().__init__()
         self.effects = _constant(num_perturbations, width)
@@ -30,6 +53,24 @@ class MixedEffectsTables(nn.Module):
         self.treated, self.covariance = _constant(*for_cell_types), _constant(*for_cell_types)
         self.noise = _constant(*for_cell_types)
         self.by_features = FeatureEffects(supports, dim, width, "gaussian") if supports else None
+        sizes = (num_perturbations, num_cell_types, width)
+        self.variances = MixedEffectsVariances(*sizes) if variances else None
+
+    def add_perturbations(self, features: np.ndarray) -> None:
+        """Make room for further perturbations, with the own effects that their features tell, if any do.
+
+        How far these are off is as much as others' effects are large.
+
+        Args:
+            features: (further perturbations, features).
+        """
+        if self.variances is not None:
+            usual = (self.effects.square() + self.variances.effects).mean(dim=0, keepdim=True)
+            self.variances.effects = _longer(self.variances.effects, usual.expand(len(features), -1))
+        told = torch.zeros(len(features), self.effects.shape[1])
+        if self.by_features is not None:
+            told = torch.from_numpy(self.by_features.of_array(features))
+        self.effects = _longer(self.effects, told)
 
     def forward(
         self,
@@ -81,10 +122,41 @@ class MixedEffectsTables(nn.Module):
         )
         return np.asarray(expected.double().cpu())
 
+    @torch.no_grad()
+    def profile_variances(self, perturbation_ids: torch.Tensor, cell_type_id: int, control_cells: int) -> np.ndarray:
+        """(sets, width) float64. Variances of what `profiles` expects around the true mean cells.
+
+        That of the level and the effects that perturbations share, once the control cells are seen; what the own effect
+        adds to it in any context; and the variance of its interaction with this one.
+
+        Args:
+            perturbation_ids: (sets, combined), as in `forward`.
+            cell_type_id: The cell type; -1 for one that has no row.
+            control_cells: Number of its control cells.
+
+        Raises:
+            ValueError: The tables have no variances.
+        """
+        if self.variances is None:
+            raise ValueError("The mixed model was saved without variances: fit it again.")
+        ids = perturbation_ids.to(self.level.device)
+        acting = ids >= 0
+        perturbed = acting.any(dim=1, keepdim=True)
+        level, covariance = self.level_variance[cell_type_id], self.covariance[cell_type_id]
+        observed = level + self.noise[cell_type_id] / control_cells
+        treated = self.variances.treated[cell_type_id] - covariance.square() / observed
+        start = torch.where(perturbed, treated, level - level.square() / observed)
+        own = (self.variances.effects + self.variances.interaction)[ids.clamp(min=0)] * acting.unsqueeze(-1)
+        return np.asarray((start.clamp(min=0) + own.sum(dim=1)).double().cpu())
+
+
+def _longer(table: torch.Tensor, rows: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(torch.cat([table, rows.to(table)]), requires_grad=False)
+
 
 def _constant(*shape: int) -> nn.Parameter:
     """A parameter, so that it is saved and moved with the model, that nothing trains."""
     return nn.Parameter(torch.zeros(*shape), requires_grad=False)
 
 
-__all__ = ["MixedEffectsTables"]
+__all__ = ["MixedEffectsTables", "MixedEffectsVariances"]
