@@ -267,6 +267,35 @@ def test_whole_counts_are_as_they_were_with_rounding(screen, source, tmp_path):
     assert_same(anndata.read_h5ad(tmp_path / "out.h5ad"), with_scanpy(screen))
 
 
+def test_deep_cells_are_thinned_on_request(screen, source, tmp_path, monkeypatch):
+    totals = screen.X.sum(axis=1).A1
+    depth = int(np.median(totals))
+    options = {"num_variable_genes": 50, "keep_counts": True, "reference_depth": depth}
+    report = preprocess(source, output=tmp_path / "out.h5ad", **options)
+    written = anndata.read_h5ad(tmp_path / "out.h5ad")
+    counts = written.layers["counts"]
+    np.testing.assert_array_equal(counts.sum(axis=1).A1, np.minimum(totals, depth))
+    assert (counts > screen.X).nnz == 0  # nothing is added
+    assert (counts[totals <= depth] != screen.X[totals <= depth]).nnz == 0
+    assert counts.nnz == counts.count_nonzero()
+    assert report.thinned == (totals > depth).sum()
+    assert str(report).startswith(f"thinned {report.thinned} cells to {depth:,} counts | kept ")
+    assert (written.uns["preprocess"]["reference_depth"], written.uns["preprocess"]["seed"]) == (depth, 0)
+    assert_same(written, with_scanpy(anndata.AnnData(counts.copy(), obs=screen.obs, var=screen.var)))
+    # Of every gene the share is kept: sampled without replacement, so with a variance below the binomial one.
+    deep = totals > depth
+    expected = (screen.X[deep].toarray() * (depth / totals[deep])[:, None]).sum(axis=0)
+    assert (np.abs(counts[deep].sum(axis=0).A1 - expected) < 5 * np.sqrt(expected) + 1e-9).all()
+    # The draw is the cell's own, however the file is cut into blocks.
+    monkeypatch.setattr("state_hf.data.whole_counts._BLOCK_BYTES", 1)
+    preprocess(source, output=tmp_path / "blocks.h5ad", **options)
+    assert (anndata.read_h5ad(tmp_path / "blocks.h5ad").layers["counts"] != counts).nnz == 0
+    preprocess(source, output=tmp_path / "other.h5ad", seed=1, **options)
+    assert (anndata.read_h5ad(tmp_path / "other.h5ad").layers["counts"] != counts).nnz > 0
+    with pytest.raises(ValueError, match="reference_depth is a number of counts from 1 on, not 0"):
+        preprocess(source, output=tmp_path / "none.h5ad", reference_depth=0)
+
+
 def test_cells_without_a_gene_that_varies(screen, source, tmp_path):
     screen[:1].copy().write_h5ad(source)
     with pytest.raises(ValueError, match=r"no gene of .*counts\.h5ad varies over the 1 cells that are kept.*genes="):

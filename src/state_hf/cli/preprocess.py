@@ -44,6 +44,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         dest="round_counts",
         help="round corrected counts, as those of SoupX, CellBender, alevin or kallisto, to the nearest whole numbers",
     )
+    parser.add_argument(
+        "--reference-depth",
+        type=int,
+        metavar="N",
+        help="draw N counts of every cell that has more, so that contexts of different depths become alike",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of that draw (default: 0)")
 
     knockdown = parser.add_argument_group("on-target knock-down filter")
     knockdown.add_argument(

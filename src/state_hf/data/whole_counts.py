@@ -8,6 +8,7 @@ from transformers.utils import logging
 
 from state_hf.configuration.advice import Advised
 from state_hf.data.cells.stored_matrix import CellMatrix
+from state_hf.data.thinned_counts import thin_counts
 from state_hf.tokenization.input_scale import SCALE_SAMPLE, check_scale, look_at_values
 
 _BLOCK_BYTES = 2**26
@@ -45,13 +46,17 @@ class WholeCounts:
     Attributes:
         cells: Where they are read.
         rounded: Whether fractions are rounded to the nearest whole number, halves to the even one.
+        reference_depth: Counts that a cell has at most, see `thin_counts`; None to take none away.
+        seed: Seed of what is taken away.
+        thinned: Number of cells that lost counts, once all blocks were checked.
         before: Sum of all counts as they are in the file, once all blocks were checked.
-        after: Sum of all whole counts.
+        after: Sum of all whole counts, before any were taken away.
     """
 
-    def __init__(self, cells: CellMatrix, *, rounded: bool) -> None:
-        self.cells, self.rounded = cells, rounded
+    def __init__(self, cells: CellMatrix, *, rounded: bool, reference_depth: int | None = None, seed: int = 0) -> None:
+        self.cells, self.rounded, self.reference_depth, self.seed = cells, rounded, reference_depth, seed
         self.before = self.after = 0.0
+        self.thinned = 0
 
     @property
     def rounding(self) -> float | None:
@@ -67,11 +72,7 @@ class WholeCounts:
 
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
         """A block of counts without stored zeros, in canonical order."""
-        block = self._stored(start, stop)
-        if self.rounded:
-            block.data = np.rint(block.data)
-        block.eliminate_zeros()
-        return block
+        return self._thinned(self._whole(start, stop), start)[0]
 
     def read_checked(self, start: int, stop: int) -> sparse.csr_matrix:
         """The same in the first pass.
@@ -82,9 +83,26 @@ class WholeCounts:
         stored = self._stored(start, stop)
         self._check(stored.data)
         self.before += float(stored.sum(dtype=np.float64))
-        block = self.read(start, stop)
+        block = self._whole(start, stop)
         self.after += float(block.sum(dtype=np.float64))
+        block, thinned = self._thinned(block, start)
+        self.thinned += thinned
         return block
+
+    def _whole(self, start: int, stop: int) -> sparse.csr_matrix:
+        block = self._stored(start, stop)
+        if self.rounded:
+            block.data = np.rint(block.data)
+        block.eliminate_zeros()
+        return block
+
+    def _thinned(self, block: sparse.csr_matrix, start: int) -> tuple[sparse.csr_matrix, int]:
+        """The block, and how many of its cells lost counts."""
+        if self.reference_depth is None:
+            return block, 0
+        thinned = thin_counts(block, self.reference_depth, first_cell=start, seed=self.seed)
+        block.eliminate_zeros()
+        return block, thinned
 
     def _stored(self, start: int, stop: int) -> sparse.csr_matrix:
         block = sparse.csr_matrix(self.cells.block(start, stop))

@@ -42,6 +42,8 @@ class PreprocessReport:
         left_out: Slots of the input that the output lacks.
         rounding: Share of all counts that rounding to whole numbers added (or, below 0, took away); None if the counts
             were whole.
+        reference_depth: Counts that a cell has at most; None where none were taken away.
+        thinned: Number of cells, of those read, that lost counts to have no more.
     """
 
     cells_read: int
@@ -51,6 +53,8 @@ class PreprocessReport:
     variable_genes: list[str]
     left_out: list[str]
     rounding: float | None = None
+    reference_depth: int | None = None
+    thinned: int = 0
 
     def __str__(self) -> str:
         parts = [
@@ -61,6 +65,8 @@ class PreprocessReport:
         ]
         if self.rounding is not None:
             parts.insert(0, f"rounded to whole counts, which changed their sum by {self.rounding:+.2%}")
+        if self.reference_depth is not None:
+            parts.insert(0, f"thinned {counted(self.thinned, 'cell')} to {self.reference_depth:,} counts")
         if self.left_out:
             parts.append(f"not carried over: {', '.join(self.left_out)}")
         return " | ".join(parts)
@@ -92,6 +98,8 @@ def preprocess(
     gene_column: str | None = None,
     keep_counts: bool = False,
     round_counts: bool = False,
+    reference_depth: int | None = None,
+    seed: int = 0,
     overwrite: bool = False,
 ) -> PreprocessReport:
     """Write a file of raw counts again as log1p of normalised counts, with the highly variable genes in `obsm`.
@@ -120,6 +128,10 @@ def preprocess(
         keep_counts: Whether the counts are written too, as `layers["counts"]`.
         round_counts: Whether counts with fractions, as corrections of ambient RNA (SoupX, CellBender) and shared reads
             (alevin, kallisto) leave them, are rounded to the nearest whole number, halves to the even one.
+        reference_depth: Counts that a cell has at most: of cells that have more, so many of their molecules are drawn,
+            without replacement. So cells of contexts that were sequenced more deeply, or of treated and control cells
+            of different depths, become alike before they are normalised. Cells that have fewer stay as they are.
+        seed: Seed of that draw.
         overwrite: Whether an output that exists is replaced.
 
     Raises:
@@ -130,12 +142,14 @@ def preprocess(
     """
     source, output = as_location(source), Path(output)
     _check(source, output, target_sum, num_variable_genes, genes, overwrite=overwrite)
+    if reference_depth is not None and reference_depth < 1:
+        raise ValueError(f"reference_depth is a number of counts from 1 on, not {reference_depth}")
     with open_cells(source).expression(layer) as cells:
         check_sampled_counts(cells, rounded=round_counts)
         stamps = FileStamps(source)
         names = _gene_names(cells, gene_column)
         columns = _columns_of(names, genes, str(source)) if genes is not None else None
-        counts = WholeCounts(cells, rounded=round_counts)
+        counts = WholeCounts(cells, rounded=round_counts, reference_depth=reference_depth, seed=seed)
         targets = None
         if knockdown is not None:
             targets = KnockdownTargets.read(source, names, perturbation_key, control, distinct_case=distinct_case)
@@ -172,6 +186,7 @@ def preprocess(
             "layer": layer or "X",
             "variable_genes": "given" if genes is not None else "seurat",
             "rounded": round_counts,
+            **({} if reference_depth is None else {"reference_depth": reference_depth, "seed": seed}),
             "num_genes": cells.num_features,
             "genes_sha256": hashlib.sha256("\n".join(map(str, cells.var.index)).encode()).hexdigest(),
             "state_hf_version": __version__,
@@ -183,7 +198,15 @@ def preprocess(
             left_out = write_preprocessed(temporary, chosen, var, columns, uns, keep_counts=keep_counts)
             stamps.check()
     return PreprocessReport(
-        cells.num_cells, int(kept.sum()), dropped, total, names[columns].tolist(), left_out, counts.rounding
+        cells.num_cells,
+        int(kept.sum()),
+        dropped,
+        total,
+        names[columns].tolist(),
+        left_out,
+        counts.rounding,
+        reference_depth,
+        counts.thinned,
     )
 
 

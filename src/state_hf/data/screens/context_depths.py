@@ -98,8 +98,8 @@ def depth_notes(split: PerturbationSplit, slot: str) -> list[str]:
             name = context[1] if len(split.screens.datasets) == 1 else ".".join(context)
             notes.append(
                 f"depth of {name!r}: {'; '.join(found)} (medians). What looks like an effect may be depth: thin the "
-                "counts of the deeper cells before they are normalised, or read scores of this context with that in "
-                "mind"
+                "counts of the deeper cells before they are normalised (`state-hf preprocess --reference-depth N`), or "
+                "read scores of this context with that in mind"
             )
     return notes
 
