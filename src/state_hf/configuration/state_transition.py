@@ -61,6 +61,8 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
             that has none, where `effect_scale` is of the network's effect in the context at hand.
         error_scale: Factor that held-out cells ask for on the standard errors that the mixed model states; None for a
             model that states none.
+        detected_genes: Least and greatest median number of genes that the control cells of a training context have
+            values of, which those that are predicted from are held against; None where that is not known.
         nonnegative_output: Whether the output ends in a ReLU. By default, unless the features are an embedding.
         feature_key: Where the features come from in an AnnData: "X", "layers/NAME", or a key of `obsm`.
         feature_scale: Scale of the features: "counts", "log1p" or "embedding". By default, "log1p" where `feature_key`
@@ -147,6 +149,7 @@ class StateTransitionConfig(PortableConfigMixin, PreTrainedConfig):
     interaction_scale: float | None = None
     num_networks: int = 0
     error_scale: float | None = None
+    detected_genes: tuple[float, float] | list[float] | None = None
     nonnegative_output: bool | None = None
     feature_key: str = "X_hvg"
     feature_scale: Literal["counts", "log1p", "embedding"] | None = None

@@ -111,7 +111,10 @@ class MeanProfiles:
         """Effect of networks over the training contexts and its variance, (genes,); None where it is not known."""
         tables = self.predictor.model.network_effects
         known = None if tables is None else tables(self._acting(group.ids)[0])
-        return None if known is None else tuple(np.asarray(table.double().cpu()) for table in known)
+        if known is None:
+            return None
+        average, variance = known
+        return np.asarray(average.double().cpu()), np.asarray(variance.double().cpu())
 
     def _effect(self, group: PredictedGroup) -> np.ndarray:
         """(genes,) effect that the network predicts in the group's cell type."""

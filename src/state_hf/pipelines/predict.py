@@ -8,6 +8,7 @@ from typing import Literal
 import anndata
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from state_hf.configuration.advice import Advised, refuse_existing
 from state_hf.configuration.labels import as_label
@@ -24,12 +25,15 @@ from state_hf.inference.cell_predictor import (
     feature_slot,
     load_perturbation_model,
 )
+from state_hf.inference.control_depths import control_depth_notes
 from state_hf.inference.emitted_cells import Emission, EmittedCells, write_predictions
 from state_hf.inference.loading import evaluation_mode
 from state_hf.inference.mean_profiles import check_errors
 from state_hf.inference.prediction_plan import Perturbations, labels_to_predict, plan_predictions
 from state_hf.inference.profile_table import write_profiles
 from state_hf.training.transfer import add_perturbations, reads_perturbation_features
+
+logger = logging.get_logger(__name__)
 
 
 def predict(
@@ -186,6 +190,11 @@ def predict(
         )
         predictor = CellPredictor(loaded, screens, slots, batch_size=batch_size, seed=seed)
         emitted = EmittedCells(predictor, keys, emit=emit, depth=depth)
+        # Other families do not say how deep the cells were that they learnt from.
+        if (depths := getattr(loaded.config, "detected_genes", None)) is not None:
+            wanted = dict.fromkeys(group.cell_type for group in groups)
+            for note in control_depth_notes(predictor.expression, list(wanted), tuple(depths)):
+                logger.warning(note)
         if table is not None:
             write_profiles(predictor, groups, table)
         if target is not None:

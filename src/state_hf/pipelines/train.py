@@ -17,7 +17,7 @@ from state_hf.configuration.model_folders import loading_from, refuse_missing_we
 from state_hf.configuration.perturbation_vocabulary import PerturbationVocabulary
 from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.configuration.wording import listed
-from state_hf.data.screens.context_depths import depth_notes
+from state_hf.data.screens.context_depths import depth_notes, detected_genes
 from state_hf.data.screens.named_genes import check_named_genes
 from state_hf.data.screens.perturbation_dataset import PerturbationDataset
 from state_hf.data.screens.perturbation_features import (
@@ -260,6 +260,7 @@ def train(
     if expression_scale(model.config) != "embedding":
         for note in depth_notes(applied, sets.scored_slot):
             logger.warning(note)
+        model.config.detected_genes = detected_genes(applied, sets.scored_slot)
     if overwrite:
         with training.main_process_first(desc="clearing the folder"):
             if training.process_index == 0:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from scipy.optimize import minimize_scalar
 from transformers.utils import logging
 
 from state_hf.data.screens.perturbation_dataset import PerturbationDataset
+from state_hf.modeling.layers.mixed_effects_tables import MixedEffectsTables
 from state_hf.modeling.layers.network_effects import NetworkEffects
 from state_hf.modeling.state_transition import StateTransitionForPerturbation
 from state_hf.training.mixed_effects import mixed_effects_tables
@@ -203,7 +205,7 @@ def _calibrate(
     predicted: dict[Group, MeanCell], model: StateTransitionForPerturbation, means: ScreenMeans
 ) -> tuple[float, float]:
     """Factor on stated standard errors that makes observed means most likely, and the part that 95 % intervals hold."""
-    noise = model.mixed_effects.noise.double().cpu().numpy()
+    noise: np.ndarray = np.asarray(cast(MixedEffectsTables, model.mixed_effects).noise.double().cpu())
     errors, stated, sampled = [], [], []
     for (context, perturbation), profile in predicted.items():
         errors.append(means.perturbed[context, perturbation] - profile.mean)

@@ -64,7 +64,7 @@ class NetworkTraining:
             logger.info(f"network {position + 1} of {number}")
             arguments = copy.copy(self.arguments)
             arguments.seed = self.arguments.seed + position
-            arguments.output_dir = str(Path(self.arguments.output_dir, f"network-{position + 1}"))
+            arguments.output_dir = str(Path(str(self.arguments.output_dir), f"network-{position + 1}"))
             set_seed(arguments.seed)
             begun = last_complete_checkpoint(arguments.output_dir) if resume else None
             yield self._train(make(), arguments, begun)

@@ -45,7 +45,7 @@ def test_a_context_far_from_those_that_train(as_counts):
     assert notes_of(deep) == [
         "depth of 'v': its control cells have 80 counts each, and those of the nearest context that trains 40 (x 2.00) "
         "(medians). What looks like an effect may be depth: thin the counts of the deeper cells before they are "
-        "normalised, or read scores of this context with that in mind"
+        "normalised (`state-hf preprocess --reference-depth N`), or read scores of this context with that in mind"
     ]
     # Where it trains, nothing is outside training.
     assert notes_of(deep, test=["t"]) == []
@@ -92,3 +92,23 @@ def test_training_tells(tmp_path, capsys, caplog):
     assert main(words) == 0
     told = capsys.readouterr().err + caplog.text
     assert told.count("depth of 'v': its control cells have ") == 1
+
+
+def test_prediction_tells(tmp_path, capsys, caplog):
+    rates = dict.fromkeys(ALIKE, 0.5)
+    screen_of(rates, cells=40).write_h5ad(tmp_path / "screen.h5ad")
+    screen_of({**rates, ("t", "ctrl"): 1.0}, cells=40).write_h5ad(tmp_path / "deep.h5ad")
+    words = ["train", str(tmp_path / "screen.h5ad"), "--control", "ctrl", "--test-cell-types", "v", "--steps", "1",
+             "--hidden-size", "16", "--num-hidden-layers", "1", "--num-attention-heads", "2", "--device", "cpu",
+             "--intermediate-size", "32", "--set-size", "8", "--output", str(tmp_path / "model")]  # fmt: skip
+    assert main(words) == 0
+    for name, told in (("screen", 0), ("deep", 1)):
+        caplog.clear()
+        capsys.readouterr()
+        predicting = ["predict", str(tmp_path / f"{name}.h5ad"), "--model", str(tmp_path / "model"), "--output",
+                      str(tmp_path / f"{name}-predicted.h5ad"), "--device", "cpu"]  # fmt: skip
+        assert main(predicting) == 0
+        notes = capsys.readouterr().err + caplog.text
+        assert (
+            notes.count("depth of 't': its control cells have 14 genes detected each, and those that the model") == told
+        )

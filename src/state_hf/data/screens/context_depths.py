@@ -24,6 +24,9 @@ _GENES_PER_COUNTS = 0.55
 """Genes detected grow as this power of the counts: 1.5 to it is 1.25. Thinned to two thirds, ten public data sets (300
 to 20,000 genes, 60 to 30,000 counts a cell) lost a factor of 1.2 to 1.36 of their detected genes."""
 
+FAR_IN_GENES = FAR**_GENES_PER_COUNTS
+"""The factor of detected genes that `FAR` is of counts."""
+
 _STANDARD_ERRORS = 3.0
 _MOST_CELLS, _FEWEST_CELLS, _ALL_CELLS = 512, 10, 50_000
 _SCALE_CELLS = 64
@@ -104,6 +107,24 @@ def depth_notes(split: PerturbationSplit, slot: str) -> list[str]:
     return notes
 
 
+def detected_genes(split: PerturbationSplit, slot: str) -> tuple[float, float] | None:
+    """Least and greatest median number of genes that the control cells of a context that trains have values of.
+
+    Args:
+        split: The cells and their parts.
+        slot: Where their expression is.
+
+    Returns:
+        None where no such context has control cells enough to tell.
+    """
+    audit = split.audit()
+    trains = audit[(audit["part"] == "train") & (audit["perturbed_cells"] > 0)]
+    depths = _depths(split, slot, "genes detected")
+    pairs = zip(trains["dataset"], trains["cell_type"], strict=True)
+    medians = [depth.median for context in pairs if (depth := depths[context][0]) is not None]
+    return (min(medians), max(medians)) if medians else None
+
+
 def _is_within(depth: Depth, bounds: list[Depth]) -> bool:
     medians = [other.median for other in bounds]
     return min(medians) <= depth.median <= max(medians)
@@ -145,4 +166,4 @@ def _depths(
     }
 
 
-__all__ = ["CLEAR", "FAR", "Depth", "depth_notes"]
+__all__ = ["CLEAR", "FAR", "FAR_IN_GENES", "Depth", "depth_notes", "detected_genes"]
