@@ -44,8 +44,7 @@ from state_hf import (
 )
 from state_hf.data.screens.split_definition import SplitDefinition
 from state_hf.training.baseline_fitting import fit_baselines
-from state_hf.training.effect_scale import attach_mixed_effects, fit_effect_scale
-from state_hf.training.mixed_effects import mixed_effects_tables
+from state_hf.training.effect_scale import attach_mixed_effects, fit_effect_scale, refit_mixed_effects
 from state_hf.training.perturbation_offsets import fit_perturbation_offsets
 from state_hf.training.predicted_profiles import average_effects
 from state_hf.training.screen_means import screen_means
@@ -166,9 +165,7 @@ def recipe(name: str, info: dict, folder: Path, seeds: Sequence[int], steps: int
     found = fit_effect_scale(model, held_out, screen_means(split.screens, split, slot=slot, part="val"))
     print(f"{name} seeds {seeds}: {found}", flush=True)
     split = applied_split(name, info, folder)
-    model.mixed_effects = mixed_effects_tables(
-        screen_means(split.screens, split, slot=slot), model.vocabulary, variances=True
-    )
+    refit_mixed_effects(model, screen_means(split.screens, split, slot=slot))
     model.save_pretrained(saved)
     return saved
 

@@ -1,9 +1,11 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
+from state_hf.metrics.score_audit import AUDIT_COLUMNS, VARIANCE_FACTOR, audit_table
 from state_hf.reporting.evaluation_report import evaluation_page, write_evaluation_report
 from state_hf.reporting.markup import element, number
 from state_hf.reporting.page import drawn
@@ -43,6 +45,18 @@ def test_page_shows_every_part(make_result):
     ):
         assert part in text
     assert not re.search(r"\bnan\b", text)
+
+
+def test_the_audit_is_shown_where_there_is_one(make_result):
+    result = make_result()
+    assert "Audit" not in " ".join(Page(evaluation_page(result)).text)
+    metrics = [metric.name for metric in result.profile.metrics]
+    values = {name: dict.fromkeys(metrics, 0.5) for name in AUDIT_COLUMNS}
+    values["inflated_variance"][metrics[0]] = 0.9
+    shown = " ".join(Page(evaluation_page(replace(result, audit=audit_table(values, result.profile)))).text)
+    assert "Audit" in shown
+    assert f"inflated variance (deviations from the mean x {VARIANCE_FACTOR:g}) makes" in shown
+    assert f"{metrics[0]} 0.5 -> 0.9 (control copy 0.5)" in shown
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ from state_hf._version import __version__
 from state_hf.configuration.advice import refuse_existing
 from state_hf.metrics.profiles import Metric
 from state_hf.metrics.result import EvaluationResult
+from state_hf.metrics.score_audit import AUDIT_COLUMNS
 from state_hf.reporting import evaluation_charts as charts
+from state_hf.reporting.evaluation_text import audit_findings
 from state_hf.reporting.markup import number
 from state_hf.reporting.metric_words import QUANTITIES, SIZES, aim, measure
 from state_hf.reporting.page import drawn, flat, render, table_of, words, write_page
@@ -70,6 +72,8 @@ def evaluation_page(result: EvaluationResult) -> str:
         tiles=[(QUANTITIES.get(name, words(name)), number(float(value))) for name, value in numbers.items()],
         problems=table_of(reasons, "metric") if missing else None,
         whole=_part(result) if not result.contexts else {"scored": scored, "scores": _scores(result)},
+        audit=None if result.audit is None else table_of(result.audit[list(AUDIT_COLUMNS)], "metric"),
+        audit_findings=audit_findings(result),
         contexts=[(name, _part(part)) for name, part in result.contexts.items()],
         context_table=_contexts(result) if result.contexts else None,
         volcano_key=_VOLCANO_KEY,
