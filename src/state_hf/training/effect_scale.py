@@ -77,8 +77,8 @@ class EffectScale:
             told += f": predictions go {self.effect.scale:.2f} of the way from the mixed model to the network"
             if self.interaction is not None and self.interaction.scale > 0:
                 told += f", with {self.interaction.scale:.2f} of the context's part"
-        return told + (
-            f"; its standard errors times {self.error_scale:.2f} give 95 % intervals that hold {self.coverage:.1%} of "
+        return (
+            f"{told}\n95 % intervals, of {self.error_scale:.2f} times its standard errors, hold {self.coverage:.1%} of "
             "the held-out means"
         )
 
