@@ -45,11 +45,13 @@ if TYPE_CHECKING:  # Importing `typing` takes longer than all of this module. Wh
     from state_hf.pipelines.finetune_genes import finetune_genes as finetune_genes
     from state_hf.pipelines.generate import generate as generate
     from state_hf.pipelines.medians import fit_medians as fit_medians
+    from state_hf.pipelines.network import network as network
     from state_hf.pipelines.perturb import perturb as perturb
     from state_hf.pipelines.predict import predict as predict
     from state_hf.pipelines.pretrain import pretrain as pretrain
     from state_hf.pipelines.train import train as train
     from state_hf.reporting.evaluation_report import write_evaluation_report as write_evaluation_report
+    from state_hf.reporting.network_report import write_network_report as write_network_report
     from state_hf.reporting.perturbation_report import write_perturbation_report as write_perturbation_report
     from state_hf.tokenization.gene_names import resolve_genes as resolve_genes
     from state_hf.tokenization.rank_expression import RankExpressionModel as RankExpressionModel
@@ -83,6 +85,7 @@ _EXPORTS = {
     "load_gene_table": "state_hf.gene_embeddings.gene_table",
     "load_profile": "state_hf.metrics.profiles",
     "metric_path": "state_hf.evaluate_modules.modules",
+    "network": "state_hf.pipelines.network",
     "open_screens": "state_hf.data.screens.perturbation_screens",
     "perturb": "state_hf.pipelines.perturb",
     "predict": "state_hf.pipelines.predict",
@@ -93,6 +96,7 @@ _EXPORTS = {
     "train": "state_hf.pipelines.train",
     "write_evaluation_report": "state_hf.reporting.evaluation_report",
     "write_model_card": "state_hf.model_cards.card",
+    "write_network_report": "state_hf.reporting.network_report",
     "write_perturbation_report": "state_hf.reporting.perturbation_report",
 }
 for _model_type in FAMILIES:

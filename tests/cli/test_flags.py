@@ -13,6 +13,7 @@ VERBS = {
     "annotate": ("annotate:annotate", {"fill"}, set()),
     "perturb": ("perturb:perturb", {"report", "fill"}, {"tokenizer"}),
     "generate": ("generate:generate", set(), set()),
+    "network": ("network:network", {"report", "fill"}, {"tokenizer"}),
     "finetune": ("finetune:finetune", {"report"}, {"training"}),
     "finetune_genes": ("finetune_genes:finetune_genes", set(), {"training"}),
     "predict": ("predict:predict", {"input", "all_perturbations", "table"}, {"data"}),

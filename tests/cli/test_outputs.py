@@ -31,6 +31,9 @@ COMMANDS = {
                 ["--output", "out.parquet"]),
     "perturb report": (["cells.h5ad", "--model", "se", "--max-cells", "3", "--random-genes", "0", "--device", "cpu",
                         "--output", "effects.parquet"], ["--report", "out.html"]),
+    "network": (["--model", "se", "--nearest", "3", "--device", "cpu"], ["--output", "out.parquet"]),
+    "network gene sets": (["--model", "se", "--nearest", "3", "--device", "cpu", "--output", "edges.parquet"],
+                          ["--gene-sets", "out.gmt"]),
     "convert": ([str(STATE_EMBEDDING / "small")], ["out"]),
     "genes import": (["names.tsv"], ["--output", "out.tsv"]),
     "evaluate": (["screen.h5ad", "screen.h5ad"], ["--output", "out"]),
@@ -44,7 +47,7 @@ TRAINED = ("train", "pretrain")
 
 def words_of(name):
     command, output = COMMANDS[name]
-    return [*name.removesuffix(" report").split(), *command, *output]
+    return [*name.removesuffix(" report").removesuffix(" gene sets").split(), *command, *output]
 
 
 @pytest.fixture

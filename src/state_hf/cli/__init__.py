@@ -22,6 +22,7 @@ _COMMANDS = {
     "perturb": "perturb genes in silico, beside random genes of like expression",
     "annotate": "label cells by a labelled reference, a trained classifier, or what a model writes",
     "generate": "let a language model write cells of given types",
+    "network": "make a network of genes from embeddings, states or attentions",
     "finetune": "fine-tune a model on labelled cells, beside simple baselines",
     "finetune-genes": "fine-tune a model to tell classes of genes apart, held out gene by gene",
     "convert": "turn a checkpoint of arc-state into a model folder, or back",

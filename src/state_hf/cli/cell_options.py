@@ -18,6 +18,23 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def chosen_values(conditions: list[str] | None) -> dict[str, list[str]] | None:
+    """The conditions KEY=VALUE as column -> values; of one column, any of its values will do.
+
+    Raises:
+        ValueError: One is none.
+    """
+    if conditions is None:
+        return None
+    chosen: dict[str, list[str]] = {}
+    for condition in conditions:
+        key, equals, value = condition.partition("=")
+        if not (key and equals and value):
+            raise ValueError(f"--where {condition!r} is not KEY=VALUE")
+        chosen.setdefault(key, []).append(value)
+    return chosen
+
+
 def add_reading_options(parser: argparse.ArgumentParser) -> Any:
     """Declare which matrix and which genes are read. Returns the group of options."""
     reading = parser.add_argument_group("what is read")
@@ -61,4 +78,4 @@ def add_computing_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-__all__ = ["add_computing_options", "add_reading_options", "batch_size", "natural"]
+__all__ = ["add_computing_options", "add_reading_options", "batch_size", "chosen_values", "natural"]

@@ -28,7 +28,7 @@ _CORE = (
     "pandas",
 )
 _EXTRAS = {
-    "scanpy": (("scanpy", "igraph", "leidenalg"), "the demo's figures, and the metric clustering_agreement"),
+    "scanpy": (("scanpy", "igraph", "leidenalg"), "the demo's figures, clustering_agreement, state-hf network"),
     "peft": (("peft",), "LoRA"),
     "submission": (("zstandard",), "state-hf prep"),
     "formats": (("hdf5plugin",), "files of cells that are compressed with zstd, blosc, lz4 and others"),

@@ -21,7 +21,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from state_hf.cli.cell_options import add_computing_options, add_reading_options, natural
+from state_hf.cli.cell_options import add_computing_options, add_reading_options, chosen_values, natural
 from state_hf.cli.library_log import told_on_stderr
 from state_hf.data.cells.locations import CELL_FORMATS, as_location
 from state_hf.tokenization.gene_changes import GENE_CHANGES
@@ -86,23 +86,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of a family on a stock model: the hidden states that are compared, -1 the last (default), -2 the one "
         "before",
     )
-
-
-def chosen_values(conditions: list[str] | None) -> dict[str, list[str]] | None:
-    """The conditions KEY=VALUE as column -> values; of one column, any of its values will do.
-
-    Raises:
-        ValueError: One is none.
-    """
-    if conditions is None:
-        return None
-    chosen: dict[str, list[str]] = {}
-    for condition in conditions:
-        key, equals, value = condition.partition("=")
-        if not (key and equals and value):
-            raise ValueError(f"--where {condition!r} is not KEY=VALUE")
-        chosen.setdefault(key, []).append(value)
-    return chosen
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -75,6 +75,12 @@ class CellTokenizer(ABC):
         """(tokens,) the vocabulary row of every token id, -1 where it is no gene."""
         raise NotImplementedError
 
+    @property
+    def gene_tokens(self) -> np.ndarray:
+        """(genes,) the token id of every gene, by vocabulary row; NotImplementedError where a gene is several."""
+        tokens = np.flatnonzero(self._rows_of_tokens >= 0)
+        return tokens[np.argsort(self._rows_of_tokens[tokens], kind="stable")]
+
     @abstractmethod
     def _encode_block(
         self,
