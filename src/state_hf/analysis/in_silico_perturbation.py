@@ -187,37 +187,44 @@ class InSilicoPerturber:
             tokens = self.tokenizer.gene_rows(copy)
             changed = (tokens[:, :, None] == torch.from_numpy(rows)[:, None, :]).any(dim=2)
             kept = self.tokenizer.expressed_tokens(copy) & ~changed
+            # A gene of several tokens counts once.
+            shares = kept / _occurrence(tokens)[1]
             cosines = kept.double()
             displaced = torch.zeros(len(batch), before.cell.shape[1], dtype=torch.float64)
             if len(moved):
                 states = self.encoder.states(trimmed(after, moved), output_genes=True)
                 pairs = _aligned(before, cells[moved], tokens[moved], kept[moved], states)
-                numbers[moved], found, displaced[moved] = self._compare(before, cells[moved], pairs, states)
-                kept[moved] = pairs.valid
+                shares[moved] *= pairs.valid
+                numbers[moved], found, displaced[moved] = self._compare(
+                    before, cells[moved], pairs, states, shares[moved]
+                )
                 cosines[moved] = found
             # A batch that did not fit comes again in parts: nothing is kept of it before it has gone through.
             values[copies[batch, 0], which] = numbers
-            sums.add(which, halves[batch], displaced, tokens, kept, cosines)
+            sums.add(which, halves[batch], displaced, tokens, shares, cosines)
 
         for batch, _ in self.encoder.in_batches(lengths[copies[:, 0] - start], run):
             progress(len(batch))
 
     def _compare(
-        self, before: CellStates, cells: np.ndarray, pairs: "_StatePairs", after: CellStates
+        self,
+        before: CellStates,
+        cells: np.ndarray,
+        pairs: "_StatePairs",
+        after: CellStates,
+        shares: torch.Tensor,
     ) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
         """The effects on the cells, (copies, tokens) cosines of genes, and what was added to the cells."""
         cosines = torch.cosine_similarity(pairs.before, pairs.after, dim=-1)
-        valid = pairs.valid.to(cosines.device)
-        number = valid.sum(dim=1).clamp(min=1)
+        weights = (shares / shares.sum(dim=1, keepdim=True).clamp(min=1e-12)).to(cosines)
         old_cell = before.cell[torch.from_numpy(cells).to(before.cell.device)].float()
         new_cell = after.cell.float()
         columns = [
-            torch.where(valid, cosines, 0).sum(dim=1) / number,
+            (weights * cosines).sum(dim=1),
             torch.cosine_similarity(old_cell, new_cell),
             torch.linalg.vector_norm(new_cell - old_cell, dim=1),
         ]
         if self.centroids:
-            weights = valid / number[:, None]
             old_mean, new_mean = (torch.einsum("ct,ctw->cw", weights, side) for side in (pairs.before, pairs.after))
             for centroid in self.centroids.values():
                 columns.append(_shift(old_mean, new_mean, centroid.genes))
@@ -243,7 +250,7 @@ def _aligned(
     """The states of the unperturbed genes before and after, beside each other, wherever their tokens are."""
     # A gene of several tokens has them in the same order on both sides.
     rows, places = after.gene_rows.sort(dim=1, stable=True)
-    found = (torch.searchsorted(rows, tokens) + _occurrence(tokens)).clamp(max=rows.shape[1] - 1)
+    found = (torch.searchsorted(rows, tokens) + _occurrence(tokens)[0]).clamp(max=rows.shape[1] - 1)
     valid = kept & (rows.gather(1, found) == tokens)
     old: Any = before.genes
     new: Any = after.genes
@@ -253,11 +260,13 @@ def _aligned(
     return _StatePairs(valid, old.float(), new.float())
 
 
-def _occurrence(rows: torch.Tensor) -> torch.Tensor:
-    """(cells, tokens) how many earlier tokens of the cell have the same row."""
+def _occurrence(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(cells, tokens) how many earlier tokens of the cell have the same row, and how many have it in all."""
     ordered, places = rows.sort(dim=1, stable=True)
-    number = torch.arange(rows.shape[1]) - torch.searchsorted(ordered, ordered)
-    return torch.empty_like(rows).scatter_(1, places, number)
+    first = torch.searchsorted(ordered, ordered)
+    number = torch.searchsorted(ordered, ordered, right=True) - first
+    earlier = torch.arange(rows.shape[1]) - first
+    return torch.empty_like(rows).scatter_(1, places, earlier), torch.empty_like(rows).scatter_(1, places, number)
 
 
 class _Sums:
@@ -282,7 +291,7 @@ class _Sums:
         halves: np.ndarray,
         displaced: torch.Tensor,
         tokens: torch.Tensor,
-        kept: torch.Tensor,
+        shares: torch.Tensor,
         cosines: torch.Tensor,
     ) -> None:
         place = halves * self.number + which
@@ -293,10 +302,10 @@ class _Sums:
         rows = tokens.numpy()
         # Rows behind the last affected one, and -1, meet the last column, which is no gene.
         columns = self.columns[np.where(rows < len(self.columns), rows, -1)]
-        valid = kept.numpy() & (columns >= 0)
-        flat = (which[:, None] * len(self.affected) + columns)[valid]
-        np.add.at(self.cells, flat, 1)
-        np.add.at(self.cosines, flat, cosines.numpy()[valid])
+        valid = (shares.numpy() > 0) & (columns >= 0)
+        flat, weights = (which[:, None] * len(self.affected) + columns)[valid], shares.numpy()[valid]
+        np.add.at(self.cells, flat, weights)
+        np.add.at(self.cosines, flat, weights * cosines.numpy()[valid])
 
     def effects(self, values: np.ndarray) -> PerturbationEffects:
         """The sums beside the values of every cell."""
@@ -356,9 +365,9 @@ def unperturbed_states(encoder: CellEncoder, encoding: Mapping[str, torch.Tensor
 def mean_gene_states(encoder: CellEncoder, encoding: Mapping[str, torch.Tensor], states: CellStates) -> torch.Tensor:
     """(cells, width) float32: the mean state of the genes that each cell expresses."""
     genes: Any = states.genes
-    weights = encoder.tokenizer.expressed_tokens(encoding).to(genes.device).float()
-    weights = weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
-    return torch.einsum("ct,ctw->cw", weights, genes.float())
+    weights = encoder.tokenizer.expressed_tokens(encoding) / _occurrence(states.gene_rows)[1]
+    weights = (weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)).to(genes.device)
+    return torch.einsum("ct,ctw->cw", weights.float(), genes.float())
 
 
 def _same_input(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> np.ndarray:

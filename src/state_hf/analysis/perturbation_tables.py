@@ -92,7 +92,7 @@ def affected_table(effects: PerturbationEffects, affected: np.ndarray, work: Per
         "perturbation": np.array([one.name for one in work.perturbations[: work.asked]], dtype=object)[which],
         "affected_gene": np.array([work.names[int(row)] for row in affected], dtype=object)[gene],
         "cosine": effects.gene_cosines[which, gene] / cells,
-        "cells": cells.astype(np.int64),
+        "cells": np.rint(cells).astype(np.int64),
     }
     order = np.lexsort((columns["cosine"], which))
     return pd.DataFrame(columns).iloc[order].reset_index(drop=True)
