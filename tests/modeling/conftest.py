@@ -8,6 +8,9 @@ from transformers import (
     BertForSequenceClassification,
     BertForTokenClassification,
     BertModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    GPTNeoXForSequenceClassification,
 )
 
 from state_hf import (
@@ -80,6 +83,23 @@ def ranked_genes(**labels: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **labels}
 
 
+def neox_config(**changes) -> GPTNeoXConfig:
+    """One of Cell2Sentence's models, which are any that write text."""
+    sizes = {
+        "vocab_size": GENES,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 40,
+        "max_position_embeddings": TOKENS,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+        "initializer_range": 0.3,
+    }
+    return GPTNeoXConfig(**{**sizes, **changes})
+
+
 MODELS = {
     "StateEmbeddingModel": (StateEmbeddingModel, state_embedding_config, sentences),
     "StateEmbeddingForMaskedExpression": (
@@ -101,6 +121,16 @@ MODELS = {
     "BertForSequenceClassification": (
         BertForSequenceClassification,
         lambda: bert_config(num_labels=3),
+        lambda: ranked_genes(labels=torch.tensor([2, 0, 1])),
+    ),
+    "GPTNeoXForCausalLM": (
+        GPTNeoXForCausalLM,
+        neox_config,
+        lambda: ranked_genes(labels=torch.arange(CELLS * TOKENS).reshape(CELLS, TOKENS) % GENES),
+    ),
+    "GPTNeoXForSequenceClassification": (
+        GPTNeoXForSequenceClassification,
+        lambda: neox_config(num_labels=3),
         lambda: ranked_genes(labels=torch.tensor([2, 0, 1])),
     ),
     "BertForTokenClassification": (

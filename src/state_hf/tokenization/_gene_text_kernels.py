@@ -9,6 +9,9 @@ from state_hf.tokenization._sentence_kernels import (
     _unshuffle_gene,
 )
 
+# Bytes of a name that are copied at once: most names are shorter.
+COPIED = 16
+
 
 @kernel()
 def write_ranked_rows(start, keys, seed, first_cell, rows):
@@ -28,32 +31,23 @@ def write_ranked_rows(start, keys, seed, first_cell, rows):
 
 
 @kernel()
-def text_lengths(rows, starts, lengths):
-    """Write into `lengths` (cells,) the bytes of each cell's sentence: its names, and a space between two."""
-    for cell in range(rows.shape[0]):
-        length, number = 0, 0
-        while number < rows.shape[1] and rows[cell, number] >= 0:
-            row = rows[cell, number]
-            length += starts[row + 1] - starts[row] + 1
-            number += 1
-        lengths[cell] = max(length - 1, 0)
+def write_names(rows, starts, names, table, text, ends):
+    """Write the sentences of cells one behind the other into `text`, and into `ends` (cells,) where each ends.
 
-
-@kernel()
-def write_names(rows, starts, names, ends, text):
-    """Write the sentences of cells one behind the other into `text`; `ends` (cells,) says where each ends.
-
-    `names` are the bytes of all gene names, that of row r from `starts[r]` to `starts[r + 1]`.
+    `names` are the bytes of all gene names and a space behind each, that of row r from `starts[r]` to `starts[r + 1]`.
+    `table` (genes, COPIED) holds the first bytes of each: a fixed number is copied much faster than as many as a name
+    has, and what is too much is written over by the next. So `text` needs so many bytes more than the sentences have.
     """
     at = 0
     for cell in range(rows.shape[0]):
         number = 0
-        while at < ends[cell]:
-            if number > 0:
-                text[at] = 32
-                at += 1
+        while number < rows.shape[1] and rows[cell, number] >= 0:
             row = rows[cell, number]
-            for byte in range(starts[row], starts[row + 1]):
-                text[at] = names[byte]
-                at += 1
+            length = starts[row + 1] - starts[row]
+            for byte in range(COPIED):
+                text[at + byte] = table[row, byte]
+            for byte in range(COPIED, length):
+                text[at + byte] = names[starts[row] + byte]
+            at += length
             number += 1
+        ends[cell] = at

@@ -56,9 +56,14 @@ class GeneNames:
     """
 
     def __init__(self, genes: Sequence[str]) -> None:
-        names = [gene.encode() for gene in genes]
-        self._starts = np.concatenate([[0], np.cumsum([len(name) for name in names])]).astype(np.int64)
+        names = [f"{gene} ".encode() for gene in genes]
+        self._lengths = np.array([len(name) for name in names], np.int64)
+        self._starts = np.concatenate([[0], np.cumsum(self._lengths)])
         self._bytes = np.frombuffer(b"".join(names), np.uint8)
+        self._table = np.frombuffer(
+            b"".join(name[: _gene_text_kernels.COPIED].ljust(_gene_text_kernels.COPIED) for name in names), np.uint8
+        )
+        self._table = self._table.reshape(len(names), _gene_text_kernels.COPIED)
 
     def sentences(self, rows: np.ndarray) -> list[str]:
         """Names in order, joined with spaces.
@@ -67,17 +72,19 @@ class GeneNames:
             rows: (cells, genes) vocabulary rows, -1 behind the last of each.
         """
         texts = [""] * len(rows)
+        longest = int(self._lengths.max())
 
         def write(start: int, stop: int) -> None:
-            block = rows[start:stop]
-            lengths = np.empty(len(block), np.int64)
-            _gene_text_kernels.text_lengths(block, self._starts, lengths)
-            ends = np.cumsum(lengths)
-            text = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
-            _gene_text_kernels.write_names(block, self._starts, self._bytes, ends, text)
-            joined = text.tobytes()
-            for number, (end, length) in enumerate(zip(ends.tolist(), lengths.tolist(), strict=True)):
-                texts[start + number] = joined[end - length : end].decode()
+            text = np.empty(_CELLS_AT_ONCE * rows.shape[1] * longest + _gene_text_kernels.COPIED, np.uint8)
+            ends = np.empty(_CELLS_AT_ONCE, np.int64)
+            for begin in range(start, stop, _CELLS_AT_ONCE):
+                block = rows[begin : min(stop, begin + _CELLS_AT_ONCE)]
+                _gene_text_kernels.write_names(block, self._starts, self._bytes, self._table, text, ends)
+                first = 0
+                for number, end in enumerate(ends[: len(block)].tolist()):
+                    # Without the space behind the last name.
+                    texts[begin + number] = str(text[first : max(end - 1, first)].data, "utf-8")
+                    first = end
 
         over_cells(write, len(rows))
         return texts
