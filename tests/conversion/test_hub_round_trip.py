@@ -3,11 +3,11 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForPreTraining, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForPreTraining, AutoProcessor, AutoTokenizer
 
 from state_hf import StateTransitionForPerturbation, convert, inspect, push_folder
 from state_hf.inference.cell_encoder import CellEncoder
-from tests import geneformer_models
+from tests import cell2sentence_models, geneformer_models
 from tests.conversion.conftest import FIXTURES, STATE_EMBEDDING, STATE_TRANSITION
 from tests.model_cards.conftest import hub
 
@@ -63,6 +63,29 @@ def test_geneformer(release, tmp_path, hub):
     facts = inspect("someone/geneformer").facts
     assert facts["kind"] == "Geneformer model (BertForMaskedLM)"
     assert facts["vocabulary"].startswith("47 genes")
+
+
+def test_cell2sentence(tmp_path, hub):
+    folder, genes = tmp_path / "model", tmp_path / "genes.txt"
+    genes.write_text("\n".join(cell2sentence_models.NAMES))
+    convert(cell2sentence_models.MODEL, folder, genes=genes, max_shard_bytes=50_000)
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    push_folder(folder, "someone/c2s")
+    repository = hub.repositories["models", "someone/c2s"]
+    files = repository.commits[repository.branches["main"]]
+    assert {"genes.txt", "processor_config.json", "state_hf_classes.py", "generation_config.json"} <= set(files)
+    assert "licences of their own" in files["README.md"].decode()
+    encoder = CellEncoder.from_pretrained("someone/c2s")
+    cells = (cell2sentence_models.COUNTS[:3], cell2sentence_models.NAMES)
+    ours = AutoProcessor.from_pretrained(folder)
+    assert torch.equal(encoder.tokenizer.encode_cells(*cells)["input_ids"], ours.encode_cells(*cells)["input_ids"])
+    stored = cell2sentence_models.expected("model.cell_type_prediction")
+    logits = AutoModelForCausalLM.from_pretrained("someone/c2s")(
+        input_ids=stored["input_ids"], attention_mask=stored["attention_mask"]
+    ).logits
+    real = stored["attention_mask"].bool()
+    torch.testing.assert_close(logits[real], stored["logits"][real], **TOLERANCE)
+    assert "26 genes" in inspect("someone/c2s").facts["vocabulary"]
 
 
 def test_the_card_on_the_hub_is_of_the_converted_model(converted, hub):

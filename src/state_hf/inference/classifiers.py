@@ -155,14 +155,21 @@ def head_inputs(classifier: PreTrainedModel, inputs: Mapping[str, torch.Tensor])
         classifier(**inputs)
     finally:
         hook.remove()
-    return read[-1]
+    found = read[-1]
+    if found.ndim == 2:
+        return found
+    # A classifier on a language model scores every token, and takes the last.
+    mask = inputs.get("attention_mask")
+    length = torch.full((len(found),), found.shape[1]) if mask is None else mask.sum(dim=1)
+    return found[torch.arange(len(found)), length.to(found.device) - 1]
 
 
 def fit_last_layer(classifier: Any, features: np.ndarray, labels: np.ndarray) -> None:
     """Fit the last layer of a classifier to labelled cells, the rest left as it is.
 
     The layer is multinomial logistic regression of standardised features (L-BFGS, L2 penalty of strength 1, as
-    scikit-learn has it), every class weighing the same, whatever its size. The scales go into the layer's weights.
+    scikit-learn has it), every class weighing the same, whatever its size. The scales go into the layer's weights. For
+    a layer without offsets, features are not centred.
 
     Args:
         classifier: Of `new_classifier`; changed in place, in float32 afterwards.
@@ -170,10 +177,14 @@ def fit_last_layer(classifier: Any, features: np.ndarray, labels: np.ndarray) ->
         labels: (cells,) names of `config.label2id`.
     """
     numbers = np.array([classifier.config.label2id[label] for label in labels])
+    layer = last_layer(classifier)
     means, scales = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+    if layer.bias is None:
+        means[:] = 0
     # A feature that does not vary says nothing.
     scales[scales == 0] = 1.0
-    solver = LogisticRegression(class_weight="balanced", max_iter=_SOLVER_STEPS)
+    options: dict[str, Any] = {"class_weight": "balanced", "max_iter": _SOLVER_STEPS}
+    solver = LogisticRegression(fit_intercept=layer.bias is not None, **options)
     solver.fit((features - means) / scales, numbers)
     coefficients, offsets = solver.coef_, solver.intercept_
     if len(coefficients) == 1:
@@ -181,10 +192,10 @@ def fit_last_layer(classifier: Any, features: np.ndarray, labels: np.ndarray) ->
         coefficients, offsets = np.stack([-coefficients[0], coefficients[0]]) / 2, np.array([-1, 1]) * offsets / 2
     coefficients = coefficients / scales
     classifier.float()
-    layer = last_layer(classifier)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(coefficients))
-        layer.bias.copy_(torch.from_numpy(offsets - coefficients @ means))
+        if layer.bias is not None:
+            layer.bias.copy_(torch.from_numpy(offsets - coefficients @ means))
 
 
 def last_logits(classifier: Any, features: np.ndarray) -> np.ndarray:

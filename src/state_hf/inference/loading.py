@@ -140,6 +140,9 @@ def load_tokenizer(tokenizer: str | Path | CellTokenizer | None, model: PreTrain
             "format has to be converted first (`state-hf convert`)."
         )
     loaded.check_model(model.config)
+    if getattr(model.config, "pad_token_id", 0) is None:
+        # A classifier on a language model finds a text's last token by it, and many checkpoints do not say it.
+        model.config.pad_token_id = getattr(loaded, "pad_token_id", None)
     return loaded
 
 

@@ -122,6 +122,11 @@ class Cell2SentenceProcessor(CellTokenizer, PushWithCardMixin, PortableProcessor
         return self.tokenizer.model_max_length
 
     @property
+    def pad_token_id(self) -> int:
+        """The token of padding."""
+        return self.tokenizer.pad_token_id
+
+    @property
     def rows(self) -> dict[str, int]:
         """Row of every gene by its name."""
         return self.gene_index.rows
