@@ -62,6 +62,26 @@ def test_ranks_are_those_of_the_formula(seed, most, kind):
     assert ranks(cells, medians, most=most) == by_the_formula(cells, medians, most)
 
 
+@pytest.mark.parametrize("width", [300, 4096, 9000, 70_000])
+@pytest.mark.parametrize("kind", ["apart", "few ratios", "very large and small"])
+def test_ranks_of_any_number_of_genes_are_those_of_an_exact_sort(width, kind):
+    """Whatever a key's bits leave to the ratio: ratios that they do not tell apart are ordered by themselves."""
+    rng = np.random.default_rng(width)
+    medians = {
+        "apart": rng.lognormal(size=width),
+        "few ratios": rng.choice([1.0, 2.0, 4.0], width),
+        "very large and small": 2.0 ** rng.integers(-60, 60, width),
+    }[kind]
+    cells = rng.poisson(0.7, (3, width)).astype(np.float32)
+    columns = rng.permutation(width)
+    most = width // 3
+    found = ranks(cells[:, columns], medians, most=most, columns=columns)
+    for ids, cell in zip(found, cells, strict=True):
+        expressed = np.flatnonzero(cell)
+        order = np.lexsort([expressed, -(cell[expressed].astype(np.float64) / medians[expressed])])
+        assert ids == expressed[order][:most].tolist()
+
+
 def test_the_order_of_columns_does_not_matter():
     rng = np.random.default_rng(0)
     cells, medians, order = rng.poisson(1.0, (50, 30)), rng.integers(1, 4, 30).astype(float), rng.permutation(30)

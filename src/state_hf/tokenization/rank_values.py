@@ -53,15 +53,21 @@ def rank_genes(
         (cells,) how many genes of each are in `ids`.
     """
     counts = np.zeros(cells.shape[0], np.int64)
+    of_columns = np.where((columns >= 0) & (divisors[columns] > 0), divisors[columns], np.nan)
 
     def write(start: int, stop: int) -> None:
+        lengths = np.diff(cells.indptr[start : stop + 1])
+        space = np.empty((_CELLS_AT_ONCE, int(lengths.max(initial=0))), np.uint32)
         for begin in range(start, stop, _CELLS_AT_ONCE):
             end = min(stop, begin + _CELLS_AT_ONCE)
-            keys = np.empty((end - begin, int(np.diff(cells.indptr[begin : end + 1]).max())), np.uint64)
-            block = (begin, cells.data, cells.indices, cells.indptr, columns, divisors, is_counts, keys, counts)
+            width = int(lengths[begin - start : end - start].max())
+            keys = space[: end - begin, :width]
+            matrix = cells.data, cells.indices, cells.indptr, of_columns, is_counts
+            # One more than the places: the largest number is that of no rank.
+            block = (begin, *matrix, (width + 1).bit_length(), keys, counts)
             _rank_value_kernels.write_ratio_keys(*block)
             keys.sort(axis=1)
-            _rank_value_kernels.write_ranked_ids(*block, first_id, pad_id, ids)
+            _rank_value_kernels.write_ranked_ids(*block, columns, first_id, pad_id, ids)
 
     over_cells(write, cells.shape[0])
     return np.minimum(counts, ids.shape[1])
@@ -158,7 +164,8 @@ class RankValueTokenizer(GeneVocabularyTokenizer):
         for offset, token in enumerate(after):
             ids[np.arange(number), len(before) + counts + offset] = token
         lengths = len(before) + counts + len(after)
-        mask = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
+        mask = np.empty_like(ids)
+        _rank_value_kernels.write_mask(lengths, mask)
         return {"input_ids": ids, "attention_mask": mask}
 
     def _encode_block(
