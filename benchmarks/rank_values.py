@@ -94,7 +94,7 @@ def steps_of_the_original(folder: str, ours: int, theirs: int):
 
 def claim(contest: Contest) -> None:
     with contest.folder() as folder:
-        options = {"folder": str(folder), "ours": 1024, "theirs": 64 if contest.quick else 256}
+        options = {"folder": str(folder), "ours": 1024, "theirs": 256 if contest.quick else 1024}
         contest.compare(
             "Tokenize cells",
             (state_hf, steps_of_the_original),

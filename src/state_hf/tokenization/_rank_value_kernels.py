@@ -76,8 +76,8 @@ def write_ranked_ids(
 ):
     """Write the token ids of the cells from `start` on into `ids` (all cells, length) by rank, `pad_id` behind them.
 
-    `keys` (cells, width) are those of `write_ratio_keys`, each row sorted. The id of a gene is `first_id` and its row in
-    the vocabulary, `columns` (dataset genes,).
+    `keys` (cells, width) are those of `write_ratio_keys`, each row sorted. The id of a gene is `first_id` and its row
+    in the vocabulary, `columns` (dataset genes,).
     """
     length, width, bits = ids.shape[1], keys.shape[1], np.uint32(place_bits)
     last_place = np.uint32((1 << place_bits) - 1)
