@@ -162,6 +162,26 @@ def test_the_command_and_its_page(files, tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
+def test_settings_are_searched_for_and_the_best_are_trained_with(files, tmp_path):
+    options = {"model": files / "model", "trained": "head", "trials": 4, "epochs": 2, "batch_size": 16, "device": "cpu"}
+    tuned = finetune(files / "labelled.h5ad", tmp_path / "out", **options)
+    trials = tuned.record["training"]["trials"]
+    assert len(trials) == 4
+    best = max(trials, key=lambda trial: trial["value"])
+    assert tuned.record["training"]["learning_rate"] == best["settings"]["learning_rate"]
+    for trial in trials:
+        assert 1e-6 <= trial["settings"]["learning_rate"] <= 1e-3
+        assert 0 <= trial["settings"]["weight_decay"] <= 0.3
+        assert trial["settings"]["lr_scheduler_type"] in ("linear", "cosine", "polynomial")
+        # 82 cells make 10 steps.
+        assert trial["settings"]["warmup_steps"] == 5
+    assert len({trial["settings"]["learning_rate"] for trial in trials}) == 4
+    again = finetune(files / "labelled.h5ad", tmp_path / "again", **options)
+    assert again.record["training"]["trials"] == trials
+    with pytest.raises(ValueError, match="trials are compared on validation cells"):
+        finetune(files / "labelled.h5ad", tmp_path / "none", **{**options, "val_share": 0.0})
+
+
 def test_a_name_never_becomes_markup(files, tmp_path):
     finetune(files / "labelled.h5ad", tmp_path / "out", model=files / "model", **QUICK, trained="head")
     record = json.loads((tmp_path / "out" / "finetuning.json").read_text())

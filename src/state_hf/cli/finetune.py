@@ -57,6 +57,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     training.add_argument("--layers", type=int, default=2, metavar="N", help="how many last layers (default: 2)")
     training.add_argument("--lora-rank", type=int, default=8, metavar="R", help="rank of the changes (default: 8)")
+    training.add_argument(
+        "--trials",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="search for the training's settings in N others (needs optuna)",
+    )
     training.add_argument("--epochs", type=float, default=10, metavar="N", help="most passes (default: 10)")
     training.add_argument(
         "--learning-rate",

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,12 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from scipy import sparse
-from transformers import EarlyStoppingCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
 from transformers.utils import logging
 
-from state_hf.analysis.label_scores import class_scores, confusion, per_class_scores, regression_scores
-from state_hf.analysis.simple_models import VariableGeneModels
+from state_hf.analysis.label_scores import class_scores, regression_scores
+from state_hf.analysis.split_scores import blocks_of, scores_of_split
 from state_hf.configuration.wording import counted
 from state_hf.data.cells.anndata_files import read_groups, read_labels, read_obs_column
 from state_hf.data.cells.group_split import PARTS, LabelledSplit, shared_profiles, split_labelled_cells
@@ -32,6 +30,7 @@ from state_hf.inference.resumable_output import ResumableOutput
 from state_hf.model_cards.card import write_model_card
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.encoded_cells import EncodedCells, encode_to_disk
+from state_hf.training.hyperparameter_search import search_settings, trials_of
 from state_hf.training.label_trainer import (
     LEARNING_RATES,
     TRAINED,
@@ -45,8 +44,6 @@ logger = logging.get_logger(__name__)
 
 Task = Literal["classification", "regression"]
 RECORD_FILE = "finetuning.json"
-# So many expressions are kept to see cells that are on both sides, and to fit the baseline to.
-_BLOCK_CELLS = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +89,7 @@ def finetune(
     val_share: float = 0.1,
     test_share: float = 0.2,
     class_weights: bool = True,
+    trials: int = 0,
     epochs: float = 10,
     learning_rate: float | None = None,
     batch_size: int = 16,
@@ -128,6 +126,8 @@ def finetune(
         val_share: Share of the cells that choose the checkpoint and end the training, in [0, 1).
         test_share: Share of the cells that are scored, in (0, 1).
         class_weights: Whether every class weighs the same in the loss, whatever its size.
+        trials: So many trainings with other settings come first, drawn as `search_settings` says; those of the best on
+            the validation cells are trained with.
         epochs: Most passes over the training cells.
         learning_rate: Of AdamW. Default: 5e-5 for all weights, 1e-4 for the last layers, 1e-3 for a head, 3e-4 for
             low-rank changes.
@@ -183,7 +183,7 @@ def finetune(
     settings = task_of.settings | {
         "label_key": label_key, "labels_sha256": hashlib.sha256("\n".join(map(str, labels)).encode()).hexdigest(),
         "task": task, "trained": trained, "layers": layers, "lora_rank": lora_rank, "group_key": str(group_key),
-        "val_share": val_share, "test_share": test_share, "class_weights": class_weights,
+        "val_share": val_share, "test_share": test_share, "class_weights": class_weights, "trials": trials,
     }  # fmt: skip
     if target.is_complete:
         target.check_complete(settings, _read_record(target.path).get("settings", {}))
@@ -203,6 +203,8 @@ def finetune(
         report_to="none",
     )
     validates = len(split.rows["val"]) > 0
+    if trials and (not validates or training is not None):
+        raise ValueError("trials are compared on validation cells (val_share above 0), and set the training themselves")
     arguments.output_dir = str(target.partial / "checkpoints")
     # Batches come whole, with what the model reads and the labels.
     arguments.remove_unused_columns = False
@@ -218,21 +220,34 @@ def finetune(
         doubled = shared_profiles(digests, split.rows)
         if doubled:
             split.audit.append(f"{doubled:,} cells of the other parts have exactly the expression of a training cell")
+        common: dict[str, Any] = {
+            "args": arguments,
+            "train_dataset": parts["train"],
+            "eval_dataset": parts["val"] if validates else None,
+            "scores": class_scores if by_class else regression_scores,
+            "class_weights": _weights(parts["train"], len(names)) if by_class and class_weights else None,
+            "by_class": by_class,
+        }
+
+        def chosen_weights() -> PreTrainedModel:
+            fresh = new_classifier(model, names, seed=seed)
+            return choose_trained_weights(fresh, trained, layers=layers, lora_rank=lora_rank)
+
+        if trials:
+            search_settings(
+                target.partial / "search", lambda: LabelTrainer(model_init=chosen_weights, **common), trials
+            )
         trainer = LabelTrainer(
-            model=choose_trained_weights(loaded, trained, layers=layers, lora_rank=lora_rank),
-            args=arguments,
-            train_dataset=parts["train"],
-            eval_dataset=parts["val"] if validates else None,
-            scores=class_scores if by_class else regression_scores,
-            class_weights=_weights(parts["train"], len(names)) if by_class and class_weights else None,
-            by_class=by_class,
+            model=chosen_weights(),
             callbacks=[EarlyStoppingCallback(patience)] if validates and training is None else [],
+            **common,
         )
         trainer.train(resume_from_checkpoint=last_complete_checkpoint(arguments.output_dir))
         tuned = merged(trainer.accelerator.unwrap_model(trainer.model)).eval()
         logits = np.asarray(trainer.predict(parts["test"]).predictions)
         predictions = _predictions(logits, labels, split, names, cells)
-        result = _scored(predictions, labels, split, names, cells, task_of, seed=seed)
+        is_counts = task_of.input_type == "counts"
+        result = scores_of_split(predictions, labels, split, names, cells, is_counts=is_counts, seed=seed)
     if trainer.is_world_process_zero():
         record = {
             "settings": settings,
@@ -243,6 +258,7 @@ def finetune(
                 "learning_rate": arguments.learning_rate,
                 "batch_size": arguments.per_device_train_batch_size,
                 "best": trainer.state.best_metric,
+                "trials": trials_of(target.partial / "search"),
             },
             "model": str(model),
         }
@@ -289,18 +305,13 @@ def _encode(folder: Path, cells: CellMatrix, task: EmbeddingTask, encoder: CellE
                 **encoder.encoding,
             )
     digests: list[str] = []
-    for _, block in _blocks(cells):
+    for _, block in blocks_of(cells):
         for start, stop in zip(block.indptr[:-1], block.indptr[1:], strict=True):
             order = np.argsort(block.indices[start:stop], kind="stable")
             digest = hashlib.blake2b(block.indices[start:stop][order].astype(np.int64).data, digest_size=8)
             digest.update(block.data[start:stop][order].astype(np.float32).data)
             digests.append(digest.hexdigest() if stop > start else f"empty {len(digests)}")
     return np.array(digests)
-
-
-def _blocks(cells: CellMatrix) -> Iterator[tuple[int, sparse.csr_matrix]]:
-    for start in range(0, cells.num_cells, _BLOCK_CELLS):
-        yield start, cells.block(start, start + _BLOCK_CELLS)
 
 
 def _part(folder: Path, rows: np.ndarray, labels: np.ndarray, names: list[str]) -> EncodedCells:
@@ -326,38 +337,6 @@ def _predictions(
     probability = torch.from_numpy(logits).float().softmax(dim=-1).numpy()
     predicted = np.array(names, dtype=object)[probability.argmax(axis=1)]
     return pd.DataFrame({"label": labels[rows], "predicted": predicted, "share": probability.max(axis=1)}, index=index)
-
-
-def _scored(
-    predictions: pd.DataFrame,
-    labels: np.ndarray,
-    split: LabelledSplit,
-    names: list[str],
-    cells: CellMatrix,
-    task: EmbeddingTask,
-    *,
-    seed: int,
-) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
-    """The table of scores with the baselines, per class, and the confusion matrix."""
-    truth, predicted = predictions["label"].to_numpy(), predictions["predicted"].to_numpy()
-    rows = {part: split.rows[part] for part in ("train", "test")}
-    # The baseline reads the cells that it needs, as sparse rows.
-    kept = {part: sparse.vstack([b[np.isin(np.arange(s, s + b.shape[0]), r)] for s, b in _blocks(cells)], format="csr")
-            for part, r in rows.items()}  # fmt: skip
-    baseline = VariableGeneModels(is_counts=task.input_type == "counts", by_class=bool(names), seed=seed)
-    simple = baseline.fit(kept["train"], labels[rows["train"]]).predict(kept["test"])
-    if not names:
-        mean = np.full(len(truth), labels[rows["train"]].mean())
-        columns = {"fine-tuned": predicted, **simple, "mean": mean}
-        table = pd.DataFrame({name: regression_scores(truth, found) for name, found in columns.items()}).T
-        return table, None, None
-    train_names, counts = np.unique(labels[rows["train"]].astype(str), return_counts=True)
-    majority = np.full(len(truth), train_names[counts.argmax()], dtype=object)
-    columns = {"fine-tuned": predicted, **simple, "majority": majority}
-    truth = truth.astype(str)
-    table = pd.DataFrame({name: class_scores(truth, found.astype(str)) for name, found in columns.items()}).T
-    known = sorted({*names, *truth})
-    return table, per_class_scores(truth, predicted.astype(str), known), confusion(truth, predicted.astype(str), known)
 
 
 def _write(
