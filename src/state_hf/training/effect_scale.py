@@ -205,7 +205,7 @@ def _calibrate(
     predicted: dict[Group, MeanCell], model: StateTransitionForPerturbation, means: ScreenMeans
 ) -> tuple[float, float]:
     """Factor on stated standard errors that makes observed means most likely, and the part that 95 % intervals hold."""
-    noise: np.ndarray = np.asarray(cast(MixedEffectsTables, model.mixed_effects).noise.double().cpu())
+    noise: np.ndarray = np.asarray(cast(MixedEffectsTables, model.mixed_effects).noise.detach().double().cpu())
     errors, stated, sampled = [], [], []
     for (context, perturbation), profile in predicted.items():
         errors.append(means.perturbed[context, perturbation] - profile.mean)
