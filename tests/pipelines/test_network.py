@@ -86,6 +86,24 @@ def test_contextual_states_are_averaged_over_the_cells_that_express_a_gene(genef
         assert weight == pytest.approx(float(wanted), abs=2e-6)
 
 
+def test_scores_of_expression_are_those_of_numpy(geneformer, cells, tmp_path):
+    from state_hf.analysis.coexpression import expression_scores
+    from state_hf.inference.embedding_task import inspect_source
+
+    encoder = CellEncoder.from_pretrained(geneformer)
+    options = {"layer": None, "gene_column": None, "input_type": "counts", "model": {"name": "", "sha256": ""}}
+    task = inspect_source(cells, encoder, for_file=True, **options)
+    names = [name for name in IDS if name in encoder.tokenizer.genes][:12]
+    rows = np.array([encoder.tokenizer.genes.index(name) for name in names])
+    positions = np.array([0, 2, 3, 5, 8, 9, 10, 16])
+    found = expression_scores(task, positions, rows, names)
+    counts = anndata.read_h5ad(cells).X[positions]
+    logs = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)[:, [IDS.index(name) for name in names]]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        np.testing.assert_allclose(found[0].matrix, np.abs(np.corrcoef(logs.T)), atol=1e-6)
+    np.testing.assert_allclose(found[1].matrix, logs.mean(axis=0)[:, None] + logs.mean(axis=0), rtol=1e-6)
+
+
 def ranked(attention):
     from scipy.stats import rankdata
 
@@ -143,6 +161,7 @@ def test_everything_is_written_and_said(geneformer, cells, tmp_path, capsys):
     assert "metagene 1:" in said.out
     assert "AUPRC" in said.out
     assert "absolute correlation of log1p expression" in said.out
+    assert "mean log1p expression of the two genes" in said.out
     edges = pd.read_parquet(files["output"])
     graph = networkx.read_graphml(files["graphml"])
     assert {frozenset(pair) for pair in graph.edges} == {frozenset(pair) for pair in weights(edges)}

@@ -1,4 +1,4 @@
-"""Which genes vary together over cells: what any network of a model has to be better than."""
+"""What any network of a model has to be better than: which genes vary together over cells, and how much there is."""
 
 import numpy as np
 from scipy import sparse
@@ -10,8 +10,10 @@ from state_hf.inference.embedding_task import EmbeddingTask
 _CELLS_AT_ONCE = 512
 
 
-def coexpression(task: EmbeddingTask, positions: np.ndarray, rows: np.ndarray, names: list[str]) -> MatrixScores:
-    """Absolute Pearson correlations of genes' log1p expression per 10,000 counts (or of log1p values as they are).
+def expression_scores(
+    task: EmbeddingTask, positions: np.ndarray, rows: np.ndarray, names: list[str]
+) -> tuple[MatrixScores, MatrixScores]:
+    """Scores of pairs by their log1p expression per 10,000 counts (or by log1p values as they are), without a model.
 
     Args:
         task: The data set.
@@ -20,7 +22,8 @@ def coexpression(task: EmbeddingTask, positions: np.ndarray, rows: np.ndarray, n
         names: What the genes are called.
 
     Returns:
-        (genes, genes), NaN for a gene that the data lack, or that does not vary.
+        Absolute Pearson correlations over cells, and sums of the two genes' mean expression; NaN for a gene that the
+        data lack, and in the first for one that does not vary.
     """
     column_of = np.full(task.genes.vocabulary_size, -1)
     known = np.flatnonzero(task.genes.columns >= 0)[::-1]
@@ -45,7 +48,12 @@ def coexpression(task: EmbeddingTask, positions: np.ndarray, rows: np.ndarray, n
     matrix = np.full((len(rows), len(rows)), np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         matrix[np.ix_(there, there)] = np.abs(covariance / np.outer(spread, spread))
-    return MatrixScores(names, matrix, "absolute correlation of log1p expression", directed=False)
+    means = np.full(len(rows), np.nan)
+    means[there] = sums / number
+    return (
+        MatrixScores(names, matrix, "absolute correlation of log1p expression", directed=False),
+        MatrixScores(names, means[:, None] + means, "mean log1p expression of the two genes, added", directed=False),
+    )
 
 
-__all__ = ["coexpression"]
+__all__ = ["expression_scores"]

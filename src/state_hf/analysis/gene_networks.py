@@ -157,8 +157,8 @@ def agreement(
 ) -> pd.DataFrame:
     """How well scores find the pairs of a reference network, beside chance and other scores.
 
-    Pairs are those of the genes that the reference and all scores have: of directed scores, from every gene that is a
-    source in the reference; of undirected ones, each once. Pairs that a score does not know come last.
+    Pairs are those from every gene that is a source in the reference to every gene of it, of the genes that all scores
+    have; of undirected scores, each once. Pairs that a score does not know come last.
 
     Args:
         scores: To be judged.
@@ -178,13 +178,11 @@ def agreement(
 
     shared = set(scores.genes).intersection(*(one.genes for one in others))
     true = {(a, b) for a, b in reference if a in shared and b in shared and a != b}
-    genes = sorted({gene for pair in true for gene in pair})
-    if scores.directed:
-        sources = sorted({a for a, _ in true})
-        pairs = [(a, b) for a in sources for b in genes if a != b]
-    else:
+    genes, sources = sorted({gene for pair in true for gene in pair}), sorted({a for a, _ in true})
+    pairs = [(a, b) for a in sources for b in genes if a != b]
+    if not scores.directed:
         true = {(min(pair), max(pair)) for pair in true}
-        pairs = [(a, b) for at, a in enumerate(genes) for b in genes[at + 1 :]]
+        pairs = sorted({(min(pair), max(pair)) for pair in pairs})
     labels = np.array([pair in true for pair in pairs], bool)
     if not labels.any() or labels.all():
         raise ValueError(

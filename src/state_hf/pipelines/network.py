@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from state_hf.analysis.cell_choice import choose_cells
-from state_hf.analysis.coexpression import coexpression
+from state_hf.analysis.coexpression import expression_scores
 from state_hf.analysis.gene_networks import (
     CosineScores,
     MatrixScores,
@@ -180,7 +180,7 @@ def network(
         scores = _scores(encoder, kind, task, sides, rows, [names[int(row)] for row in rows], min_cells)
         found = None
         if reference is not None:
-            others = [] if task is None else [coexpression(task, sides[0], rows, scores.genes)]
+            others = () if task is None else expression_scores(task, sides[0], rows, scores.genes)
             pairs = _reference_pairs(Path(reference), names, encoder.tokenizer.gene_index)
             found = agreement(scores, pairs, seed=seed, others=others)
     kept = _NEAREST if nearest is None and threshold is None else nearest
