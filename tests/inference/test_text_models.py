@@ -109,6 +109,27 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused():
         embed(adata(), GPT2Model(config), tokenizer=processor())
 
 
+def test_a_model_that_lies_partly_on_the_disk(converted, tmp_path):
+    whole = AutoModelForCausalLM.from_pretrained(converted)
+    parts = {f"gpt_neox.{name}": "cpu" for name in ("embed_in", "layers.0", "final_layer_norm", "rotary_emb")}
+    parted = AutoModelForCausalLM.from_pretrained(
+        converted, device_map={**parts, "gpt_neox.layers.1": "disk", "lm_head": "cpu"}, offload_folder=tmp_path
+    )
+    assert any(tensor.is_meta for tensor in parted.state_dict().values())
+    ours, theirs = (embed(adata(), model, tokenizer=str(converted)) for model in (parted, whole))
+    np.testing.assert_allclose(ours.obsm["X_cell2sentence"], theirs.obsm["X_cell2sentence"], atol=1e-6)
+    records = [embedded.uns["X_cell2sentence"]["model_sha256"] for embedded in (ours, theirs)]
+    assert records[0] == records[1]
+
+
+@pytest.mark.parametrize(("dtype", "close"), [("bfloat16", 0.05), ("float16", 0.005)])
+def test_half_precisions_are_finite_and_close(converted, dtype, close):
+    whole, half = (embed(adata(), converted, dtype=kind).obsm["X_cell2sentence"] for kind in ("float32", dtype))
+    assert np.isfinite(half).all()
+    # Eight and eleven bits, over two layers.
+    assert np.abs(half - whole).max() < close * np.abs(whole).max()
+
+
 def test_a_quantised_checkpoint_is_placed_and_never_moved(converted, monkeypatch):
     from transformers import AutoConfig, AutoModel
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import align_module_device
 from transformers import AutoConfig, AutoModel, AutoProcessor, AutoTokenizer, PreTrainedModel
 from transformers.utils import PROCESSOR_NAME, logging
 from transformers.utils.hub import cached_file
@@ -154,5 +155,10 @@ def model_digest(model: torch.nn.Module) -> str:
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
+        if tensor.is_meta:
+            # What accelerate keeps on the disk, or in memory beside an accelerator, is fetched one module at a time.
+            owner, _, own = name.rpartition(".")
+            with align_module_device(model.get_submodule(owner), "cpu"):
+                tensor = getattr(model.get_submodule(owner), own).clone()
         digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
