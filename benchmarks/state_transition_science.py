@@ -10,7 +10,8 @@ simulated controls; predictor `arc_state_simctrl_sLABEL`). The labels are
 - SEED: the reference's budget and settings (hidden 128, 4 layers, 3,000 steps of 8 sets of 64, a constant learning rate
   of 3e-4), and the model's own cells;
 - tiltedSEED: the same model, its predictions written with `emit="tilted"`;
-- meanSEED: the baseline "perturbation_profile", written with `emit="tilted"`;
+- meanSEED, treatedSEED, bilinearSEED, kernelSEED: the baselines "perturbation_profile", "treated_mean", "bilinear" and
+  "kernel_ridge", written with `emit="tilted"`;
 - fullSEED: the same budget with a learning rate that falls from 1e-3 to 0, and perturbation offsets beyond two standard
   errors; tilted cells;
 - allSEED: the same model with all residuals as offsets;
@@ -42,6 +43,7 @@ from state_hf import (
     open_screens,
     predict,
 )
+from state_hf.configuration.perturbation_baseline import BaselineMethod
 from state_hf.data.screens.split_definition import SplitDefinition
 from state_hf.training.baseline_fitting import fit_baselines
 from state_hf.training.effect_scale import attach_mixed_effects, fit_effect_scale, refit_mixed_effects
@@ -51,6 +53,12 @@ from state_hf.training.screen_means import screen_means
 from state_hf.training.state_transition_arguments import StateTransitionTrainingArguments
 from state_hf.training.state_transition_trainer import StateTransitionTrainer
 
+BASELINES: dict[str, BaselineMethod] = {
+    "mean": "perturbation_profile",
+    "treated": "treated_mean",
+    "bilinear": "bilinear",
+    "kernel": "kernel_ridge",
+}
 FALLING_RATE = {"learning_rate": 1e-3, "lr_scheduler_type": "cosine", "warmup_steps": 100}
 
 
@@ -80,11 +88,10 @@ def vocabulary(split: PerturbationSplit) -> PerturbationVocabulary:
     return PerturbationVocabulary(screens.perturbations, screens.control, screens.batches, screens.cell_types, genes)
 
 
-def mean_baseline(name: str, info: dict, folder: Path) -> Path:
-    """The perturbation mean, as a model."""
-    split, saved = applied_split(name, info, folder), folder / f"mean_{name}"
+def baseline(name: str, info: dict, folder: Path, method: BaselineMethod) -> Path:
+    """A baseline, as a model."""
+    split, saved = applied_split(name, info, folder), folder / f"{method}_{name}"
     means = screen_means(split.screens, split, slot="obsm/X_hvg")
-    method = "perturbation_profile"
     fitted = fit_baselines(means, vocabulary(split), feature_key="X_hvg", cell_set_length=64, methods=[method])
     fitted[method].save_pretrained(saved)
     return saved
@@ -173,6 +180,8 @@ def recipe(name: str, info: dict, folder: Path, seeds: Sequence[int], steps: int
 def test_context(name: str, info: dict, folder: Path, *, disjoint: bool) -> anndata.AnnData:
     """The control cells that inference sees."""
     cells = anndata.read_h5ad(folder / f"{name}.h5ad")
+    # The splits have the values of X there, of all genes.
+    cells.uns["X_hvg"] = {"var_names": cells.var_names.to_numpy(str)}
     rows = np.flatnonzero((cells.obs["role"] == "control") & (cells.obs["context"] == info["test_context"]))
     if disjoint:  # the judge's halves: the first is the predictors', the second the truth's
         order = np.random.default_rng(7).permutation(rows)
@@ -228,7 +237,10 @@ def main() -> None:
                 (full, "tilted", "full"),
                 (all_offsets(name, info, arguments.work, full, seed), "tilted", "all"),
                 (recipe(name, info, arguments.work, [seed], arguments.steps), "tilted", "recipe"),
-                (mean_baseline(name, info, arguments.work), "tilted", "mean"),
+                *(
+                    (baseline(name, info, arguments.work, method), "tilted", label)
+                    for label, method in BASELINES.items()
+                ),
             )
             for model, emit, label in written:
                 write(name, info, arguments.work, model, seed, emit=emit, label=f"{label}{seed}")

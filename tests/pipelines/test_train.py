@@ -198,6 +198,7 @@ def test_features_of_perturbations_also_predict_one_that_never_trained(screen_pa
     words = ["train", str(screen_path), "--test-share", "0.25", "--output", str(tmp_path / "model"), *SIZES]
     assert main([*words, "--perturbation-features", str(tmp_path / "features.parquet")]) == 0
     assert "nearest_perturbation" in pd.read_csv(tmp_path / "model" / "scores.csv", index_col="model").index
+    assert "features say of perturbations that are left out nothing that can be seen" in capsys.readouterr().out
     config = AutoConfig.from_pretrained(tmp_path / "model")
     assert (config.perturbation_features, config.perturbation_dim, config.num_perturbations) == ("vectors", 6, 5)
     predict = ["predict", str(screen_path), "--cells", "3", "--controls", "none", "--perturbations", names[0]]

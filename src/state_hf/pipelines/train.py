@@ -87,6 +87,12 @@ class TrainedModels:
                 "\n\nno cells validate the network, so predictions are those of the mixed model (mixed_effects): hold "
                 "cell types or perturbations out for validation to see whether it adds anything"
             )
+        by_features = getattr(self.model.mixed_effects, "by_features", None)
+        if by_features is not None:
+            seen = "something, and predict those that never trained"
+            if not by_features.weights.any():
+                seen = "nothing that can be seen, and those that never trained have the mean effect of all"
+            told += f"\n\nfeatures say of perturbations that are left out {seen}"
         return told
 
 

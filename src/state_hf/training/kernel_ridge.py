@@ -1,12 +1,13 @@
 """Kernel ridge regression of treated means on who was perturbed, on features, and on the level of the context."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from transformers.utils import logging
 
 from state_hf.modeling.layers.feature_effects import FeatureEffects
-from state_hf.training.feature_likeness import likenesses
+from state_hf.training.feature_likeness import WAYS, evenly, likeness
 from state_hf.training.left_out_errors import Regression, Weights, gains, in_fewer_columns, parts_of
 from state_hf.training.screen_effects import ScreenEffects
 from state_hf.training.treated_effects import TreatedEffects
@@ -14,7 +15,7 @@ from state_hf.training.treated_effects import TreatedEffects
 logger = logging.get_logger(__name__)
 
 # Rows that weights are chosen on, at most.
-_ROWS = 300
+_ROWS = 200
 # Of the control level that is subtracted; the first of equals is taken.
 _SHARES = (1.0, 0.75, 0.5, 0.25, 0.0)
 # Of a pair without any; cells of one group may be all alike.
@@ -39,7 +40,7 @@ def fit_kernel_ridge(screen: ScreenEffects, num_perturbations: int, features: np
         features: (perturbations, features) of the vocabulary, or None.
     """
     some = _part(screen)
-    covariances = _covariances(some, features)
+    covariances = _covariances(some, features, WAYS)
     regressions = {share: _regression(some, share, covariances) for share in _SHARES}
     repeated = len(some.trained) < len(some.perturbation)
     names = ("own", "level") if repeated else ("level",)
@@ -71,9 +72,7 @@ def _part(screen: ScreenEffects) -> ScreenEffects:
     """So many rows of the screen as weights are chosen on: of perturbations at equal distances."""
     trained = screen.trained
     number = max(2, len(trained) * _ROWS // len(screen.perturbation))
-    if number >= len(trained):
-        return screen
-    kept = np.isin(screen.perturbation, trained[np.linspace(0, len(trained) - 1, number).astype(int)])
+    kept = np.isin(screen.perturbation, trained[evenly(len(trained), number)])
     return replace(
         screen,
         context=screen.context[kept],
@@ -93,14 +92,15 @@ def _level_likeness(screen: ScreenEffects) -> FeatureEffects:
     )
 
 
-def _covariances(screen: ScreenEffects, features: np.ndarray | None) -> dict[str, list[np.ndarray]]:
+def _covariances(
+    screen: ScreenEffects, features: np.ndarray | None, ways: Sequence[int]
+) -> dict[str, list[np.ndarray]]:
     row = np.searchsorted(np.unique(screen.context), screen.context)
     levels = _level_likeness(screen).among_supports()
     found = {"own": [_same(screen.perturbation)], "level": [levels[np.ix_(row, row)]]}
     if features is not None:
-        row = np.searchsorted(screen.trained, screen.perturbation)
-        alike = (effects.among_supports() for effects in likenesses(features[screen.trained], 1))
-        found["features"] = [matrix[np.ix_(row, row)] for matrix in alike]
+        row, known = np.searchsorted(screen.trained, screen.perturbation), features[screen.trained]
+        found["features"] = [likeness(known, way).among_supports()[np.ix_(row, row)] for way in ways]
     return found
 
 
@@ -128,9 +128,11 @@ def _solved(
     screen: ScreenEffects, share: float, weights: Weights, num_perturbations: int, features: np.ndarray | None
 ) -> TreatedEffects:
     """The regression on all rows, with weights that are known."""
-    regression = _regression(screen, share, _covariances(screen, features))
     outputs = screen.treated - share * screen.controls[screen.context]
-    common, dual = regression.solve(weights, outputs)
+    way, feature_weight = weights.get("features", (0, 0.0))
+    counted = features if feature_weight > 0 else None
+    regression = Regression(outputs, _noise(screen), _covariances(screen, counted, [way]), ())
+    common, dual = regression.solve({**weights, "features": (0, feature_weight)}, outputs)
     by_level = _level_likeness(screen)
     summed = np.stack([dual[rows].sum(axis=0) for rows in parts_of(screen.context)])
     by_level.set_weights(weights["level"][1] * summed)
@@ -138,9 +140,8 @@ def _solved(
     effects = screen.by_perturbation(weights["own"][1] * by_perturbation, num_perturbations)
     by_features = None
     if features is not None:
-        number, weight = weights.get("features", (0, 0.0))
-        by_features = likenesses(features[screen.trained], outputs.shape[1])[number]
-        by_features.set_weights(weight * by_perturbation)
+        by_features = likeness(features[screen.trained], way, width=outputs.shape[1])
+        by_features.set_weights(feature_weight * by_perturbation)
         effects += by_features.of_array(features)
     return TreatedEffects(common, effects, share, by_features, by_level)
 

@@ -1,6 +1,6 @@
 """Weights of covariances, chosen by how well rows are predicted that are left out, in closed form."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -58,9 +58,9 @@ class Regression:
         weighted, found = precision @ self.outputs, []
         for partition in self.partitions:
             errors = np.zeros(len(self.noise))
-            for part in partition:
-                apart = np.linalg.solve(precision[np.ix_(part, part)], weighted[part])
-                errors[part] = np.square(apart).sum(axis=1)
+            for parts in _of_one_size(partition):
+                apart = np.linalg.solve(precision[parts[:, :, None], parts[:, None]], weighted[parts])
+                errors[parts] = np.square(apart).sum(axis=2)
             found.append(errors)
         return found
 
@@ -113,9 +113,15 @@ def gains(worse: np.ndarray, better: np.ndarray, groups: np.ndarray) -> bool:
 
 
 def in_fewer_columns(outputs: np.ndarray) -> np.ndarray:
-    """(rows, at most rows): the same products and distances of outputs, in fewer columns."""
-    left, size, _ = np.linalg.svd(outputs, full_matrices=False)
-    return np.asarray(left * size)
+    """(rows, rows): the same products and distances of outputs, in no more columns than rows."""
+    values, vectors = np.linalg.eigh(outputs @ outputs.T)
+    return np.asarray(vectors * np.sqrt(np.maximum(values, 0)))
+
+
+def _of_one_size(partition: Partition) -> Iterator[np.ndarray]:
+    """(parts, rows of one): the parts, those of one size together."""
+    for size in np.unique([len(part) for part in partition]):
+        yield np.stack([part for part in partition if len(part) == size])
 
 
 def parts_of(labels: np.ndarray) -> list[np.ndarray]:

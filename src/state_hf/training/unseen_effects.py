@@ -4,10 +4,13 @@ import numpy as np
 from transformers.utils import logging
 
 from state_hf.modeling.layers.feature_effects import FeatureEffects
-from state_hf.training.feature_likeness import likenesses
-from state_hf.training.left_out_errors import Regression, gains, in_fewer_columns, parts_of
+from state_hf.training.feature_likeness import WAYS, evenly, likeness
+from state_hf.training.left_out_errors import Regression, Weights, gains, in_fewer_columns, parts_of
 
 logger = logging.get_logger(__name__)
+
+# Perturbations that the choice is made on, at most.
+_ROWS = 300
 
 
 def effects_by_features(effects: np.ndarray, features: np.ndarray) -> FeatureEffects:
@@ -21,21 +24,27 @@ def effects_by_features(effects: np.ndarray, features: np.ndarray) -> FeatureEff
         effects: (trained, genes), each beyond what perturbations have in common.
         features: (trained, features).
     """
-    found = likenesses(features, effects.shape[1])
-    number = np.arange(len(effects))
-    alike = {"features": [likeness.among_supports() for likeness in found]}
-    regression = Regression(in_fewer_columns(effects), np.ones(len(effects)), alike, [parts_of(number)], has_mean=False)
-    nothing = {"features": (0, 0.0)}
+    rows = evenly(len(effects), _ROWS)
+    alike = [likeness(features[rows], way).among_supports() for way in WAYS]
+    regression = _regression(effects[rows], alike)
+    nothing: Weights = {"features": (0, 0.0)}
     chosen = regression.choose(nothing, ["features"])
     (without,), (with_features,) = regression.left_out(nothing), regression.left_out(chosen)
-    if not gains(without, with_features, number):
-        chosen = nothing
-    _, dual = regression.solve(chosen, effects)
-    alternative, weight = chosen["features"]
+    way, weight = chosen["features"] if gains(without, with_features, rows) else (0, 0.0)
     told = "say nothing of effects" if weight == 0 else f"tell {1 - with_features.sum() / without.sum():.0%} of effects"
     logger.info(f"features {told}, where perturbations are left out one by one")
-    found[alternative].set_weights(weight * dual)
-    return found[alternative]
+    found = likeness(features, way, width=effects.shape[1])
+    if weight > 0:
+        _, dual = _regression(effects, [found.among_supports()]).solve({"features": (0, weight)}, effects)
+        found.set_weights(weight * dual)
+    return found
+
+
+def _regression(effects: np.ndarray, alike: list[np.ndarray]) -> Regression:
+    partition = parts_of(np.arange(len(effects)))
+    return Regression(
+        in_fewer_columns(effects), np.ones(len(effects)), {"features": alike}, [partition], has_mean=False
+    )
 
 
 __all__ = ["effects_by_features"]

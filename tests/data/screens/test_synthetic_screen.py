@@ -64,3 +64,15 @@ def test_bad_arguments():
     scaled.X = scaled.X.multiply(-1).tocsr()
     with pytest.raises(ValueError, match="must hold counts"):
         generate_screen(**SMALL, reference=scaled)
+
+
+def test_what_perturbations_move_is_told():
+    adata = generate_screen(num_perturbations=20, num_genes=200, cells_per_perturbation=100, seed=1)
+    moves = adata.uns["programme_moves"]
+    assert set(moves.index) == set(adata.obs["perturbation"].cat.categories) - {"non-targeting"}
+    assert set((moves != 0).sum(axis=1)) == {1, 2}
+    counts = adata.to_df().div(np.asarray(adata.X.sum(axis=1)).ravel(), axis=0) * 1e4
+    means = np.log1p(counts).groupby(adata.obs["perturbation"].astype(str)).mean()
+    size = (means.drop("non-targeting") - means.loc["non-targeting"]).abs().mean(axis=1)
+    # The strong ones move most genes most.
+    assert np.corrcoef(size, moves.abs().sum(axis=1).loc[size.index])[0, 1] > 0.8

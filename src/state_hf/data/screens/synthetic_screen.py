@@ -61,19 +61,25 @@ def _programmes(num_genes: int, num_programmes: int, rng: np.random.Generator) -
 
 def _perturbation_effects(
     targets: np.ndarray, programmes: np.ndarray, num_cell_types: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Each perturbation knocks its target down and moves one or two programmes, more or less by cell type."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each perturbation knocks its target down and moves one or two programmes, more or less by cell type.
+
+    Returns:
+        Log fold changes (cell types, perturbations + 1, genes), and by how much each programme is moved
+        (perturbations, programmes).
+    """
+    moves = np.zeros((len(targets), len(programmes)))
     effects = np.zeros((num_cell_types, len(targets) + 1, programmes.shape[1]))
     for row, target in enumerate(targets, start=1):
         strength = rng.uniform(1.0, 2.0) if rng.random() < _STRONG_SHARE else rng.uniform(0.05, 0.4)
-        activity = np.zeros(len(programmes))
+        activity = moves[row - 1]
         moved = rng.choice(len(programmes), rng.integers(1, 3), replace=False)
         activity[moved] = strength * rng.choice([-1.0, 1.0], len(moved))
         residual = rng.uniform(0.05, 0.3)
         for cell_type in range(num_cell_types):
             effects[cell_type, row] = (activity * rng.lognormal(0.0, 0.4, len(programmes))) @ programmes
             effects[cell_type, row, target] = np.log(residual)
-    return effects
+    return effects, moves
 
 
 def _draw_counts(
@@ -137,7 +143,8 @@ def generate_screen(
 
     Returns:
         Cells in random order; `X` CSR float32 counts, `obs` with categories `perturbation`, `cell_type` and `batch`,
-        `uns["synthetic_screen"]` with the arguments.
+        `uns["synthetic_screen"]` with the arguments, `uns["programme_moves"]` with how much every perturbation moves
+        every programme, in log fold changes: what there is to know of perturbations.
 
     Raises:
         ValueError: There are more perturbations than genes to perturb, or the reference holds no counts.
@@ -157,12 +164,15 @@ def generate_screen(
     targets = np.sort(rng.choice(upper_half, num_perturbations, replace=False))
     programmes = _programmes(len(genes), max(4, num_perturbations // 2), rng)
     marked = rng.random((num_cell_types, len(genes))) < 0.3
+    cell_type_effects = np.where(marked, rng.normal(0.0, _CELL_TYPE_SPREAD, marked.shape), 0.0)
+    batch_effects = rng.normal(0.0, _BATCH_SPREAD, (num_batches, len(genes)))
+    perturbation_effects, moves = _perturbation_effects(targets, programmes, num_cell_types, rng)
     effects = _Effects(
         base=np.log(fractions),
-        cell_types=np.where(marked, rng.normal(0.0, _CELL_TYPE_SPREAD, marked.shape), 0.0),
-        batches=rng.normal(0.0, _BATCH_SPREAD, (num_batches, len(genes))),
+        cell_types=cell_type_effects,
+        batches=batch_effects,
         programmes=programmes,
-        perturbations=_perturbation_effects(targets, programmes, num_cell_types, rng),
+        perturbations=perturbation_effects,
         inverse_dispersion=rng.lognormal(1.0, 0.5, len(genes)),
     )
     sizes = np.array([controls] + [cells_per_perturbation] * num_perturbations)
@@ -187,4 +197,6 @@ def generate_screen(
         "depth": depth, "control_label": control_label, "seed": seed,
     }  # fmt: skip
     counts = _draw_counts(effects, cell_types, perturbations, batches, depth, seed)
-    return anndata.AnnData(counts, obs=obs, var=pd.DataFrame(index=genes), uns={"synthetic_screen": settings})
+    truth = pd.DataFrame(moves, index=pd.Index(labels[1:]), columns=_numbered("programme", len(programmes)))
+    uns = {"synthetic_screen": settings, "programme_moves": truth}
+    return anndata.AnnData(counts, obs=obs, var=pd.DataFrame(index=genes), uns=uns)

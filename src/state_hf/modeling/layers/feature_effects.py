@@ -66,8 +66,10 @@ class FeatureEffects(nn.Module):
     def _alike(self, found: torch.Tensor) -> torch.Tensor:
         if self.likeness == "linear":
             return found @ self.support.T
-        # Not from products: they lose what tells near ones apart.
-        distances = torch.cdist(found, self.support, compute_mode="donot_use_mm_for_euclid_dist")
+        # Not from products: in single precision they lose what tells near ones apart.
+        exact = found.dtype != torch.float64
+        mode = "donot_use_mm_for_euclid_dist" if exact else "use_mm_for_euclid_dist_if_necessary"
+        distances = torch.cdist(found, self.support, compute_mode=mode)
         if self.likeness == "nearest":
             return nn.functional.one_hot(distances.argmin(dim=1), len(self.support)).to(found)
         return torch.exp(-distances.square() / (2 * self.length.square()))
