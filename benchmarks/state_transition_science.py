@@ -180,8 +180,6 @@ def recipe(name: str, info: dict, folder: Path, seeds: Sequence[int], steps: int
 def test_context(name: str, info: dict, folder: Path, *, disjoint: bool) -> anndata.AnnData:
     """The control cells that inference sees."""
     cells = anndata.read_h5ad(folder / f"{name}.h5ad")
-    # The splits have the values of X there, of all genes.
-    cells.uns["X_hvg"] = {"var_names": cells.var_names.to_numpy(str)}
     rows = np.flatnonzero((cells.obs["role"] == "control") & (cells.obs["context"] == info["test_context"]))
     if disjoint:  # the judge's halves: the first is the predictors', the second the truth's
         order = np.random.default_rng(7).permutation(rows)
