@@ -16,7 +16,8 @@ from tests.cell2sentence_models import (
     processor,
     ragged,
 )
-from transformers import AutoProcessor, AutoTokenizer, DataCollatorForSeq2Seq
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoProcessor, AutoTokenizer, DataCollatorForSeq2Seq, PreTrainedTokenizerFast
 
 from state_hf import Cell2SentenceProcessor, RankExpressionModel, resolve_genes
 from state_hf.tokenization.gene_aliases import AliasTable
@@ -205,7 +206,13 @@ def test_saved_and_loaded(tmp_path):
     assert resolve_genes(pd.DataFrame(index=["ENSG00000000001.4"]), loaded).by_id == 1
     # The language model's own tokenizer is what anybody else finds.
     assert not isinstance(AutoTokenizer.from_pretrained(tmp_path), Cell2SentenceProcessor)
-    assert AutoProcessor.from_pretrained(tmp_path, num_genes=3).num_genes == 3
+    changed = AutoProcessor.from_pretrained(tmp_path, num_genes=3, expression=RankExpressionModel(-1.0, 3.0))
+    assert (changed.num_genes, changed.expression.slope, changed.labels) == (3, -1.0, made.labels)
+    assert changed.templates.given == own
+    # What is the processor's own is not kept by the tokenizer, too.
+    changed.save_pretrained(tmp_path / "changed")
+    assert "num_genes" not in (tmp_path / "changed" / "tokenizer_config.json").read_text()
+    assert AutoProcessor.from_pretrained(tmp_path / "changed").expression == changed.expression
 
 
 def test_few_shot_prompts():
@@ -262,3 +269,47 @@ def test_bad_input():
         processor(num_genes=0)
     with pytest.raises(ValueError, match="cell_pooling is 'first'"):
         processor(cell_pooling="first")
+
+
+def with_a_beginning() -> Cell2SentenceProcessor:
+    """A processor on a tokenizer of another make: a token before every text, spaces that are letters, other padding."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=[*special, *(f"<0x{byte:02X}>" for byte in range(256))], show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXT["sentences_seed42"], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    names = {f"{name.strip('<>')}_token": name for name in special}
+    made = PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left", **names)
+    return Cell2SentenceProcessor(made, NAMES, num_genes=7)
+
+
+def test_tokenizers_of_another_make():
+    made = with_a_beginning()
+    sentences = [text.split() for text in made.sentences(COUNTS, NAMES)]
+    encoding = made.encode_cells(COUNTS, NAMES, task="cell_type_prediction")
+    assert (encoding["input_ids"][:, 0] == 2).all()
+    assert made.decode_cells(encoding["input_ids"]) == sentences
+    rows = made.gene_rows(encoding)
+    for cell, genes in enumerate(sentences):
+        for gene in genes:
+            assert made.decode(encoding["input_ids"][cell][rows[cell] == made.rows[gene]]).strip() == gene
+    changed = made.set_genes(encoding, [made.rows["PPBP"]], "delete")["input_ids"]
+    assert ((changed == 2).sum(dim=1) == 1).all()
+    assert made.decode_cells(changed) == [[gene for gene in genes if gene != "PPBP"] for genes in sentences]
+    (example,) = made.encode_training([("Cell type:", "B cell.")])
+    assert (example["input_ids"].count(2), example["input_ids"][-1]) == (1, 1)
+    # A template may have special tokens of its own beside the sentence, which stay where they are.
+    chat = {"chat": {"model_input": ["<unk>{cell_sentence}<unk>Which?"], "response": [""]}}
+    talking = Cell2SentenceProcessor(made.tokenizer, NAMES, templates=chat, num_genes=7, task="chat")
+    asked = talking.encode_cells(COUNTS, NAMES)
+    assert talking.decode_cells(asked["input_ids"]) == sentences
+    without = talking.set_genes(asked, [made.rows["PPBP"]], "delete")["input_ids"]
+    assert ((without == 3).sum(dim=1) == 2).all()
+    prompts = made.encode_prompts(["Cell type:", "A longer question: which cell type is it?"])
+    assert prompts["input_ids"][0, 0] == 0
+    assert prompts["attention_mask"][0, 0] == 0

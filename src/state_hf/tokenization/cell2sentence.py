@@ -1,5 +1,6 @@
 """Cell2Sentence's processor: cells as text for a causal language model, and what the model writes as cells again."""
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -389,6 +390,23 @@ class Cell2SentenceProcessor(CellTokenizer, PushWithCardMixin, PortableProcessor
         return parse_genes(text, self.rows)
 
     # Files
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a processor. See `ProcessorMixin.from_pretrained`.
+
+        Args:
+            pretrained_model_name_or_path: Folder or hub id.
+            *args: Of `ProcessorMixin.from_pretrained`.
+            **kwargs: Of the class, to change what was saved; the rest as of `ProcessorMixin.from_pretrained`.
+        """
+        names = [name for name in inspect.signature(cls.__init__).parameters if name not in ("self", "tokenizer")]
+        # Given on, they would be taken for options of the tokenizer, too, and saved with it.
+        own = {name: kwargs.pop(name) for name in names if name in kwargs}
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if not own:
+            return loaded
+        return cls(loaded.tokenizer, **{**{name: getattr(loaded, name) for name in names}, **own})
 
     @classmethod
     def get_processor_dict(

@@ -109,32 +109,47 @@ class PromptTokens:
 
     @cached_property
     def _pieces(self) -> list[str]:
-        """Text by token id: what it adds behind another token, so with the space that it may begin with."""
-        special = set(self.tokenizer.all_special_ids)
-        anchor = next(
-            token for token in self.tokenizer("A", add_special_tokens=False)["input_ids"] if token not in special
-        )
-        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        """Text by token id: what it adds behind another token, so with the space that it may begin with.
+
+        Padding has none, nor what the tokenizer puts around every text by itself.
+        """
+        silent = {self.tokenizer.pad_token_id, *self.tokenizer("")["input_ids"]}
+        anchor = self.tokenizer("A", add_special_tokens=False)["input_ids"][-1]
+        options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
         alone = len(self.tokenizer.decode([anchor], **options))
         texts = self.tokenizer.batch_decode([[anchor, token] for token in range(len(self.tokenizer))], **options)
-        return ["" if token in special else text[alone:] for token, text in enumerate(texts)]
+        return ["" if token in silent else text[alone:] for token, text in enumerate(texts)]
+
+    @cached_property
+    def _words(self) -> list[str]:
+        """The same with blanks for special tokens, which may stand beside a gene, and are no part of its name."""
+        added = self.tokenizer.added_tokens_decoder
+        special = {*self.tokenizer.all_special_ids, *(token for token, made in added.items() if made.special)}
+        return [" " * len(text) if token in special else text for token, text in enumerate(self._pieces)]
 
     def _text(self, ids: Sequence[int]) -> tuple[str, np.ndarray]:
         """The text of some tokens, and (tokens + 1,) where each begins, and the last ends."""
-        pieces = self._pieces
-        texts = [pieces[token] if token < len(pieces) else "" for token in ids]
+        texts = self._of(self._pieces, ids)
         return "".join(texts), np.cumsum([0, *map(len, texts)])
+
+    def _run(self, ids: Sequence[int]) -> list[tuple[int, int, int]]:
+        """The genes in the text of some tokens; see `gene_run`."""
+        return gene_run("".join(self._of(self._words, ids)), self.rows)
+
+    @staticmethod
+    def _of(pieces: Sequence[str], ids: Sequence[int]) -> list[str]:
+        return [pieces[token] if token < len(pieces) else "" for token in ids]
 
     def genes(self, ids: np.ndarray) -> list[list[int]]:
         """Vocabulary rows of the genes in order, of (cells, tokens) ids."""
-        return [[row for row, _, _ in gene_run(self._text(tokens)[0], self.rows)] for tokens in ids.tolist()]
+        return [[row for row, _, _ in self._run(tokens)] for tokens in ids.tolist()]
 
     def gene_rows(self, ids: np.ndarray) -> np.ndarray:
         """(cells, tokens) the vocabulary row of the gene that a token is part of, -1 for none, of such ids."""
         found = np.full(ids.shape, -1, np.int64)
         for cell, tokens in enumerate(ids.tolist()):
-            text, bounds = self._text(tokens)
-            for row, start, end in gene_run(text, self.rows):
+            bounds = self._text(tokens)[1]
+            for row, start, end in self._run(tokens):
                 # A token that ends where the gene begins is none of it.
                 first = int(np.searchsorted(bounds[1:], start, side="right"))
                 last = int(np.searchsorted(bounds[:-1], end, side="left"))
@@ -157,8 +172,7 @@ class PromptTokens:
         """
         perturbed = []
         for cell, tokens in enumerate(ids.tolist()):
-            text, _ = self._text(tokens)
-            run = gene_run(text, self.rows)
+            text, run = self._text(tokens)[0], self._run(tokens)
             wanted = [row for row in changed[cell].tolist() if row >= 0]
             kept = [row for row, _, _ in run if row not in wanted]
             order = wanted + kept if first else kept
