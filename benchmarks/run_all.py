@@ -27,6 +27,7 @@ BENCHMARKS = (
     "differential_expression",
     "tokenizer",
     "rank_values",
+    "geneformer_embedding",
     "embed_overhead",
     "state_embedding_forward",
     "state_transition_step",

@@ -59,6 +59,20 @@ class TestModels:
             real = stored["attention_mask"] == 1
             assert_close(states[real], stored[f"hidden.{layer}"][real], **CLOSE)
 
+    def test_attentions_and_states_of_masked_genes(self, converted, release):
+        stored = expected(f"{release}_model")
+        model = AutoModel.from_pretrained(converted / release / "model", attn_implementation="eager")
+        inputs = {"input_ids": stored["masked_input_ids"], "attention_mask": stored["attention_mask"]}
+        output = model(**inputs, output_hidden_states=True, output_attentions=True)
+        real = stored["attention_mask"] == 1
+        for layer, states in enumerate(output.hidden_states):
+            assert_close(states[real], stored[f"masked.hidden.{layer}"][real], **CLOSE)
+        assert len(output.attentions) == model.config.num_hidden_layers
+        for layer, shares in enumerate(output.attentions):
+            assert_close(
+                shares.transpose(1, 2)[real], stored[f"masked.attention.{layer}"].transpose(1, 2)[real], **CLOSE
+            )
+
     @pytest.mark.parametrize("attention", ["eager", "sdpa"])
     def test_masked_genes(self, converted, release, attention):
         stored = expected(f"{release}_model")
@@ -218,6 +232,25 @@ def test_dictionaries_in_json(source, tmp_path):
     model = convert(source, tmp_path / "out")
     assert "there is no gene_name_id_dict, so genes are known by Ensembl id alone" in model.notes
     assert lists(AutoTokenizer.from_pretrained(tmp_path / "out").encode_cells(COUNTS, IDS)) == ragged("v1")
+
+
+def test_a_whole_repository_of_the_second_release_in_json(tmp_path):
+    """Models side by side, continued ones too, and the dictionaries of all in the folder beside them."""
+    package = tmp_path / "geneformer"
+    package.mkdir()
+    for path in (FOLDER / "v2").glob("*.pkl"):
+        content = pickle.loads(path.read_bytes())
+        plain = {name: getattr(value, "item", lambda value=value: value)() for name, value in content.items()}
+        (package / f"{path.stem}.json").write_text(json.dumps(plain))
+    for name in ("Geneformer-V2-38M", "Geneformer-V2-38M_CLcancer"):
+        shutil.copytree(FOLDER / "v2" / "model", tmp_path / name)
+        assert inspect(tmp_path / name).facts["release"] == "V2"
+        convert(tmp_path / name, tmp_path / "out" / name)
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / name)
+        assert lists(tokenizer.encode_cells(COUNTS, IDS)) == ragged("v2")
+        again = load_file(tmp_path / "out" / name / "model.safetensors")
+        for key, value in load_file(FOLDER / "v2" / "model" / "model.safetensors").items():
+            assert torch.equal(again[key], value), key
 
 
 @pytest.mark.parametrize(("model", "other"), [("v1", "v2"), ("v2", "v1")])

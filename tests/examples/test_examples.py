@@ -15,6 +15,7 @@ import state_hf
 from state_hf import StateTransitionForPerturbation, generate_screen, load_gene_table
 from tests import cell2sentence_models
 from tests.conversion.conftest import STATE_TRANSITION
+from tests.corpus_files import GENES, write_corpus
 from tests.geneformer_models import COUNTS, FOLDER, IDS, ragged
 from tests.tiny_models import state_transition_model
 
@@ -37,6 +38,31 @@ def test_embed_cells(monkeypatch, tmp_path, embedding_folder, cells, capsys):
     run(monkeypatch, "embed_cells", cells=tmp_path / "cells.h5ad", model_name_or_path=embedding_folder, output=output)
     assert "60 cells x 18 in obsm['X_state']" in capsys.readouterr().out
     assert anndata.read_h5ad(output).obsm["X_state"].shape == (60, 18)
+
+
+def test_pretrain_geneformer(monkeypatch, tmp_path, capsys):
+    manifest = write_corpus(tmp_path)
+    (tmp_path / "genes.csv").write_text(
+        "gene,label\n" + "".join(f"{gene},{gene[-1] in '02468'}\n" for gene in GENES[:20])
+    )
+    run(
+        monkeypatch,
+        "pretrain_geneformer",
+        manifest=manifest,
+        cells=tmp_path / "one.h5ad",
+        folder=tmp_path / "out",
+        gene_labels=tmp_path / "genes.csv",
+        steps=2,
+        hidden_size=16,
+        layers=2,
+        tokens=24,
+        use_cpu=True,
+    )
+    printed = capsys.readouterr().out
+    assert "216 cells; 41 of 41 genes have a median" in printed
+    assert float(re.search(r"held-out cells: (\d+\.\d+)", printed)[1]) > 0
+    assert "genes: False 10, True 10; 2 folds, 70 cells" in printed
+    assert anndata.read_h5ad(tmp_path / "out" / "embedded.h5ad").obsm["X_geneformer"].shape == (70, 16)
 
 
 def test_perturb_geneformer(monkeypatch, tmp_path, capsys):
