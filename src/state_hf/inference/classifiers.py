@@ -100,6 +100,9 @@ def new_classifier(
             output_loading_info=True,
             trust_remote_code=False,
         )
+    if getattr(loaded.config, "pad_token_id", 0) is None:
+        # The tokenizer knows what the configuration of many language models does not say.
+        load_tokenizer(str(model), loaded)
     prefix = f"{loaded.base_model_prefix}."
     # A stock model's pooler is part of its head.
     encoder = [key for key in info["missing_keys"] if key.startswith(prefix) and ".pooler." not in key]
