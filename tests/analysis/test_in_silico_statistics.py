@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap, false_discovery_control, mannwhitneyu
 
-from state_hf.analysis.gene_perturbations import ExpressionCensus, GenePerturbation, random_perturbations
+from state_hf.analysis.gene_perturbations import ExpressionCensus, GenePerturbation, LikeGenes, random_perturbations
 from state_hf.analysis.in_silico_statistics import (
     Combination,
     distinctness,
@@ -124,16 +124,16 @@ def test_random_genes_are_of_like_expression(rng):
     levels = np.where(rng.random((cells, genes)) < share, share, np.nan)
     census.add(np.broadcast_to(np.arange(genes), levels.shape), levels)
     np.testing.assert_array_equal(census.expressing, np.isfinite(levels).sum(axis=0))
-    candidates = np.flatnonzero(census.expressing > 0)
-    drawn = random_perturbations(GenePerturbation("G", (150, 30)), census, 20, candidates=candidates, seed=0)
+    like = LikeGenes(census, np.arange(genes))
+    drawn = random_perturbations(GenePerturbation("G", (150, 30)), like, 20, seed=0)
     rows = np.array([one.rows for one in drawn])
     assert len(drawn) >= 18
     assert np.abs(share[rows[:, 0]] - share[150]).mean() < 0.15
     assert np.abs(share[rows[:, 1]] - share[30]).mean() < 0.15
     assert not {150, 30} & set(rows.ravel().tolist())
-    again = random_perturbations(GenePerturbation("H", (150, 30)), census, 20, candidates=candidates, seed=0)
+    again = random_perturbations(GenePerturbation("H", (150, 30)), like, 20, seed=0)
     assert [one.rows for one in again] == [one.rows for one in drawn]
-    other = random_perturbations(GenePerturbation("G", (150, 30)), census, 20, candidates=candidates, seed=1)
+    other = random_perturbations(GenePerturbation("G", (150, 30)), like, 20, seed=1)
     assert [one.rows for one in other] != [one.rows for one in drawn]
-    kept = random_perturbations(GenePerturbation("G", (150, 30)), census, 9, candidates=candidates, kept=[150], seed=0)
+    kept = random_perturbations(GenePerturbation("G", (150, 30)), like, 9, kept=[150], seed=0)
     assert all(one.rows[0] == 150 for one in kept)

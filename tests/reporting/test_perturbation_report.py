@@ -96,7 +96,7 @@ def test_the_strongest_are_those_that_are_surely_strong():
 
 @pytest.mark.parametrize(("seconds", "words"), [(30, "30 seconds"), (600, "10.0 minutes"), (9e5, "10.4 days")])
 def test_a_plan_in_words(seconds, words):
-    plan = PerturbationPlan(1000, 20, 400, 420000, 1500.0, 140.0, seconds, 2**30, 10**9)
+    plan = PerturbationPlan(1000, 20, 400, 420000, 1500.0, 140.0, seconds, 2**30, 3 * 10**9, 10**9)
     text = plan_text(plan)
     assert words in text
     assert "420,000 perturbed cells to compute" in text

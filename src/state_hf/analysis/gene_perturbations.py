@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.spatial import KDTree
 
 
 @dataclass(frozen=True)
@@ -55,63 +56,68 @@ class ExpressionCensus:
         """(genes,) the mean level in [0, 1] in the cells that express a gene; NaN for a gene that none does."""
         return np.divide(self._levels, self.expressing, out=np.full(self.genes, np.nan), where=self.expressing > 0)
 
-    def like(self, row: int, number: int, *, candidates: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Random genes of like expression: drawn from the nearest, twice as many as are asked for.
 
-        Genes are near where as many cells express them, and where they stand at the same level in these; both are
-        compared by their ranks among the candidates.
+class LikeGenes:
+    """Finds genes of like expression.
+
+    Genes are near where as many cells express them, and where they stand at the same level in these; both are compared
+    by their ranks among the candidates.
+
+    Args:
+        census: The expression of the genes.
+        candidates: Vocabulary rows of the genes to find; those that no cell expresses are left out.
+    """
+
+    def __init__(self, census: ExpressionCensus, candidates: np.ndarray) -> None:
+        self.candidates = candidates[census.expressing[candidates] > 0]
+        measures = (census.expressing.astype(float), np.nan_to_num(census.levels))
+        self._places = np.stack(
+            [np.searchsorted(np.sort(values[self.candidates]), values).astype(float) for values in measures], axis=1
+        )
+        self._tree = KDTree(self._places[self.candidates]) if len(self.candidates) else None
+
+    def near(self, row: int, number: int, *, without: Sequence[int] = ()) -> np.ndarray:
+        """(number or fewer,) vocabulary rows of the nearest genes, ascending.
 
         Args:
-            row: The gene.
+            row: The gene, which is not among them.
             number: How many genes.
-            candidates: Vocabulary rows to choose from.
-            rng: What draws.
-
-        Returns:
-            (number or fewer,) vocabulary rows.
+            without: Further genes that are not.
         """
-        others = candidates[(candidates != row) & (self.expressing[candidates] > 0)]
-        distance = np.zeros(len(others))
-        for values in (self.expressing.astype(float), np.nan_to_num(self.levels)):
-            ordered = np.sort(values[others])
-            distance += (np.searchsorted(ordered, values[others]) - np.searchsorted(ordered, values[row])) ** 2
-        near = others[np.lexsort((others, distance))[: 2 * number]]
-        return np.sort(rng.permutation(near)[:number])
+        excluded = {row, *without}
+        if self._tree is None:
+            return np.empty(0, np.int64)
+        wanted = min(number + len(excluded), len(self.candidates))
+        found = self.candidates[np.atleast_1d(self._tree.query(self._places[row], k=wanted)[1])]
+        return np.sort(found[~np.isin(found, list(excluded))][:number])
 
 
 def random_perturbations(
-    perturbation: GenePerturbation,
-    census: ExpressionCensus,
-    number: int,
-    *,
-    candidates: np.ndarray,
-    kept: Sequence[int] = (),
-    seed: int,
+    perturbation: GenePerturbation, like: LikeGenes, number: int, *, kept: Sequence[int] = (), seed: int
 ) -> list[GenePerturbation]:
     """What a perturbation is held against: as many random genes, each of like expression as one of its own.
 
+    Each is drawn from the nearest genes, twice as many as are asked for.
+
     Args:
         perturbation: What is perturbed.
-        census: The expression of the genes.
+        like: Finds genes.
         number: How many perturbations.
-        candidates: Vocabulary rows of the genes to draw from.
         kept: Genes that stay as they are, as the anchor of a combination.
         seed: With the genes' rows, it decides the draws: they depend on no other perturbation.
 
     Returns:
         Perturbations, each with a gene at most once; fewer than asked for where there are too few genes.
     """
-    taken = set(perturbation.rows)
-    free = candidates[~np.isin(candidates, list(taken))]
     columns = []
     for row in perturbation.rows:
         if row in kept:
             columns.append(np.full(number, row))
             continue
         rng = np.random.default_rng([seed, *perturbation.rows, row])
-        columns.append(rng.permutation(census.like(row, number, candidates=free, rng=rng)))
+        columns.append(rng.permutation(like.near(row, 2 * number, without=perturbation.rows))[:number])
     drawn = zip(*columns, strict=False)
     return [GenePerturbation("", tuple(map(int, rows))) for rows in drawn if len(set(rows)) == len(rows)]
 
 
-__all__ = ["ExpressionCensus", "GenePerturbation", "random_perturbations"]
+__all__ = ["ExpressionCensus", "GenePerturbation", "LikeGenes", "random_perturbations"]

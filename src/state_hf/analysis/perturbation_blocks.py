@@ -27,7 +27,7 @@ from state_hf.configuration.advice import Advised
 from state_hf.data.cells.open_cells import open_cells
 from state_hf.data.cells.stored_matrix import CellMatrix
 from state_hf.data.partial_results import PartialResults
-from state_hf.inference.cell_encoder import CellEncoder
+from state_hf.inference.cell_encoder import CellEncoder, trimmed
 from state_hf.inference.chosen_cells import encode_chosen
 from state_hf.inference.embedding_task import EmbeddingTask
 from state_hf.inference.processes import Processes
@@ -39,9 +39,11 @@ _COUNTED_CELLS = 512
 # What a killed run loses, in perturbed cells, and into how many blocks at least each process' share is cut.
 _BLOCK_COPIES = 4096
 _BLOCKS_PER_PROCESS = 8
-# What a plan measures for, with so many cells and perturbations at once.
+# What a plan measures for, at most with so many cells and perturbations at once.
 _MEASURED_SECONDS = 3.0
 _MEASURED_CELLS, _MEASURED_PERTURBATIONS = 8, 64
+# What the tables take beside the values of all cells, of which they are made one effect at a time.
+_TABLE_COPIES = 8
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class PerturbationPlan:
         copies_per_second: Measured, of one process.
         seconds: Of all processes together.
         memory_bytes: Peak memory of this process so far; of an accelerator, what the computation took there.
+        table_bytes: Memory that the tables take in the end, about.
         disk_bytes: Of the finished blocks.
     """
 
@@ -68,6 +71,7 @@ class PerturbationPlan:
     copies_per_second: float
     seconds: float
     memory_bytes: int
+    table_bytes: int
     disk_bytes: int
 
 
@@ -162,17 +166,21 @@ class PerturbationRun:
         with open_cells(self.task.source).expression(self.task.layer) as opened:
             encoding = self._encode(opened, positions)
         perturbations, rng = self.work.perturbations, np.random.default_rng(0)
-        done, began, warm = 0, time.perf_counter(), False
-        while not warm or time.perf_counter() - began < _MEASURED_SECONDS:
-            if not warm and done:
-                done, began, warm = 0, time.perf_counter(), True
-            chosen = rng.permutation(len(perturbations))[:_MEASURED_PERTURBATIONS]
+        # Ever larger, so that it takes seconds on any machine; the first rounds only warm up.
+        cells_at_once, at_once, rate, began = 1, 1, 0.0, time.perf_counter()
+        while time.perf_counter() - began < _MEASURED_SECONDS:
+            chosen = rng.permutation(len(perturbations))[:at_once]
             perturber = self._perturber([perturbations[at] for at in chosen])
-            perturber.effects(encoding, positions)
-            # Cells that express nothing of this go through the model once all the same.
-            done += int(perturber.perturbable(encoding).sum()) + len(positions)
-        rate = done / (time.perf_counter() - began)
+            part = trimmed(encoding, np.arange(min(cells_at_once, len(positions))), keep_mask=True)
+            start = time.perf_counter()
+            perturber.effects(part, positions[: len(part["input_ids"])])
+            # Cells go through the model once as they are, too.
+            done = int(perturber.perturbable(part).sum()) + len(part["input_ids"])
+            rate = done / (time.perf_counter() - start)
+            cells_at_once = min(2 * cells_at_once, _MEASURED_CELLS)
+            at_once = min(2 * at_once, _MEASURED_PERTURBATIONS)
         number, copies = len(self.choice.positions), self.copies
+        values = 4 * number * len(perturbations) * len(self.effect_names)
         return PerturbationPlan(
             cells=number,
             perturbations=self.work.asked,
@@ -182,7 +190,8 @@ class PerturbationRun:
             copies_per_second=rate,
             seconds=copies / rate / self.processes.count,
             memory_bytes=_peak_memory(self.encoder.model.device),
-            disk_bytes=4 * number * len(perturbations) * len(self.effect_names),
+            table_bytes=values + _TABLE_COPIES * values // len(self.effect_names),
+            disk_bytes=values,
         )
 
     def start(self, target: ResumableOutput) -> None:

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from state_hf.analysis.gene_perturbations import ExpressionCensus, GenePerturbation, random_perturbations
+from state_hf.analysis.gene_perturbations import (
+    ExpressionCensus,
+    GenePerturbation,
+    LikeGenes,
+    random_perturbations,
+)
 from state_hf.analysis.in_silico_statistics import Combination
 from state_hf.configuration.near_names import near_names
 from state_hf.configuration.wording import listed
@@ -142,13 +147,13 @@ def list_perturbations(
                 asked.append(GenePerturbation(f"{anchor}+{one.name}", (*kept, *one.rows)))
     perturbations, places = list(asked), {one.rows: at for at, one in enumerate(asked)}
     combinations = [Combination(at, 0, places[rows]) for at, rows in combined.items()]
-    candidates = report.genes[census.expressing[report.genes] > 0]
+    like = LikeGenes(census, report.genes)
     randoms: dict[int, list[int]] = {}
     for at, one in enumerate(asked if number else []):
         if only_expressed and not census.expressing[list(one.rows)].any():
             continue
         fixed = kept if at in combined else ()
-        found = random_perturbations(one, census, number, candidates=candidates, kept=fixed, seed=seed)
+        found = random_perturbations(one, like, number, kept=fixed, seed=seed)
         for other in found:
             if other.rows not in places:
                 places[other.rows] = len(perturbations)

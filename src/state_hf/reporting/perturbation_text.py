@@ -18,7 +18,8 @@ def plan_text(plan: PerturbationPlan) -> str:
         f"{plan.copies:,} perturbed cells to compute, at most",
         f"{plan.copies_per_second:,.1f} of them a second in each process, measured here",
         f"{_duration(plan.seconds)} to compute",
-        f"{plan.memory_bytes / 1e9:.2f} GB of memory while measuring, {plan.disk_bytes / 1e9:.3f} GB of blocks on disk",
+        f"{plan.memory_bytes / 1e9:.2f} GB of memory while measuring, about {plan.table_bytes / 1e9:.2f} GB for the "
+        f"tables in the end, {plan.disk_bytes / 1e9:.2f} GB of blocks on disk",
     ]
     return "\n".join(lines)
 
