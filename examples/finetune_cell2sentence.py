@@ -4,7 +4,7 @@ python examples/finetune_cell2sentence.py --cells cells.h5ad --model_name_or_pat
     --num_train_epochs 3 --learning_rate 3e-4 --bf16
 
 `c2s/model` is the language model with a processor of cells beside it: for `state-hf embed`, and for plain transformers.
-Held-out cells are scored beside the most frequent type.
+Held-out cells, and what the model calls them, are in `c2s/labels.csv`, scored beside the most frequent type.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
-import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -22,6 +21,7 @@ from transformers import (
     TrainingArguments,
 )
 
+import state_hf
 from state_hf import Cell2SentenceProcessor, RankExpressionModel
 
 TASK = "cell_type_prediction"
@@ -39,20 +39,6 @@ class CellTypeArguments:
     lora_rank: int = field(default=16, metadata={"help": "Rank of the changes, scaled by 2; 0 trains all weights."})
 
 
-def answers(model, processor: Cell2SentenceProcessor, prompts: list[str], *, batch_size: int) -> list[str]:
-    """What the model writes after each prompt."""
-    longest = max(len(processor.tokenizer(f" {label}.")["input_ids"]) for label in processor.labels)
-    texts: list[str] = []
-    for start in range(0, len(prompts), batch_size):
-        inputs = processor.encode_prompts(prompts[start : start + batch_size]).to(model.device)
-        written = model.generate(
-            **inputs, max_new_tokens=longest + 1, do_sample=False, pad_token_id=processor.tokenizer.pad_token_id
-        )
-        new = written[:, inputs["input_ids"].shape[1] :]
-        texts += processor.batch_decode(new, skip_special_tokens=True)
-    return texts
-
-
 def main() -> None:
     """Train, save, and say how many held-out cells are called by their name."""
     parser = HfArgumentParser((CellTypeArguments, TrainingArguments))
@@ -65,7 +51,6 @@ def main() -> None:
         num_genes=arguments.num_genes,
         labels=sorted(set(labels)),
         task=TASK,
-        expression=RankExpressionModel.fit(cells.X, seed=training.seed),
     )
     model = AutoModelForCausalLM.from_pretrained(arguments.model_name_or_path)
     model.config.pad_token_id = processor.tokenizer.pad_token_id
@@ -74,6 +59,7 @@ def main() -> None:
     sentences = np.array(processor.sentences(cells, seed=training.seed))
     order = np.random.default_rng(training.seed).permutation(len(labels))
     test, train = np.split(order, [round(arguments.test_share * len(labels))])
+    processor.expression = RankExpressionModel.fit(cells.X[np.sort(train)], seed=training.seed)
     pairs = processor.examples(TASK, sentences[train].tolist(), seed=training.seed, cell_type=labels[train])
     if arguments.lora_rank:
         from peft import LoraConfig, TaskType, get_peft_model
@@ -90,22 +76,28 @@ def main() -> None:
         data_collator=DataCollatorForSeq2Seq(processor.tokenizer),
     )
     trainer.train()
+    if trainer.is_world_process_zero():
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        if arguments.lora_rank:
+            trained.save_pretrained(folder / "adapter")
+            trained = trained.merge_and_unload()
+        trained.save_pretrained(folder / "model")
+        processor.save_pretrained(folder / "model")
+        cells[np.sort(test)].copy().write_h5ad(folder / "held_out.h5ad")
+    # All processes label the cells together.
+    trainer.accelerator.wait_for_everyone()
+    table = state_hf.annotate(
+        folder / "held_out.h5ad",
+        folder / "labels.csv",
+        model=folder / "model",
+        label_key=arguments.label_key,
+        overwrite=True,
+    )
     if not trainer.is_world_process_zero():
         return
-    trained = trainer.accelerator.unwrap_model(trainer.model)
-    if arguments.lora_rank:
-        trained.save_pretrained(folder / "adapter")
-        trained = trained.merge_and_unload()
-    trained.save_pretrained(folder / "model")
-    processor.save_pretrained(folder / "model")
-
-    parse = processor.label_parser()
-    prompts = processor.prompts(TASK, sentences[test].tolist())
-    with torch.inference_mode():
-        texts = answers(trained.eval(), processor, prompts, batch_size=training.per_device_eval_batch_size)
-    found = np.array([parse(text).label or "unknown" for text in texts])
+    found, truth = table.iloc[:, 0].to_numpy(), labels[np.sort(test)]
     names, counts = np.unique(labels[train], return_counts=True)
-    right, majority = (found == labels[test]).mean(), (names[counts.argmax()] == labels[test]).mean()
+    right, majority = (found == truth).mean(), (names[counts.argmax()] == truth).mean()
     print(f"{folder / 'model'}: {right:.1%} of {len(test):,} held-out cells are called by their name,")
     unknown = (found == "unknown").mean()
     print(f"{unknown:.1%} by none of the {len(names)}; the most frequent type is {majority:.1%} of them")
