@@ -158,3 +158,18 @@ def test_a_tokenizer_without_medians_is_refused(manifest, tmp_path):
     save_state_embedding(tmp_path / "se", GENES)
     with pytest.raises(ValueError, match="is a StateEmbeddingTokenizer, which divides by no medians"):
         fit_medians(manifest, tmp_path / "out", tokenizer=tmp_path / "se")
+
+
+def test_a_copy_without_all_genes_has_no_totals(manifest, tmp_path, capsys):
+    save_state_embedding(tmp_path / "se", GENES)
+    assert main(["tokenize", str(manifest), "--model", str(tmp_path / "se"), "--output", str(tmp_path / "copy")]) == 0
+    words = [
+        "medians",
+        str(tmp_path / "copy" / "corpus.csv"),
+        "--family",
+        "geneformer",
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    assert main(words) == 2
+    assert "the totals of its cells are not known" in capsys.readouterr().err

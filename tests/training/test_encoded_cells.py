@@ -26,3 +26,28 @@ def test_batches_are_what_the_tokenizer_gives(tmp_path, fill):
     assert part.lengths.tolist() == words.encode_cells(data[[9, 3, 40]], fill=fill)["attention_mask"].sum(1).tolist()
     assert EncodedCells.is_complete(tmp_path / "cells")
     assert torch.equal(part[1]["labels"], torch.tensor(0))
+
+
+def test_some_cells_with_classes_of_their_tokens(tmp_path):
+    data, words = cells(0, 1100, GENES), tokenizer()
+    rows = np.array([3, 510, 511, 512, 1099])
+    with open_cells(data).expression() as opened:
+        genes = resolve_genes(opened.var, words)
+        options = {"input_type": "counts", "max_length": 20, "fill": "seeded"}
+        encode_to_disk(tmp_path / "some", opened, words, genes, rows=rows, **options)
+        encode_to_disk(tmp_path / "all", opened, words, genes, **options)
+    some, whole = EncodedCells(tmp_path / "some", np.arange(5)), EncodedCells(tmp_path / "all", rows)
+    # What is drawn for a cell depends on its place in the file, whichever cells are kept.
+    for name, values in some.__getitems__(range(5)).items():
+        assert torch.equal(values, whole.__getitems__(range(5))[name]), name
+    ids = some.__getitems__(range(5))["input_ids"]
+    number = int(ids.max()) + 3
+    counts = some.cells_of_tokens(number)
+    assert counts.tolist() == [int((ids == token).any(dim=1).sum()) for token in range(number)]
+    token = int(ids[0, 5])
+    assert some.holding(np.array([token])).tolist() == (ids == token).any(dim=1).tolist()
+    labels = np.full(number, -100)
+    labels[token] = 1
+    batch = EncodedCells(tmp_path / "some", [0, 4], token_labels=labels).__getitems__([0, 1])
+    assert torch.equal(batch["labels"] == 1, batch["input_ids"] == token)
+    assert set(batch["labels"].unique().tolist()) <= {-100, 1}

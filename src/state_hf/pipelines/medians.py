@@ -125,6 +125,12 @@ def fit_medians(
     if keep_former and tokenizer is None:
         raise ValueError(Advised("a new tokenizer has no former medians to keep", "give one that has (tokenizer=...)"))
     files = read_manifest(manifest) if isinstance(manifest, str | Path) else list(manifest)
+    copies = [file.path for file in files if file.path.endswith(".parquet")]
+    if copies:
+        raise ValueError(
+            f"{copies[0]} is a tokenised copy, which holds the genes of a vocabulary alone, so that the totals of its "
+            "cells are not known: name the files that it was made of"
+        )
     given = None if tokenizer is None else _given(tokenizer)
     former = _new(str(family), corpus_genes(files)) if given is None else given
     corpus = CellCorpus(files, former, min_overlap=min_overlap)
