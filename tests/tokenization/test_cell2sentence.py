@@ -267,6 +267,8 @@ def test_bad_input():
         Cell2SentenceProcessor(made.tokenizer)
     with pytest.raises(ValueError, match="num_genes is 0"):
         processor(num_genes=0)
+    with pytest.raises(ValueError, match="num_genes is 0"):
+        made.sentences(COUNTS, NAMES, num_genes=0)
     with pytest.raises(ValueError, match="cell_pooling is 'first'"):
         processor(cell_pooling="first")
 

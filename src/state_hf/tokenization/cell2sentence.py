@@ -90,14 +90,13 @@ class Cell2SentenceProcessor(CellTokenizer, PushWithCardMixin, PortableProcessor
         names = read_genes(type(self), genes, getattr(tokenizer, "name_or_path", None))
         self.genes = [name.upper() for name in names] if upper_case else names
         _refuse_doubled(names, self.genes)
-        if num_genes < 1:
-            raise ValueError(f"num_genes is {num_genes}; a sentence has at least one gene")
         check_choice("cell_pooling", cell_pooling, ("mean_all", "mean", "last"))
         self.aliases = AliasTable.from_file(aliases) if isinstance(aliases, str | Path) else aliases
         self.gene_index = GeneIndex(self.genes, self.aliases, upper_case=upper_case)
         self.templates = _templates(templates)
         self.templates.of(task)
-        self.num_genes, self.organism, self.task, self.cell_pooling = num_genes, organism, task, cell_pooling
+        self.num_genes, self.organism, self.task = _checked_number(num_genes), organism, task
+        self.cell_pooling = cell_pooling
         self.labels = None if labels is None else list(labels)
         self.expression = RankExpressionModel.load(expression) if isinstance(expression, str | Path) else expression
         self.response_separator, self.upper_case, self.states_requested = (
@@ -161,7 +160,7 @@ class Cell2SentenceProcessor(CellTokenizer, PushWithCardMixin, PortableProcessor
     ) -> np.ndarray:  # fmt: skip
         """(cells, genes) vocabulary rows of cells by falling expression, -1 behind the last. See `sentences`."""
         checked = self.checked_cells(cells, genes, seed=seed, **reading)
-        most = self.num_genes if num_genes is None else num_genes
+        most = _checked_number(self.num_genes if num_genes is None else num_genes)
         return self._ranked(
             checked.cells, checked.expressed, checked.report, most=most, seed=seed, first_cell=first_cell
         )
@@ -456,6 +455,12 @@ def _templates(templates: str | Path | Mapping[str, Any] | Templates | None) -> 
     if isinstance(templates, Templates):
         return templates
     return Templates.from_file(templates) if isinstance(templates, str | Path) else Templates(templates)
+
+
+def _checked_number(num_genes: int) -> int:
+    if num_genes < 1:
+        raise ValueError(f"num_genes is {num_genes}; a sentence has at least one gene")
+    return num_genes
 
 
 def _refuse_doubled(names: Sequence[str], written: Sequence[str]) -> None:
