@@ -91,6 +91,17 @@ def test_what_is_beyond_the_sum_of_two_is_the_published_statistic(rng):
     assert abs(table["gene_cosine_beyond_sum"][2]) < 1e-12
 
 
+def test_states_may_have_any_name(rng):
+    values = rng.normal(size=(30, 4, 3))
+    names = ["gene_cosine", "shift_to_cosine", "shift_to_x_p"]
+    table = effect_statistics(values, names, [0, 1], {0: [2, 3], 1: [2, 3]}, seed=0)
+    np.testing.assert_allclose(table["shift_to_x_p"], values[:, :2, 2].mean(axis=0))
+    larger = [(values[:, one, 1].mean() > values[:, [2, 3], 1].mean(axis=0)).mean() for one in (0, 1)]
+    assert table["shift_to_cosine_beyond_random"].tolist() == larger
+    with pytest.raises(ValueError, match="'shift_to_x_low': give the states other names"):
+        effect_statistics(values, ["gene_cosine", "shift_to_x", "shift_to_x_low"], [0, 1], {}, seed=0)
+
+
 def test_two_groups_of_means_are_told_apart(rng):
     means = np.concatenate([rng.normal(0.999, 0.0005, 80), rng.normal(0.97, 0.002, 20), [np.nan]])
     found = impact_probabilities(means, seed=0)

@@ -298,6 +298,7 @@ def test_the_command_prints_what_it_found_and_writes_a_page(geneformer, cells, t
         (["--goal", "goal"], "goal and alternatives are states of state_key"),
         (["--state-key", "state", "--start", "start", "--goal", "start"], "name a state twice"),
         (["--state-key", "state", "--start", "none"], "there are 'alt', 'goal', 'start'"),
+        (["--state-key", "state", "--start", "a", "--goal", "a_low"], "'shift_to_a_low': give the states other names"),
         (["--max-cells", "0"], "max_cells must be a whole number from 1 on"),
         (["--output", "out.csv"], "out.csv has to end in .parquet"),
     ],

@@ -13,10 +13,17 @@ import pandas as pd
 from scipy.stats import mannwhitneyu, norm, rankdata, wilcoxon
 from sklearn.mixture import GaussianMixture
 
+from state_hf.configuration.wording import listed
 from state_hf.metrics.multiple_testing import benjamini_hochberg
 
 SIGNIFICANCE = 0.05
 """False discovery rate below which checks count a perturbation."""
+
+COSINES = ("gene_cosine", "cell_cosine")
+"""Effects that are 1 where nothing changes, and smaller for more; the others are 0, and larger for more."""
+
+_COLUMN_ENDS = tuple(f"{test}_{end}" for test in ("", "_minus_random", "_beyond_sum")
+                     for end in ("low", "high", "p", "q", "p_all", "q_all"))  # fmt: skip
 
 _DRAWS = 1000
 _INTERVAL = (2.5, 97.5)
@@ -67,12 +74,25 @@ def effect_statistics(
         One row a perturbation that was asked for, in order, with `cells` and `cells_without` (a number).
     """
     there = np.isfinite(values[:, :, 0])
+    check_effect_names(effects)
     table = pd.DataFrame({"cells": there.sum(axis=0)[list(asked)], "cells_without": (~there).sum(axis=0)[list(asked)]})
     table["random_genes"] = [sum(bool(there[:, other].any()) for other in randoms.get(one, ())) for one in asked]
     for number, effect in enumerate(effects):
         columns = _of_one_effect(values[:, :, number], effect, asked, randoms, combinations, seed=seed)
         table = pd.concat([table, pd.DataFrame(columns)], axis=1)
     return table
+
+
+def check_effect_names(effects: Sequence[str]) -> None:
+    """Refuse effects of which one has the name of a column of another.
+
+    Raises:
+        ValueError: Two states lead to such effects.
+    """
+    ends = (*_COLUMN_ENDS, "_minus_random", "_beyond_random", "_beyond_sum")
+    twice = sorted({f"{effect}{end}" for effect in effects for end in ends} & set(effects))
+    if twice:
+        raise ValueError(f"Two effects have columns of one name, {listed(twice)}: give the states other names.")
 
 
 def _of_one_effect(
@@ -93,10 +113,11 @@ def _of_one_effect(
     columns[f"{effect}_p_all"] = _against_all(places, finite)
     if combinations:
         columns |= _beyond_sum(effect, asked, combinations, values, seed=seed)
-    for name in [name for name in columns if name.endswith(("_p", "_p_all"))]:
-        columns[name.replace("_p_all", "_q_all") if name.endswith("_p_all") else f"{name[:-1]}q"] = _rates(
-            columns[name]
-        )
+    for test in ("", "_beyond_sum"):
+        for suffix in ("", "_all"):
+            p = columns.get(f"{effect}{test}_p{suffix}")
+            if p is not None:
+                columns[f"{effect}{test}_q{suffix}"] = _rates(p)
     return columns
 
 
@@ -145,7 +166,7 @@ def _against_random(
         return {}
     difference, beyond, p = np.full((3, len(asked)), np.nan)
     drawn = np.full((len(draws), len(asked)), np.nan)
-    sign = -1 if effect.endswith("cosine") else 1
+    sign = -1 if effect in COSINES else 1
     for at, one in enumerate(asked):
         others = [other for other in randoms.get(one, ()) if len(finite[other])]
         if not others or not len(finite[one]):
@@ -199,7 +220,7 @@ def _beyond_sum(
     """Published: combination - (1 - ((1 - anchor) + (1 - other))) of cosines; of what is 0 without effect, the sum."""
     places = {one: at for at, one in enumerate(asked)}
     beyond, low, high, p = np.full((4, len(asked)), np.nan)
-    none = 1.0 if effect.endswith("cosine") else 0.0
+    none = 1.0 if effect in COSINES else 0.0
     kept = [one for one in combinations if one.together in places]
     if kept:
         parts = [np.stack([values[:, getattr(one, part)] for one in kept], axis=1).astype(np.float64)
@@ -284,8 +305,10 @@ def distinctness(displacement: np.ndarray, displaced: np.ndarray, *, seed: int) 
 
 
 __all__ = [
+    "COSINES",
     "SIGNIFICANCE",
     "Combination",
+    "check_effect_names",
     "distinctness",
     "effect_statistics",
     "impact_probabilities",

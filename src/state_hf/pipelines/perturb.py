@@ -14,7 +14,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from state_hf.analysis.cell_choice import choose_cells
-from state_hf.analysis.in_silico_perturbation import check_change
+from state_hf.analysis.in_silico_perturbation import check_change, effect_names
+from state_hf.analysis.in_silico_statistics import check_effect_names
 from state_hf.analysis.perturbation_blocks import PerturbationPlan, PerturbationRun, take_census
 from state_hf.analysis.perturbation_list import asked_perturbations, list_perturbations
 from state_hf.analysis.perturbation_tables import InSilicoResult, affected_table, cell_table, effect_checks
@@ -255,6 +256,7 @@ def _check_arguments(
     states = [state for state in (start, goal, *alternatives) if state is not None]
     if len(set(states)) < len(states):
         raise ValueError(f"start, goal and alternatives name a state twice: {', '.join(states)}.")
+    check_effect_names(effect_names(states))
 
 
 def _check_gene_effects(perturbations: int, genes: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from state_hf.analysis.in_silico_statistics import SIGNIFICANCE
+from state_hf.analysis.in_silico_statistics import COSINES, SIGNIFICANCE
 from state_hf.analysis.perturbation_tables import InSilicoResult
 from state_hf.reporting.markup import element, number
 from state_hf.reporting.page import drawn, flat, render, table_of, words, write_page
@@ -96,13 +96,13 @@ def _group(table: pd.DataFrame, name: str, effects: list[str]) -> dict[str, Any]
 def _change(rows: pd.DataFrame, effect: str, suffix: str = "") -> np.ndarray:
     """What a perturbation moves, larger for more: of cosines, what is missing to 1."""
     values = rows[f"{effect}{suffix}"].to_numpy(float)
-    if not effect.endswith("cosine"):
+    if effect not in COSINES:
         return values
     return -values if "minus" in suffix else 1 - values
 
 
 def _label(effect: str) -> str:
-    return f"1 − {words(effect)}" if effect.endswith("cosine") else words(effect)
+    return f"1 − {words(effect)}" if effect in COSINES else words(effect)
 
 
 def _volcano(rows: pd.DataFrame, effect: str) -> ElementTree.Element:

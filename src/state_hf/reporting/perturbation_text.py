@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 
+from state_hf.analysis.in_silico_statistics import COSINES
 from state_hf.analysis.perturbation_blocks import PerturbationPlan
 from state_hf.analysis.perturbation_tables import InSilicoResult
 
@@ -64,7 +65,7 @@ def strongest(table: pd.DataFrame, number: int, *, effect: str = "gene_cosine") 
     In the order of that end of the interval (beyond random genes, where there are some) that is nearest to no effect:
     a large effect in a single cell says little. Without an interval, rows come last, by the effect.
     """
-    is_cosine = effect.endswith("cosine")
+    is_cosine = effect in COSINES
     column = f"{effect}_minus_random" if f"{effect}_minus_random" in table else effect
     known = table[table["cells"] > 0]
     order = known.sort_values(effect, ascending=is_cosine, kind="stable")
