@@ -36,7 +36,9 @@ def check_lines(result: InSilicoResult) -> list[str]:
     lines = []
     if checks["without_number"]:
         lines.append(
-            f"{checks['without_number']:,} of {len(result.table):,} rows have no number: no cell expresses the genes."
+            f"{checks['without_number']:,} of {len(result.table):,} rows have no number: no cell has the genes among "
+            "those that the model reads of it. None expresses them, or others stand before them and fill the model's "
+            "length."
         )
     if checks["distinct_discrimination"] is None:
         lines.append("Distinct? Too few perturbations move cells of both halves to say.")
