@@ -30,7 +30,7 @@ _CORE = (
 _EXTRAS = {
     "scanpy": (("scanpy", "igraph", "leidenalg"), "the demo's figures, clustering_agreement, state-hf network"),
     "peft": (("peft",), "LoRA"),
-    "search": (("optuna",), "state-hf finetune --trials"),
+    "search": (("optuna",), "`state-hf finetune --trials`"),
     "submission": (("zstandard",), "state-hf prep"),
     "formats": (("hdf5plugin",), "files of cells that are compressed with zstd, blosc, lz4 and others"),
     "fair-esm": (("fair-esm",), "ESM-2 weights in the original's format, for state-hf embed-genes"),

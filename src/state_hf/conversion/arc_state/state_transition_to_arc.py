@@ -18,6 +18,8 @@ from state_hf.conversion.errors import CheckpointError
 logger = logging.get_logger(__name__)
 
 _TABLE = "perturbation_table.weight"
+# What predicted profiles start from, and how networks count.
+_PROFILES = ("mixed_effects.", "network_effects.")
 _LOSSES = {"energy": "energy", "sinkhorn": "sinkhorn", "mse": "mse", "energy_sinkhorn": "se"}
 
 
@@ -41,9 +43,7 @@ def state_transition_checkpoint(
     arguments = _arguments(config, record.get("hyper_parameters") or {}, _vocabulary(source))
     if config.mixed_effects_cell_types is not None:
         logger.warning(f"the mixed model of {source}, which its predicted profiles start from, stays behind")
-    weights = {
-        name: value for name, value in weights.items() if name != _TABLE and not name.startswith("mixed_effects.")
-    }
+    weights = {name: value for name, value in weights.items() if name != _TABLE and not name.startswith(_PROFILES)}
     return {
         "epoch": 0,
         "global_step": record.get("global_step") or 0,
