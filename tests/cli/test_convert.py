@@ -34,6 +34,7 @@ def test_shards(tmp_path, capsys):
         ([str(STATE_TRANSITION / "llama_causal_rotary"), "out"], "(--genes)"),
         ([str(STATE_TRANSITION / "decoder" / "config.yaml"), "out"], "config.yaml is not a checkpoint, which ends in"),
         ([str(STATE_EMBEDDING), "out"], "has no checkpoint: no .ckpt or .safetensors"),
+        ([str(STATE_EMBEDDING), "out"], "There are some in its folders "),
         ([str(STATE_EMBEDDING / "small"), "out", "--subfolder", "x"], "--subfolder x is for a repository on the Hub"),
         ([str(STATE_EMBEDDING / "small"), "out", "--revision", "x", "--to", "arc"], "no meaning with --to arc"),
         ([str(STATE_EMBEDDING / "small"), "out", "--to", "arc", "--attention", "causal"], "no meaning with --to arc"),

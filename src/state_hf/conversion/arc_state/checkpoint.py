@@ -159,9 +159,21 @@ def _checkpoint_in(folder: Path, name: str | None) -> Path:
     if name is None and (folder / "model.safetensors.index.json").is_file():
         return folder
     places = [folder, folder / "checkpoints"]
-    return chosen_checkpoint(
-        [path for place in places if place.is_dir() for path in sorted(place.iterdir())], name, folder
-    )
+    try:
+        return chosen_checkpoint(
+            [path for place in places if place.is_dir() for path in sorted(place.iterdir())], name, folder
+        )
+    except CheckpointError as error:
+        # A repository's folder, or that of several models.
+        deeper = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and _holds_model(path)]
+        if not deeper or name is not None:
+            raise
+        raise CheckpointError(f"{error} There are some in its folders {', '.join(deeper)}: name one of them.") from None
+
+
+def _holds_model(folder: Path) -> bool:
+    kinds = {path.suffix for path in folder.iterdir()}
+    return ".ckpt" in kinds or ((folder / "config.json").is_file() and not kinds.isdisjoint({".safetensors", ".bin"}))
 
 
 def chosen_checkpoint(paths: Iterable[Location], name: str | None, folder: object) -> Location:
