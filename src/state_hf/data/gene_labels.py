@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from state_hf.configuration.advice import Advised
 from state_hf.tokenization.gene_names import GeneIndex
@@ -107,9 +107,16 @@ def gene_folds(genes: GeneLabels, folds: int, *, seed: int) -> np.ndarray:
                 "leave the class out of the table",
             )
         )
-    division = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    labels = genes.labels.astype(str)
+    if genes.groups is None:
+        divided = StratifiedKFold(folds, shuffle=True, random_state=seed).split(units, labels)
+    else:
+        # Groups in random order: by its own shuffling, scikit-learn 1.6 does not keep classes alike.
+        codes = np.unique(units, return_inverse=True)[1]
+        order = np.random.default_rng(seed).permutation(codes.max() + 1)
+        divided = StratifiedGroupKFold(folds).split(units, labels, order[codes])
     fold_of = np.empty(len(units), np.int64)
-    for fold, (_, held_out) in enumerate(division.split(units, genes.labels.astype(str), units)):
+    for fold, (_, held_out) in enumerate(divided):
         fold_of[held_out] = fold
     return fold_of
 
