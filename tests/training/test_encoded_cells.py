@@ -51,3 +51,19 @@ def test_some_cells_with_classes_of_their_tokens(tmp_path):
     batch = EncodedCells(tmp_path / "some", [0, 4], token_labels=labels).__getitems__([0, 1])
     assert torch.equal(batch["labels"] == 1, batch["input_ids"] == token)
     assert set(batch["labels"].unique().tolist()) <= {-100, 1}
+
+
+def test_what_an_interrupted_call_left_is_made_anew_and_what_is_complete_stays(tmp_path):
+    data, words = cells(0, 30, GENES), tokenizer()
+    with open_cells(data).expression() as opened:
+        genes = resolve_genes(opened.var, words)
+        options = {"input_type": "counts", "max_length": 20, "fill": "none"}
+        encode_to_disk(tmp_path / "whole", opened, words, genes, **options)
+        (tmp_path / "cut").mkdir()
+        (tmp_path / "cut" / "input_ids.bin").write_bytes(b"half of a cell")
+        encode_to_disk(tmp_path / "cut", opened, words, genes, **options)
+        for name in ("input_ids.bin", "encoded.json", "starts.npy"):
+            assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        before = (tmp_path / "whole" / "input_ids.bin").stat().st_mtime_ns
+        encode_to_disk(tmp_path / "whole", opened, words, genes, **options)
+        assert (tmp_path / "whole" / "input_ids.bin").stat().st_mtime_ns == before

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,19 +23,20 @@ from state_hf.data.cells.stored_matrix import CellMatrix
 from state_hf.data.whole_files import folder_written_whole
 from state_hf.inference.cell_encoder import CellEncoder
 from state_hf.inference.classifiers import new_classifier
-from state_hf.inference.embedding_task import DeclaredInputType, EmbeddingTask, inspect_source
+from state_hf.inference.embedding_task import DeclaredInputType, inspect_source
 from state_hf.inference.loading import load_tokenizer, model_digest
 from state_hf.inference.resumable_output import ResumableOutput
 from state_hf.model_cards.card import write_model_card
+from state_hf.model_cards.facts import read_json
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.encoded_cells import EncodedCells, encode_to_disk
 from state_hf.training.hyperparameter_search import search_settings, trials_of
 from state_hf.training.label_trainer import (
-    LEARNING_RATES,
     TRAINED,
     LabelTrainer,
     Trained,
     choose_trained_weights,
+    label_training_arguments,
     merged,
 )
 
@@ -186,25 +186,25 @@ def finetune(
         "val_share": val_share, "test_share": test_share, "class_weights": class_weights, "trials": trials,
     }  # fmt: skip
     if target.is_complete:
-        target.check_complete(settings, _read_record(target.path).get("settings", {}))
+        target.check_complete(settings, read_json(target.path / RECORD_FILE).get("settings", {}))
         logger.info(f"{target.path} is already complete")
         return read_finetuned(target.path)
-    _take_up(target, settings)
-    arguments = training or TrainingArguments(
-        num_train_epochs=epochs,
-        learning_rate=LEARNING_RATES[trained] if learning_rate is None else learning_rate,
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=2 * batch_size,
-        warmup_steps=0.1,
-        weight_decay=0.01,
-        bf16=bf16,
-        use_cpu=device == "cpu",
-        seed=seed,
-        report_to="none",
-    )
     validates = len(split.rows["val"]) > 0
     if trials and (not validates or training is not None):
         raise ValueError("trials are compared on validation cells (val_share above 0), and set the training themselves")
+    arguments = training or label_training_arguments(
+        trained,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        bf16=bf16,
+        device=device,
+        seed=seed,
+    )
+    with arguments.main_process_first(desc="making room"):
+        if arguments.process_index == 0:
+            target.take_up({"run": settings})
+            target.start(settings, num_rows=1, block_rows=1, part="run")
     arguments.output_dir = str(target.partial / "checkpoints")
     # Batches come whole, with what the model reads and the labels.
     arguments.remove_unused_columns = False
@@ -215,7 +215,18 @@ def finetune(
         arguments.greater_is_better = by_class
         arguments.save_total_limit = 2
     with open_cells(reference).expression(layer) as cells:
-        digests = _encode(target.partial / "cells", cells, task_of, encoder)
+        with arguments.main_process_first(desc="tokenizing"):
+            encode_to_disk(
+                target.partial / "cells",
+                cells,
+                encoder.tokenizer,
+                task_of.genes,
+                input_type=task_of.input_type,
+                max_length=encoder.length,
+                seed=seed,
+                **encoder.encoding,
+            )
+        digests = _digests(cells)
         parts = {part: _part(target.partial / "cells", rows, labels, names) for part, rows in split.rows.items()}
         doubled = shared_profiles(digests, split.rows)
         if doubled:
@@ -281,29 +292,8 @@ def _labels(reference: str | Path, label_key: str, *, by_class: bool) -> np.ndar
         ) from error
 
 
-def _take_up(target: ResumableOutput, settings: dict[str, Any]) -> None:
-    """Go on with an unfinished run, or start one."""
-    target.take_up({"run": settings})
-    target.start(settings, num_rows=1, block_rows=1, part="run")
-
-
-def _encode(folder: Path, cells: CellMatrix, task: EmbeddingTask, encoder: CellEncoder) -> np.ndarray:
-    """Tokenize all cells, unless an earlier run did. Returns (cells,) digests of their expression."""
-    if folder.exists() and not EncodedCells.is_complete(folder):
-        shutil.rmtree(folder)
-    if not folder.exists():
-        with logging.tqdm(total=cells.num_cells, unit=" cells", desc="tokenize") as bar:
-            encode_to_disk(
-                folder,
-                cells,
-                encoder.tokenizer,
-                task.genes,
-                input_type=task.input_type,
-                max_length=encoder.length,
-                seed=encoder.seed,
-                progress=bar.update,
-                **encoder.encoding,
-            )
+def _digests(cells: CellMatrix) -> np.ndarray:
+    """(cells,) digests of their expression."""
     digests: list[str] = []
     for _, block in blocks_of(cells):
         for start, stop in zip(block.indptr[:-1], block.indptr[1:], strict=True):
@@ -359,11 +349,6 @@ def _write(
         write_model_card(unfinished, name=folder.resolve().name)
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
-    path = folder / RECORD_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
 def read_finetuned(folder: str | Path) -> FineTuned:
     """What `finetune` wrote into a folder.
 
@@ -371,7 +356,7 @@ def read_finetuned(folder: str | Path) -> FineTuned:
         FileNotFoundError: It wrote nothing there.
     """
     folder = Path(folder)
-    record = _read_record(folder)
+    record = read_json(folder / RECORD_FILE)
     if not record:
         raise FileNotFoundError(f"{folder} has no {RECORD_FILE}, which finetune writes")
     tables = {

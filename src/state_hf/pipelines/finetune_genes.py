@@ -24,19 +24,20 @@ from state_hf.data.gene_labels import GeneLabels, gene_folds, read_gene_labels
 from state_hf.data.whole_files import folder_written_whole, written_whole
 from state_hf.inference.cell_encoder import CellEncoder
 from state_hf.inference.classifiers import new_classifier
-from state_hf.inference.embedding_task import DeclaredInputType, EmbeddingTask, inspect_source
+from state_hf.inference.embedding_task import DeclaredInputType, inspect_source
 from state_hf.inference.loading import evaluation_mode, load_tokenizer, model_digest
 from state_hf.inference.resumable_output import ResumableOutput
 from state_hf.model_cards.card import write_model_card
+from state_hf.model_cards.facts import read_json
 from state_hf.tokenization.cell_tokenizer import CellTokenizer
 from state_hf.training.checkpoints import last_complete_checkpoint
 from state_hf.training.encoded_cells import EncodedCells, encode_to_disk
 from state_hf.training.label_trainer import (
-    LEARNING_RATES,
     TRAINED,
     LabelTrainer,
     Trained,
     choose_trained_weights,
+    label_training_arguments,
     merged,
 )
 
@@ -176,17 +177,39 @@ def finetune_genes(
     if training is None:
         settings |= {"epochs": epochs, "learning_rate": str(learning_rate), "batch_size": batch_size}
     if target.is_complete:
-        target.check_complete(settings, _read_gene_record(target.path).get("settings", {}))
+        target.check_complete(settings, read_json(target.path / GENE_RECORD_FILE).get("settings", {}))
         logger.info(f"{target.path} is already complete")
         return read_finetuned_genes(target.path)
-    target.take_up({"run": settings})
-    target.start(settings, num_rows=1, block_rows=1, part="run")
+    arguments = training or label_training_arguments(
+        trained,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        bf16=bf16,
+        device=device,
+        seed=seed,
+    )
+    with arguments.main_process_first(desc="making room"):
+        if arguments.process_index == 0:
+            target.take_up({"run": settings})
+            target.start(settings, num_rows=1, block_rows=1, part="run")
     chosen = np.arange(task.num_cells)
     if task.num_cells > max_cells:
         chosen = np.sort(np.random.default_rng(seed).choice(task.num_cells, max_cells, replace=False))
     with open_cells(cells).expression(layer) as matrix:
         folder = target.partial / "cells"
-        _encode(folder, matrix, task, encoder, chosen)
+        with arguments.main_process_first(desc="tokenizing"):
+            encode_to_disk(
+                folder,
+                matrix,
+                encoder.tokenizer,
+                task.genes,
+                input_type=task.input_type,
+                max_length=encoder.length,
+                seed=seed,
+                rows=chosen,
+                **encoder.encoding,
+            )
         profile_cells = _rows_of(matrix, chosen[:: max(1, len(chosen) // _PROFILE_CELLS)][:_PROFILE_CELLS])
     encoded = EncodedCells(folder, np.arange(len(chosen)))
     tokens = probe.get_input_embeddings().num_embeddings
@@ -200,20 +223,6 @@ def finetune_genes(
         model=str(model), names=names, encoded=encoded, rows_of=rows_of, occurring=occurring, trained=trained,
         layers=layers, lora_rank=lora_rank, class_weights=class_weights, seed=seed,
     )  # fmt: skip
-    arguments = training or TrainingArguments(
-        num_train_epochs=epochs,
-        learning_rate=LEARNING_RATES[trained] if learning_rate is None else learning_rate,
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=2 * batch_size,
-        warmup_steps=0.1,
-        weight_decay=0.01,
-        bf16=bf16,
-        use_cpu=device == "cpu",
-        seed=seed,
-        report_to="none",
-        eval_strategy="no",
-        save_total_limit=1,
-    )
     arguments.remove_unused_columns = False
     shares = np.full((len(genes.rows), len(names)), np.nan)
     for fold in range(folds):
@@ -241,18 +250,19 @@ def finetune_genes(
         "audit": audit,
         "training": {"epochs": arguments.num_train_epochs, "learning_rate": arguments.learning_rate},
     }
-    if arguments.process_index == 0:
-        with folder_written_whole(target.path, overwrite=True) as unfinished:
-            scores.to_csv(unfinished / "gene_scores.csv")
-            predictions.to_csv(unfinished / "gene_predictions.csv")
-            (unfinished / GENE_RECORD_FILE).write_text(
-                json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8"
-            )
-            tuned.save_pretrained(unfinished)
-            encoder.tokenizer.save_pretrained(unfinished)  # type: ignore[attr-defined]
-            write_model_card(unfinished, name=target.path.resolve().name)
-        target.delete_partial()
-        logger.info(f"Wrote {target.path}: {type(tuned).__name__}, {len(names)} classes")
+    with arguments.main_process_first(desc="writing"):
+        if arguments.process_index == 0:
+            with folder_written_whole(target.path, overwrite=True) as unfinished:
+                scores.to_csv(unfinished / "gene_scores.csv")
+                predictions.to_csv(unfinished / "gene_predictions.csv")
+                (unfinished / GENE_RECORD_FILE).write_text(
+                    json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8"
+                )
+                tuned.save_pretrained(unfinished)
+                encoder.tokenizer.save_pretrained(unfinished)  # type: ignore[attr-defined]
+                write_model_card(unfinished, name=target.path.resolve().name)
+            target.delete_partial()
+            logger.info(f"Wrote {target.path}: {type(tuned).__name__}, {len(names)} classes")
     return read_finetuned_genes(target.path)
 
 
@@ -331,25 +341,6 @@ def _mean_shares(model: Any, work: _Work, arguments: TrainingArguments) -> np.nd
     return found / np.where(work.occurring > 0, work.occurring, np.nan)[:, None]
 
 
-def _encode(folder: Path, cells: CellMatrix, task: EmbeddingTask, encoder: CellEncoder, rows: np.ndarray) -> None:
-    """Tokenize the chosen cells, unless an earlier run did."""
-    if EncodedCells.is_complete(folder):
-        return
-    with logging.tqdm(total=cells.num_cells, unit=" cells", desc="tokenize") as bar:
-        encode_to_disk(
-            folder,
-            cells,
-            encoder.tokenizer,
-            task.genes,
-            input_type=task.input_type,
-            max_length=encoder.length,
-            seed=encoder.seed,
-            rows=rows,
-            progress=bar.update,
-            **encoder.encoding,
-        )
-
-
 def _rows_of(cells: CellMatrix, rows: np.ndarray) -> sparse.csr_array:
     def parts() -> Iterator[sparse.csr_matrix]:
         for start in range(0, cells.num_cells, _BLOCK_CELLS):
@@ -407,11 +398,6 @@ def _predictions(
     return pd.DataFrame(table, index=pd.Index([tokenizer.gene_index.genes[row] for row in rows], name="gene"))
 
 
-def _read_gene_record(folder: Path) -> dict[str, Any]:
-    path = folder / GENE_RECORD_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
 def read_finetuned_genes(folder: str | Path) -> FineTunedGenes:
     """What `finetune_genes` wrote into a folder.
 
@@ -419,7 +405,7 @@ def read_finetuned_genes(folder: str | Path) -> FineTunedGenes:
         FileNotFoundError: It wrote nothing there.
     """
     folder = Path(folder)
-    record = _read_gene_record(folder)
+    record = read_json(folder / GENE_RECORD_FILE)
     if not record:
         raise FileNotFoundError(f"{folder} has no {GENE_RECORD_FILE}, which finetune_genes writes")
     scores, predictions = (

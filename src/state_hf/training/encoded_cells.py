@@ -1,13 +1,15 @@
 """Cells that were tokenized once, in files on disk, and are read in any order: an epoch costs no tokenizing."""
 
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+from transformers.utils import logging
 
 from state_hf.data.cells.stored_matrix import CellMatrix
 from state_hf.tokenization.cell_tokenizer import CellTokenizer
@@ -28,13 +30,14 @@ def encode_to_disk(
     max_length: int,
     seed: int = 0,
     rows: np.ndarray | None = None,
-    progress: Callable[[int], Any] = lambda cells: None,
     **encoding: Any,
 ) -> None:
-    """Tokenize cells of a data set into a folder, block by block; padding is left out.
+    """Tokenize cells of a data set into a folder, block by block, with a progress bar; padding is left out.
+
+    A folder that is complete stays as it is; what an interrupted call left in one is made anew.
 
     Args:
-        folder: A new folder.
+        folder: The folder to make.
         cells: The data.
         tokenizer: Whose tokens they become.
         genes: How the data's genes map to its vocabulary.
@@ -42,17 +45,23 @@ def encode_to_disk(
         max_length: Most tokens of a cell.
         seed: Of the tokenizer's random choices.
         rows: Row numbers of the cells, ascending; None for all. The folder numbers them from 0.
-        progress: Called with a number of cells when they are read.
         **encoding: The tokenizer's own options.
     """
+    if EncodedCells.is_complete(folder):
+        return
+    if folder.exists():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     files: dict[str, Any] = {}
     dtypes: dict[str, str] = {}
     starts = [0]
     chosen = np.ones(cells.num_cells, np.bool_) if rows is None else np.isin(np.arange(cells.num_cells), rows)
+    bar = logging.tqdm(total=int(chosen.sum()), unit=" cells", desc="tokenize")
     try:
         for first in range(0, cells.num_cells, _BLOCK_CELLS):
             stop = min(first + _BLOCK_CELLS, cells.num_cells)
+            if not chosen[first:stop].any():
+                continue
             block = tokenizer.encode_cells(
                 cells.block(first, stop),
                 genes,
@@ -73,8 +82,9 @@ def encode_to_disk(
                 if name not in files:
                     files[name], dtypes[name] = (folder / f"{name}.bin").open("wb"), kept.dtype.str
                 files[name].write(kept.data)
-            progress(stop - first)
+            bar.update(int(chosen[first:stop].sum()))
     finally:
+        bar.close()
         for file in files.values():
             file.close()
     np.save(folder / "starts.npy", np.array(starts, dtype=np.int64))

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from state_hf.training.checkpoints import ReadableCheckpointsMixin, load_weights
 from state_hf.training.encoded_cells import whole_batch
@@ -15,7 +15,44 @@ from state_hf.training.encoded_cells import whole_batch
 Trained: TypeAlias = Literal["all", "last", "head", "lora"]
 TRAINED: tuple[Trained, ...] = ("all", "last", "head", "lora")
 # What works for each way of training; a head alone learns from random numbers, and takes larger steps.
-LEARNING_RATES: dict[str, float] = {"all": 5e-5, "last": 1e-4, "head": 1e-3, "lora": 3e-4}
+_LEARNING_RATES: dict[str, float] = {"all": 5e-5, "last": 1e-4, "head": 1e-3, "lora": 3e-4}
+
+
+def label_training_arguments(
+    trained: Trained,
+    *,
+    epochs: float,
+    learning_rate: float | None,
+    batch_size: int,
+    bf16: bool,
+    device: Literal["auto", "cpu"],
+    seed: int,
+) -> TrainingArguments:
+    """Arguments of a training of labels, which neither evaluates nor saves in between.
+
+    Args:
+        trained: What is trained, which the learning rate goes by where it is None.
+        epochs: Passes over the cells.
+        learning_rate: Of AdamW, after a tenth of the steps and before it falls.
+        batch_size: Cells a step and process.
+        bf16: Whether to compute in bfloat16 where that is safe.
+        device: "cpu" even if there is a GPU.
+        seed: Of the order of the cells.
+    """
+    return TrainingArguments(
+        num_train_epochs=epochs,
+        learning_rate=_LEARNING_RATES[trained] if learning_rate is None else learning_rate,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=2 * batch_size,
+        warmup_steps=0.1,
+        weight_decay=0.01,
+        bf16=bf16,
+        use_cpu=device == "cpu",
+        seed=seed,
+        report_to="none",
+        eval_strategy="no",
+        save_total_limit=1,
+    )
 
 
 def choose_trained_weights(
@@ -137,4 +174,11 @@ class LabelTrainer(ReadableCheckpointsMixin, Trainer):
         return self.scores(labels, logits.argmax(axis=-1) if self.by_class else logits.squeeze(-1))
 
 
-__all__ = ["LEARNING_RATES", "TRAINED", "LabelTrainer", "Trained", "choose_trained_weights", "merged"]
+__all__ = [
+    "TRAINED",
+    "LabelTrainer",
+    "Trained",
+    "choose_trained_weights",
+    "label_training_arguments",
+    "merged",
+]
