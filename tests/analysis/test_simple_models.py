@@ -22,9 +22,10 @@ def test_variable_genes_tell_what_they_are_made_to_tell(by_class, is_counts):
     )
     names = ("logistic regression", "random forest", "support vectors") if by_class else ("ridge",)
     assert list(found) == [f"variable genes, PCA, {name}" for name in names]
-    for predicted in found.values():
+    for name, predicted in found.items():
         if by_class:
-            assert class_scores(labels[150:], predicted)["accuracy"] > 0.85
+            least = 0.9 if name.endswith("logistic regression") else 0.85
+            assert class_scores(labels[150:], predicted)["accuracy"] > least
         else:
             # The mean of the training cells is off by a half everywhere.
             assert regression_scores(labels[150:], predicted)["mae"] < 0.35

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from state_hf.analysis.label_scores import class_scores
 from state_hf.analysis.simple_models import simple_classifiers
@@ -24,7 +26,8 @@ def held_out_scores(
 
     Args:
         shares: (genes, classes) probabilities of the fine-tuned model.
-        features: Kind of features -> (genes, features), which `simple_classifiers` are fitted to, fold by fold.
+        features: Kind of features -> (genes, features), which `simple_classifiers` are fitted to, fold by fold,
+            standardised by the genes that they learn from.
         genes: The genes and their classes.
         names: The classes, in the order of `shares`.
         fold_of: (genes,) the fold in which each gene is held out.
@@ -44,7 +47,8 @@ def held_out_scores(
             predicted[row], positive[row] = np.empty(len(truth), object), np.zeros(len(truth))
             for fold in np.unique(fold_of):
                 held_out = fold_of == fold
-                fitted = simple_classifiers(seed)[name].fit(values[~held_out], truth[~held_out])
+                fitted = make_pipeline(StandardScaler(), simple_classifiers(seed)[name])
+                fitted.fit(values[~held_out], truth[~held_out])
                 predicted[row][held_out] = fitted.predict(values[held_out])
                 if len(names) == 2:
                     has_shares = hasattr(fitted, "predict_proba")
