@@ -43,8 +43,7 @@ class MeanProfiles:
     For others, the effect times `effect_scale` is added to the mean cell without perturbation, of which there are two
     estimates: the mean of the control cells, with the variance of a mean of so many cells, V, and the model's own
     prediction, d away from it in the mean square. They are weighted by d : V, which takes d for the model's squared
-    error. Baselines start from the control cells, and
-    are taken as they are.
+    error. Baselines start from the control cells, and are taken as they are.
 
     Args:
         predictor: What predicts.

@@ -11,8 +11,8 @@ from state_hf.data.whole_files import written_whole
 from state_hf.inference.cell_predictor import CellPredictor
 from state_hf.inference.mean_profiles import MeanProfiles
 from state_hf.inference.prediction_plan import PredictedGroup
+from state_hf.modeling.layers.mixed_effects_tables import NORMAL_95
 
-_NORMAL_95 = 1.959964
 _LABELS, _NUMBERS = ("cell_type", "perturbation", "gene"), ("control", "mean", "standard_error", "lower", "upper")
 
 
@@ -39,7 +39,7 @@ def write_profiles(predictor: CellPredictor, groups: Sequence[PredictedGroup], p
     with written_whole(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         for group in groups:
             mean, error = profiles.of(group), np.sqrt(profiles.variance(group))
-            reach = _NORMAL_95 * error
+            reach = NORMAL_95 * error
             numbers = (profiles.level(group.cell_type), mean, error, np.maximum(mean - reach, 0), mean + reach)
             labels = [
                 pa.array([label] * len(genes)).dictionary_encode() for label in (group.cell_type, group.perturbation)

@@ -10,11 +10,17 @@ from scipy.optimize import minimize_scalar
 from transformers.utils import logging
 
 from state_hf.data.screens.perturbation_dataset import PerturbationDataset
-from state_hf.modeling.layers.mixed_effects_tables import MixedEffectsTables
+from state_hf.modeling.layers.mixed_effects_tables import NORMAL_95, MixedEffectsTables
 from state_hf.modeling.layers.network_effects import NetworkEffects
 from state_hf.modeling.state_transition import StateTransitionForPerturbation
 from state_hf.training.mixed_effects import mixed_effects_tables
-from state_hf.training.predicted_profiles import Group, MeanCell, expected_profiles, network_views, predicted_profiles
+from state_hf.training.predicted_profiles import (
+    Group,
+    MeanCell,
+    expected_profiles,
+    network_views,
+    profiles_with_networks,
+)
 from state_hf.training.screen_means import ScreenMeans
 
 logger = logging.get_logger(__name__)
@@ -25,7 +31,6 @@ _LEAST_GROUPS = 3
 _SINGULAR = 1e-9
 # Logarithm of the largest factor on standard errors.
 _LARGEST_FACTOR = 3.0
-_NORMAL_95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -172,8 +177,7 @@ def fit_effect_scale(
     if interaction is not None:
         config.interaction_scale = interaction.scale
     config.error_scale = 1.0
-    predicted = predicted_profiles(model, dataset, means, batch_size=batch_size)
-    config.error_scale, coverage = _calibrate(predicted, model, means)
+    config.error_scale, coverage = _calibrate(profiles_with_networks(config, expected, said), model, means)
     networks = max(config.num_networks, 1)
     found = EffectScale(slopes[0], interaction, len(said), networks, config.error_scale, coverage)
     logger.info(str(found))
@@ -226,7 +230,7 @@ def _calibrate(
     factor = round(float(np.exp(found.x)), 6)
     if len(predicted) < _LEAST_GROUPS:
         factor = max(factor, 1.0)
-    within = squares <= _NORMAL_95**2 * (factor**2 * variance + sampling)
+    within = squares <= NORMAL_95**2 * (factor**2 * variance + sampling)
     return factor, float(within.mean())
 
 

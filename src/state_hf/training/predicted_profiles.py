@@ -1,11 +1,13 @@
 """The mean cells that a mixed model, and networks beyond it, predict of a part of a screen."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import torch
 
+from state_hf.configuration.state_transition import StateTransitionConfig
 from state_hf.data.screens.perturbation_dataset import PerturbationDataset
 from state_hf.modeling.state_transition import StateTransitionForPerturbation
 from state_hf.training.screen_means import ContextId, ScreenMeans
@@ -65,17 +67,28 @@ def predicted_profiles(
     Raises:
         ValueError: The model has no mixed model.
     """
-    config, expected = model.config, expected_profiles(model, means)
-    said: dict[Group, NetworkView] = {}
-    interaction_scale = config.interaction_scale or 0.0
-    if config.effect_scale > 0 or interaction_scale > 0:
+    config, expected, said = model.config, expected_profiles(model, means), {}
+    if config.effect_scale > 0 or config.interaction_scale:
         said = network_views(model, dataset, batch_size=batch_size)
+    return profiles_with_networks(config, expected, said)
+
+
+def profiles_with_networks(
+    config: StateTransitionConfig, expected: Mapping[Group, MeanCell], said: Mapping[Group, "NetworkView"]
+) -> dict[Group, MeanCell]:
+    """Mean cells of what a mixed model expects and networks say, by the scales of a configuration.
+
+    Args:
+        config: Its scales.
+        expected: What the mixed model expects.
+        said: What the networks say; a group without is as the mixed model expects.
+    """
     found = {}
     for group, profile in expected.items():
         mean, variance = profile.mean, (config.error_scale or 0.0) ** 2 * profile.variance
         if group in said:
             mean = mean + config.effect_scale * (profile.level + said[group].average - mean)
-            mean = mean + interaction_scale * said[group].interaction
+            mean = mean + (config.interaction_scale or 0.0) * said[group].interaction
             variance = variance + config.effect_scale**2 * said[group].variance
         found[group] = MeanCell(profile.level, np.maximum(mean, 0), variance)
     return found
@@ -164,4 +177,5 @@ __all__ = [
     "network_effects",
     "network_views",
     "predicted_profiles",
+    "profiles_with_networks",
 ]

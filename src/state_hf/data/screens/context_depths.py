@@ -76,9 +76,7 @@ def depth_notes(split: PerturbationSplit, slot: str) -> list[str]:
     slot, measure = _measured(split.screens, slot)
     power = 1.0 if measure == "counts" else _GENES_PER_COUNTS
     depths = _depths(split, slot, measure)
-    audit = split.audit()
-    trains = audit[(audit["part"] == "train") & (audit["perturbed_cells"] > 0)]
-    training = set(zip(trains["dataset"], trains["cell_type"], strict=True))
+    training = _training_contexts(split)
     bounds = [depth for context in training if (depth := depths[context][0]) is not None]
     notes = []
     for context, (control, treated) in depths.items():
@@ -117,12 +115,15 @@ def detected_genes(split: PerturbationSplit, slot: str) -> tuple[float, float] |
     Returns:
         None where no such context has control cells enough to tell.
     """
+    depths = _depths(split, slot, "genes detected")
+    medians = [depth.median for context in _training_contexts(split) if (depth := depths[context][0]) is not None]
+    return (min(medians), max(medians)) if medians else None
+
+
+def _training_contexts(split: PerturbationSplit) -> set[Context]:
     audit = split.audit()
     trains = audit[(audit["part"] == "train") & (audit["perturbed_cells"] > 0)]
-    depths = _depths(split, slot, "genes detected")
-    pairs = zip(trains["dataset"], trains["cell_type"], strict=True)
-    medians = [depth.median for context in pairs if (depth := depths[context][0]) is not None]
-    return (min(medians), max(medians)) if medians else None
+    return set(zip(trains["dataset"], trains["cell_type"], strict=True))
 
 
 def _is_within(depth: Depth, bounds: list[Depth]) -> bool:

@@ -6,6 +6,9 @@ from torch import nn
 
 from state_hf.modeling.layers.feature_effects import FeatureEffects
 
+NORMAL_95 = 1.959964
+"""Standard errors that a 95 % interval goes to each side."""
+
 
 class MixedEffectsVariances(nn.Module):
     """How far a mixed model may be off.
@@ -159,4 +162,4 @@ def _constant(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.zeros(*shape), requires_grad=False)
 
 
-__all__ = ["MixedEffectsTables", "MixedEffectsVariances"]
+__all__ = ["NORMAL_95", "MixedEffectsTables", "MixedEffectsVariances"]
