@@ -43,3 +43,12 @@ def test_the_group_of_a_program_around_it_stays(command):
     command(lambda arguments: 0)
     assert cli.main(["trial"]) == 0
     assert dist.is_initialized()
+
+
+@pytest.mark.parametrize(("rank", "printed"), [(None, "done\n"), ("0", "done\n"), ("1", "")])
+def test_one_process_says_what_all_have(command, rank, printed, monkeypatch, capsys):
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    command(lambda arguments: print("done"))
+    assert cli.main(["trial"]) == 0
+    assert capsys.readouterr().out == printed

@@ -3,8 +3,11 @@
 import argparse
 import gc
 import importlib
+import io
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 
 from state_hf._version import __version__
 from state_hf.configuration.advice import told
@@ -70,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(arguments[1:])
     was_in_group = _in_group()
     try:
-        return command.run(parsed) or 0
+        with _first_process_prints():
+            return command.run(parsed) or 0
     except KeyboardInterrupt:
         print(f"state-hf {name}: interrupted", file=sys.stderr)
         return 130
@@ -83,6 +87,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not was_in_group and _in_group():
             gc.collect()
             sys.modules["torch"].distributed.destroy_process_group()
+
+
+@contextmanager
+def _first_process_prints() -> Iterator[None]:
+    """Of the processes that a command is launched in, all have its results, and one says them."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        yield
+        return
+    with redirect_stdout(io.StringIO()):
+        yield
 
 
 def _in_group() -> bool:

@@ -16,7 +16,6 @@ and on a CPU:
 
 import argparse
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -158,11 +157,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--seed", type=int, default=0, help="seed of everything (default: 0)")
 
 
-def _is_main() -> bool:
-    """Whether this process is the one that prints, before any has joined the others."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
 def _definition(arguments: argparse.Namespace, screens: Any) -> Any:
     from state_hf.data.screens.split_definition import random_split, zeroshot_split
 
@@ -204,8 +198,7 @@ def _validating(screens: Any, seed: int) -> Any:
         told, definition = f"the cell type {name!r}", zeroshot_split(screens, test=(), val=[name])
     else:
         told, definition = "a fifth of the perturbations", random_split(screens, val=0.2, test=0.0, seed=seed)
-    if _is_main():
-        print(f"no cells are held out to test on: {told} shows what the network adds, and trains the mixed model then")
+    print(f"no cells are held out to test on: {told} shows what the network adds, and trains the mixed model then")
     return definition
 
 
@@ -251,8 +244,7 @@ def _recipe(arguments: argparse.Namespace, screens: Any) -> Any:
         suits.learning_rate if arguments.learning_rate is None else arguments.learning_rate,
         suits.schedule if arguments.schedule is None else arguments.schedule,
     )
-    if _is_main():
-        print(f"{cells:,} perturbed cells: {chosen}")
+    print(f"{cells:,} perturbed cells: {chosen}")
     return chosen
 
 
@@ -356,8 +348,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     except StrictDataclassError as error:
         raise ValueError(f"the model's configuration: {error}") from error
-    if _is_main():
-        print(trained)
-        scores = "" if trained.scores is None else ", the scores"
-        print(f"\nWrote {trained.folder}: the model, {len(trained.baselines)} baselines, the split{scores}")
+    print(trained)
+    scores = "" if trained.scores is None else ", the scores"
+    print(f"\nWrote {trained.folder}: the model, {len(trained.baselines)} baselines, the split{scores}")
     return 0
