@@ -1,6 +1,7 @@
 """Fine-tuning on classes of genes: folds by gene, scores beside simple models, resuming, and what is refused."""
 
 import json
+import sys
 
 import anndata as ad
 import numpy as np
@@ -14,8 +15,9 @@ import state_hf
 from state_hf.cli import main
 from state_hf.inference.classifiers import new_classifier
 from state_hf.pipelines import finetune_genes as pipeline
-from state_hf.pipelines.finetune_genes import finetune_genes
+from state_hf.pipelines.finetune_genes import finetune_genes, read_finetuned_genes
 from tests.geneformer_models import FOLDER, IDS
+from tests.launched import finish
 from tests.tiny_models import save_state_embedding
 
 QUICK = {"folds": 2, "device": "cpu", "epochs": 1}
@@ -209,3 +211,18 @@ def test_a_family_without_a_classifier_of_tokens_says_so(tmp_path, files):
     save_state_embedding(tmp_path / "se", IDS)
     with pytest.raises(ValueError, match="TokenClassification"):
         finetune_genes(files / "cells.h5ad", tmp_path / "out", model=tmp_path / "se", gene_labels=files / "genes.tsv")
+
+
+def test_in_two_processes_every_gene_is_predicted(files, tmp_path):
+    words = [
+        str(files / "cells.h5ad"), "--model", str(files / "model"), "--gene-labels", str(files / "genes.tsv"),
+        "--folds", "2", "--epochs", "1", "--trained", "head", "--device", "cpu", "--output", str(tmp_path / "out"),
+    ]  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", "-m", "state_hf"]
+    finish([*launch, "finetune-genes", *words])
+    tuned = read_finetuned_genes(tmp_path / "out")
+    labelled = tuned.predictions[tuned.predictions["label"] != ""]
+    assert len(labelled) == 41
+    assert not list(tmp_path.glob("*.partial"))
+    shares = labelled[["share_even", "share_odd"]].sum(axis=1)
+    np.testing.assert_allclose(shares, 1, rtol=1e-5)
